@@ -1,0 +1,15 @@
+"""A neural reconstruction engine for ptychography inside pty-chi.
+
+Importing this package registers the engine with pty-chi. Only the command line postpones that
+until it needs the engine, so that ``ptychi-neural --help`` answers without loading torch.
+"""
+
+import sys
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+if Path(sys.argv[0] if sys.argv else "").stem != "ptychi-neural":
+    from ptychi_neural.api.registration import register
+
+    register()

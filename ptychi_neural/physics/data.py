@@ -1,0 +1,73 @@
+"""Checks of what a task is built from: an error with a remedy, or a mask with a warning."""
+
+import logging
+
+import torch
+from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGroup
+from ptychi.io_handles import PtychographyDataset
+
+logger = logging.getLogger(__name__)
+
+LARGEST_BAD_SHARE = 0.1
+"""Largest share of detector pixels that is masked without asking."""
+
+
+def check_data(group: PlanarPtychographyParameterGroup, dataset: PtychographyDataset) -> None:
+    """Check probe, object, positions and patterns; mask detector pixels that are not counts.
+
+    Parameters
+    ----------
+    group : PlanarPtychographyParameterGroup
+        Object, probe, positions.
+    dataset : PtychographyDataset
+        Patterns and valid-pixel mask, which may be changed.
+
+    Raises
+    ------
+    ValueError
+        Naming what is wrong and the remedy.
+    """
+    for parameter in (group.object, group.probe, group.probe_positions):
+        if not torch.isfinite(torch.view_as_real(parameter.data) if parameter.is_complex
+                              else parameter.data).all():  # fmt: skip
+            raise ValueError(f"{parameter.name}: has NaN or Inf; give finite values.")
+    if group.probe.data.abs().max() == 0:
+        raise ValueError("probe_data: carries no light; give a probe that is not zero everywhere.")
+    _mask_bad_pixels(dataset)
+    valid = dataset.valid_pixel_mask.to(dataset.patterns.device)
+    if not valid.any():
+        raise ValueError("valid_pixel_mask: no pixel is valid; valid pixels are True.")
+    counts = (dataset.patterns * valid).sum(dim=(-2, -1))
+    if counts.max() == 0:
+        raise ValueError("diffraction_data: no counts in any frame on valid pixels.")
+    n_empty = int((counts == 0).sum())
+    if n_empty > 0:
+        logger.warning(
+            "%d of %d frames have no counts: they pull the object towards zero where they are. "
+            "Leave them out if the beam was off.",
+            n_empty,
+            len(counts),
+        )
+
+
+def _mask_bad_pixels(dataset: PtychographyDataset) -> None:
+    patterns = dataset.patterns
+    bad = ~torch.isfinite(patterns) | (patterns < 0)
+    if not bad.any():
+        return
+    bad_pixels = bad.any(dim=0)
+    share = float(bad_pixels.double().mean())
+    if share > LARGEST_BAD_SHARE:
+        raise ValueError(
+            f"diffraction_data: {share:.0%} of the detector pixels have NaN, Inf or negative counts "
+            "in some frame. Give counts, not logarithms or background-subtracted values, or mask "
+            "the pixels with valid_pixel_mask."
+        )
+    logger.warning(
+        "%d detector pixels have NaN, Inf or negative counts in some frame and were masked.",
+        int(bad_pixels.sum()),
+    )
+    dataset.patterns = torch.where(bad, 0.0, patterns)
+    dataset.valid_pixel_mask = dataset.valid_pixel_mask & ~bad_pixels.to(
+        dataset.valid_pixel_mask.device
+    )

@@ -1,0 +1,290 @@
+"""pty-chi's forward model, fed with the patches of a generator instead of the object's.
+
+    Y_pred = S |F(P_j * o_j)|^2 (summed over probe modes),     o = consistency(generator(Y_meas)).
+
+Everything but the patches and the scale S is pty-chi's: probe modes, sub-pixel shifts, slices,
+propagation, detector size and blur.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from ptychi.forward_models import PlanarPtychographyForwardModel
+from ptychi.io_handles import PtychographyDataset
+from ptychi.propagate import FourierPropagator
+from scipy.spatial import cKDTree
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ptychi_neural.api.enums import Lifters
+from ptychi_neural.api.options import NeuralReconstructorOptions
+from ptychi_neural.parameters import NeuralParameterGroup
+from ptychi_neural.physics.consistency import Canvas, Consistency
+
+
+class Prediction(NamedTuple):
+    """What the forward model predicts for a minibatch."""
+
+    intensities: Tensor
+    """(n, h, w) predicted counts."""
+
+    object: Tensor
+    """(n_slices, H, W) object stitched of the patches."""
+
+    rough_intensities: Tensor | None
+    """(n, h, w) predicted counts of a cascade's rough object, where its loss is asked for."""
+
+
+class NeuralForwardModel(PlanarPtychographyForwardModel):
+    """Predicts intensities from patches that the generator makes of the measured ones.
+
+    Parameters
+    ----------
+    parameter_group : NeuralParameterGroup
+        Object (the starting object), probe, positions, OPR weights, generator, scale.
+    dataset : PtychographyDataset
+        The measured patterns, from which the generator makes patches.
+    options : NeuralReconstructorOptions
+        The engine's options.
+    **kwargs
+        Geometry, as pty-chi's forward model takes it.
+    """
+
+    def __init__(
+        self,
+        parameter_group: NeuralParameterGroup,
+        dataset: PtychographyDataset,
+        options: NeuralReconstructorOptions,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(parameter_group, **kwargs)
+        self.generator = parameter_group.generator
+        self.intensity_scale = parameter_group.intensity_scale
+        self.dataset = dataset
+        self.options = options
+        self.consistency = Consistency(self, options.consistency.stitch_weighting)
+        self.start_object = parameter_group.object.data.detach().clone()
+        self.scan_patches: ScanPatches | None = None
+        self._patches: Tensor | None = None
+        self._groups = self._group_neighbours(options.generator.grid_size)
+
+    def _group_neighbours(self, grid_size: int) -> Tensor:
+        """(n, g^2) indices: each position and its nearest others, in order of y, then x."""
+        positions = self.probe_positions.data.detach().cpu()
+        if len(positions) < grid_size**2:
+            raise ValueError(
+                f"generator.grid_size = {grid_size} needs {grid_size**2} positions, the scan has "
+                f"{len(positions)}: set it to 1."
+            )
+        _, neighbours = cKDTree(positions).query(positions, k=[*range(1, grid_size**2 + 1)])
+        rank = torch.empty(len(positions), dtype=torch.long, device="cpu")
+        order = sorted(range(len(positions)), key=lambda i: tuple(positions[i].tolist()))
+        rank[torch.tensor(order, device="cpu")] = torch.arange(len(positions), device="cpu")
+        groups = torch.as_tensor(neighbours, dtype=torch.long, device="cpu")
+        return groups.gather(1, rank[groups].argsort(dim=1))
+
+    def move_intermediate_variables_to_device(self, device: torch.device) -> None:
+        super().move_intermediate_variables_to_device(device)
+        self.start_object = self.start_object.to(device)
+        if self.scan_patches is not None:
+            self.scan_patches.patches = self.scan_patches.patches.to(device)
+            self.scan_patches.total = Canvas(*(part.to(device) for part in self.scan_patches.total))
+
+    # --- patches ---------------------------------------------------------------------------
+
+    def measured_patterns(self, indices: Tensor) -> Tensor:
+        """(n, h, w) measured counts as pty-chi keeps them (far field: DC in the corner)."""
+        device = self.object.tensor.data.device
+        return self.dataset.patterns[indices.to(self.dataset.patterns.device)].to(device)
+
+    def generator_input(self, indices: Tensor) -> Tensor:
+        """(n, h, w) measured counts as a generator sees them: DC at the image centre."""
+        patterns = self.measured_patterns(indices)
+        if isinstance(self.free_space_propagator, FourierPropagator):
+            patterns = torch.fft.fftshift(patterns, dim=(-2, -1))
+        return patterns
+
+    def start_patches(self, indices: Tensor) -> Tensor:
+        """(n, n_slices, h, w) patches of the object that the generator starts from."""
+        return self.consistency.extract(self.start_object, self.probe_positions.tensor[indices])
+
+    def generate(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Patches that the generator makes for ``indices`` and, with a grid, their neighbours.
+
+        Returns
+        -------
+        members : Tensor
+            (m,) indices of the positions that the patches belong to, m = n g^2.
+        patches : Tensor
+            (m, n_slices, h, w) local patches.
+        rough : Tensor or None
+            A cascade's rough patches, if a loss on them is asked for.
+        """
+        members = self._groups[indices.cpu()].to(indices.device)
+        flat = members.flatten()
+        start = self.start_patches(flat)
+        if self.options.generator.lifter == Lifters.BACKPROJECTION:
+            inputs = self.data_update(flat, start)
+        else:
+            inputs = self.generator_input(flat)
+        inputs = inputs.unflatten(0, members.shape)
+        rough = None
+        if self.options.generator.cascaded.rough_loss_weight > 0 and torch.is_grad_enabled():
+            factor, rough = self.generator.network.forward_with_rough(inputs)
+            rough = start * rough.flatten(0, 1)
+        else:
+            factor = self.generator.network(inputs)
+        return flat, start * factor.flatten(0, 1), rough
+
+    def stitch(self, members: Tensor, patches: Tensor) -> Tensor:
+        """(n_slices, H, W) object of a minibatch's patches, in the scope that the options set."""
+        positions = self.probe_positions.tensor[members]
+        canvas = self.consistency.accumulate(patches, positions)
+        if self.scan_patches is not None:
+            canvas = self.scan_patches.complete(canvas, members, patches)
+        return canvas.object(self.start_object)
+
+    # --- intensities -----------------------------------------------------------------------
+
+    def extract_object_patches(self, indices: Tensor) -> Tensor:
+        """The patches in use, where pty-chi's forward model asks for the object's."""
+        if self._patches is None:
+            return super().extract_object_patches(indices)
+        return self._patches
+
+    def intensities_of(self, indices: Tensor, patches: Tensor) -> Tensor:
+        """(n, h, w) predicted counts of (n, n_slices, h, w) patches at ``indices``."""
+        if self.low_mem_mode:
+            # pty-chi's own low-memory pass fails with several probe modes: recompute instead.
+            intensities = checkpoint(self._predict, indices, patches, use_reentrant=False)
+        else:
+            intensities = self._predict(indices, patches)
+        return self.intensity_scale.value * intensities
+
+    def _predict(self, indices: Tensor, patches: Tensor) -> Tensor:
+        self._patches = patches
+        try:
+            return super().forward(indices)
+        finally:
+            self._patches = None
+
+    def forward(self, indices: Tensor) -> Prediction:  # type: ignore[override]
+        """Predict the intensities of a minibatch.
+
+        Parameters
+        ----------
+        indices : Tensor
+            (n,) indices of positions.
+
+        Returns
+        -------
+        Prediction
+            Intensities, stitched object and, if asked for, the rough object's intensities.
+        """
+        indices = indices.to(self.object.tensor.data.device)
+        positions = self.probe_positions.tensor[indices]
+        members, patches, rough = self.generate(indices)
+        stitched = self.stitch(members, patches)
+        intensities = self.intensities_of(indices, self.consistency.extract(stitched, positions))
+        rough_intensities = None
+        if rough is not None:
+            rough_object = self.stitch(members, rough)
+            rough_intensities = self.intensities_of(
+                indices, self.consistency.extract(rough_object, positions)
+            )
+        return Prediction(intensities, stitched, rough_intensities)
+
+    def data_update(self, indices: Tensor, patches: Tensor) -> Tensor:
+        """Step that takes each patch to the measured modulus, back-projected through the probe.
+
+            u = sum_m conj(P_m) d_m / (sum_m |P_m|^2 + eps max),
+            d = F^-1[(sqrt(Y_meas / Y_pred) - 1) Psi],     Psi = F(P o).
+
+        Pixels that are not valid keep the prediction's modulus.
+
+        Parameters
+        ----------
+        indices : Tensor
+            (n,) indices of positions.
+        patches : Tensor
+            (n, 1, h, w) object patches.
+
+        Returns
+        -------
+        Tensor
+            (n, 1, h, w) complex update of the patches.
+        """
+        return self.back_project(*self.exit_wave_correction(indices, patches))
+
+    def back_project(self, probe: Tensor, correction: Tensor) -> Tensor:
+        """(n, 1, h, w) update of patches from (n, n_modes, h, w) corrections of exit waves."""
+        intensity = probe.abs().square().sum(1, keepdim=True)
+        floor = self.options.start.regularization * intensity.amax(dim=(-2, -1), keepdim=True)
+        return (probe.conj() * correction).sum(1, keepdim=True) / (intensity + floor)
+
+    def exit_wave_correction(self, indices: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Probes and the change of exit waves that imposes the measured modulus.
+
+        Parameters
+        ----------
+        indices : Tensor
+            (n,) indices of positions.
+        patches : Tensor
+            (n, 1, h, w) object patches.
+
+        Returns
+        -------
+        probe, correction : Tensor
+            (n, n_modes, h, w) each.
+        """
+        measured = self.measured_patterns(indices)
+        probe = self.shift_unique_probes(
+            indices, self.get_unique_probes(indices), first_mode_only=True
+        )
+        far = self.forward_far_field(self.propagate_through_object(probe, patches))
+        predicted = far.abs().square().sum(1)
+        if patches.shape[1] > 1 or predicted.shape != measured.shape:
+            raise ValueError(
+                "Projections (reconstructor_options.start, generator.lifter = 'backprojection', "
+                "generator.architecture = 'unrolled') need a single-slice object and a detector of "
+                f"the probe's size; here {patches.shape[1]} slices, detector "
+                f"{tuple(measured.shape[-2:])}, probe {tuple(predicted.shape[-2:])}."
+            )
+        tiny = torch.finfo(predicted.dtype).tiny
+        modulus = (measured / self.intensity_scale.value).sqrt() / predicted.clamp_min(tiny).sqrt()
+        change = torch.where(self.dataset.valid_pixel_mask, modulus - 1, 0.0)
+        return probe, self.free_space_propagator.propagate_backward(change[:, None] * far)
+
+
+class ScanPatches:
+    """The latest prediction of every position: ``StitchScopes.SCAN``.
+
+    Parameters
+    ----------
+    forward_model : NeuralForwardModel
+        Its patches.
+    """
+
+    def __init__(self, forward_model: NeuralForwardModel) -> None:
+        self.forward_model = forward_model
+        everything = torch.arange(len(forward_model.dataset))
+        self.patches = forward_model.start_patches(everything).detach()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Stitch everything anew, with the positions and the probe as they are now."""
+        with torch.no_grad():
+            self.total = self.forward_model.consistency.accumulate(
+                self.patches, self.forward_model.probe_positions.tensor
+            )
+
+    def complete(self, canvas: Canvas, members: Tensor, patches: Tensor) -> Canvas:
+        """Add to a minibatch's canvas what all other positions predicted last."""
+        present = torch.unique(members)
+        positions = self.forward_model.probe_positions.tensor[present]
+        accumulate = self.forward_model.consistency.accumulate
+        with torch.no_grad():
+            others = self.total - accumulate(self.patches[present], positions)
+            self.patches[members] = patches.detach()
+            self.total = others + accumulate(self.patches[present], positions)
+        return canvas + others

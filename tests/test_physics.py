@@ -1,0 +1,303 @@
+"""Consistency layer, forward model and losses against independent oracles."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ptychi.api import LossFunctions
+from ptychi.api.task import PtychographyTask
+
+import ptychi_neural.api as napi
+from ptychi_neural.physics.losses import build_loss_function
+
+H = W = 40
+PATCH = 12
+
+
+def complex_random(rng, *shape):
+    return rng.normal(size=shape) + 1j * rng.normal(size=shape)
+
+
+def make_task(seed=0, n_positions=15, n_slices=1, n_modes=1, patterns=None, patch=PATCH, **consistency):
+    """A float64 task on irregular sub-pixel positions, with a probe that has no symmetry."""
+    rng = np.random.default_rng(seed)
+    options = napi.NeuralPtychographyOptions()
+    reconstructor = options.reconstructor_options
+    reconstructor.default_dtype = "float64"
+    reconstructor.default_device = "cpu"
+    reconstructor.random_seed = seed
+    reconstructor.batch_size = n_positions
+    reconstructor.generator.width = 4
+    for name, value in consistency.items():
+        setattr(reconstructor.consistency, name, value)
+    if n_slices > 1:
+        options.object_options.slice_spacings_m = [1e-6] * (n_slices - 1)
+        options.object_options.pixel_size_m = 1e-8
+    y, x = np.mgrid[:patch, :patch] - patch / 2 + 0.3
+    probe = np.exp(-(x**2 + 0.7 * y**2) / (patch / 2) ** 2) * np.exp(0.05j * (x**2 - y * x))
+    probe = probe * (1 + 0.3 * complex_random(rng, 1, n_modes, patch, patch))
+    positions = rng.uniform(-12, 12, size=(n_positions, 2))
+    if patterns is None:
+        patterns = rng.poisson(5, size=(n_positions, patch, patch))
+    object_ = np.exp(0.3 * complex_random(rng, n_slices, H, W))
+    return PtychographyTask(
+        options,
+        diffraction_data=patterns,
+        object_data=object_,
+        probe_data=probe,
+        probe_position_x_px=positions[:, 1],
+        probe_position_y_px=positions[:, 0],
+    )
+
+
+@pytest.fixture(autouse=True)
+def _restore_torch_defaults():
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+class IdentityNetwork(torch.nn.Module):
+    """A generator that keeps the starting object."""
+
+    def __init__(self, n_slices=1):
+        super().__init__()
+        self.n_slices = n_slices
+
+    def forward(self, patterns):
+        ones = torch.ones(*patterns.shape[:2], self.n_slices, *patterns.shape[2:])
+        return ones.to(torch.complex128)
+
+
+@given(seed=st.integers(0, 2**16))
+@settings(max_examples=10, deadline=None)
+def test_placement_and_extraction_are_adjoint(seed):
+    task = make_task(seed, n_slices=2)
+    consistency = task.reconstructor.forward_model.consistency
+    rng = np.random.default_rng(seed)
+    positions = task.probe_positions.data
+    patches = torch.tensor(complex_random(rng, len(positions), 2, PATCH, PATCH))
+    canvas = torch.tensor(complex_random(rng, 2, H, W))
+    left = torch.sum(consistency.place(patches, positions).conj() * canvas)
+    right = torch.sum(patches.conj() * consistency.extract(canvas, positions))
+    assert abs(left - right) <= 1e-10 * abs(left)
+
+
+def numpy_stitch(patches, positions, weights):
+    """Oracle: pixel by pixel, over every patch that covers the pixel."""
+    sums = np.zeros((H, W), complex)
+    totals = np.zeros((H, W))
+    for patch, (y, x) in zip(patches, positions):
+        top = int(np.floor(np.rint(y) + H / 2 - PATCH / 2))
+        left = int(np.floor(np.rint(x) + W / 2 - PATCH / 2))
+        for i in range(PATCH):
+            for j in range(PATCH):
+                sums[top + i, left + j] += weights[i, j] * patch[i, j]
+                totals[top + i, left + j] += weights[i, j]
+    return sums, totals
+
+
+@pytest.mark.parametrize("weighting", list(napi.StitchWeightings))
+def test_stitch_agrees_with_a_numpy_oracle_on_irregular_positions(weighting):
+    task = make_task(1, stitch_weighting=weighting)
+    model = task.reconstructor.forward_model
+    rng = np.random.default_rng(1)
+    positions = task.probe_positions.data
+    patches = torch.tensor(complex_random(rng, len(positions), 1, PATCH, PATCH))
+    probe_intensity = np.abs(task.get_data_to_cpu("probe", as_numpy=True)[0, 0]) ** 2
+    weights = (
+        np.ones((PATCH, PATCH))
+        if weighting == napi.StitchWeightings.UNIFORM
+        else probe_intensity / probe_intensity.max()
+    )
+    sums, totals = numpy_stitch(patches[:, 0].numpy(), positions.detach().numpy(), weights)
+    covered = totals > 1e-6
+    expected = np.where(covered, sums / np.where(covered, totals, 1), model.start_object[0].numpy())
+    stitched = model.consistency.accumulate(patches, positions).object(model.start_object)
+    np.testing.assert_allclose(stitched[0].detach().numpy(), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("weighting", list(napi.StitchWeightings))
+def test_extraction_after_stitching_is_a_projection(weighting):
+    task = make_task(2, stitch_weighting=weighting)
+    model = task.reconstructor.forward_model
+    positions = task.probe_positions.data
+    rng = np.random.default_rng(2)
+    patches = torch.tensor(complex_random(rng, len(positions), 1, PATCH, PATCH))
+    once = model.consistency(patches, positions, model.start_object)
+    twice = model.consistency(once, positions, model.start_object)
+    torch.testing.assert_close(twice, once, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(once, patches)
+
+
+@given(seed=st.integers(0, 2**16))
+@settings(max_examples=10, deadline=None)
+def test_stitching_does_not_amplify_anywhere(seed):
+    task = make_task(seed)
+    model = task.reconstructor.forward_model
+    rng = np.random.default_rng(seed)
+    positions = task.probe_positions.data
+    patches = torch.tensor(complex_random(rng, len(positions), 1, PATCH, PATCH))
+    consistent = model.consistency(patches, positions, model.start_object)
+    assert consistent.abs().max() <= patches.abs().max() * (1 + 1e-12)
+
+
+def test_gradients_of_stitch_and_extract_are_right():
+    task = make_task(3, n_positions=4)
+    model = task.reconstructor.forward_model
+    positions = task.probe_positions.data.detach()
+    rng = np.random.default_rng(3)
+    patches = torch.tensor(complex_random(rng, 4, 1, PATCH, PATCH)).requires_grad_()
+    index = torch.arange(4)
+
+    def layer(patches):
+        return model.consistency(patches[index], positions, model.start_object)
+
+    assert torch.autograd.gradcheck(layer, (patches,), fast_mode=True)
+
+
+def test_translating_all_positions_translates_the_stitched_object():
+    task = make_task(4)
+    model = task.reconstructor.forward_model
+    rng = np.random.default_rng(4)
+    positions = task.probe_positions.data.detach()
+    patches = torch.tensor(complex_random(rng, len(positions), 1, PATCH, PATCH))
+    here = model.consistency.accumulate(patches, positions)
+    there = model.consistency.accumulate(patches, positions + torch.tensor([2.0, -1.0]))
+    for a, b in zip(here, there):
+        torch.testing.assert_close(b, a.roll((2, -1), dims=(-2, -1)))
+
+
+@pytest.mark.parametrize(("n_slices", "n_modes"), [(1, 1), (1, 3), (2, 1)])
+def test_with_the_true_object_the_forward_model_predicts_what_pty_chi_predicts(n_slices, n_modes):
+    task = make_task(5, n_slices=n_slices, n_modes=n_modes)
+    model = task.reconstructor.forward_model
+    model.generator.network = IdentityNetwork(n_slices)
+    indices = torch.arange(len(task.dataset))
+    expected = super(type(model), model).forward(indices)
+    torch.testing.assert_close(model(indices).intensities, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_low_memory_mode_predicts_the_same():
+    task = make_task(5, n_modes=3)
+    model = task.reconstructor.forward_model
+    model.generator.network = IdentityNetwork()
+    indices = torch.arange(len(task.dataset))
+    model.start_object.requires_grad_()
+
+    def intensities_and_gradient():
+        intensities = model(indices).intensities
+        return intensities, torch.autograd.grad(intensities.sum(), model.start_object)[0]
+
+    expected = intensities_and_gradient()
+    model.low_mem_mode = True
+    torch.testing.assert_close(intensities_and_gradient(), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_forward_model_agrees_with_a_numpy_oracle():
+    task = make_task(6, n_modes=2)
+    with torch.no_grad():
+        task.probe_positions.tensor.round_()
+    model = task.reconstructor.forward_model
+    model.generator.network = IdentityNetwork()
+    intensities = model(torch.arange(len(task.dataset))).intensities.detach().numpy()
+    object_ = task.get_data_to_cpu("object", as_numpy=True)[0]
+    probe = task.get_data_to_cpu("probe", as_numpy=True)[0]
+    dft = np.exp(-2j * np.pi * np.outer(np.arange(PATCH), np.arange(PATCH)) / PATCH)
+    for pattern, (y, x) in zip(intensities, task.probe_positions.data.detach().numpy()):
+        top, left = int(y) + (H - PATCH) // 2, int(x) + (W - PATCH) // 2
+        patch = object_[top : top + PATCH, left : left + PATCH]
+        expected = sum(np.abs(dft @ (mode * patch) @ dft.T) ** 2 for mode in probe)
+        np.testing.assert_allclose(pattern, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("choice", list(LossFunctions))
+@pytest.mark.parametrize("fft_shift", [True, False])
+def test_loss_at_the_true_object_is_the_noise_floor_with_no_gradient(choice, fft_shift):
+    """Noise-free data: the loss is that of the data with themselves, and nothing pulls away."""
+    task = make_task(7)
+    indices = torch.arange(len(task.dataset))
+    model = task.reconstructor.forward_model
+    model.generator.network = IdentityNetwork()
+    truth = model(indices).intensities.detach()
+    patterns = torch.fft.fftshift(truth, dim=(-2, -1)) if fft_shift else truth
+    options = task.options
+    options.data_options.fft_shift = fft_shift
+    options.reconstructor_options.loss_function = choice
+    shape = dict(
+        diffraction_data=patterns.numpy(),
+        object_data=task.get_data_to_cpu("object"),
+        probe_data=task.get_data_to_cpu("probe"),
+        probe_position_x_px=task.get_probe_positions_x().clone(),
+        probe_position_y_px=task.get_probe_positions_y().clone(),
+    )
+    task = PtychographyTask(options, **shape)
+    model = task.reconstructor.forward_model
+    model.generator.network = IdentityNetwork()
+    model.start_object.requires_grad_()
+    loss_function = build_loss_function(choice)
+    measured = task.dataset.patterns
+    predicted = model(indices).intensities
+    loss = loss_function(predicted, measured)
+    floor = loss_function(measured, measured)
+    assert abs(loss - floor) <= 1e-9 * max(1, abs(floor))
+    (gradient,) = torch.autograd.grad(loss, model.start_object)
+    elsewhere = loss_function(1.1 * predicted.detach(), measured) - floor
+    assert elsewhere > 0
+    assert gradient.abs().max() < 1e-6
+
+
+def test_poisson_noise_floor_is_reached_at_the_true_object():
+    """Counts: the loss at the truth is the entropy term of Poisson statistics."""
+    task = make_task(8, n_positions=40)
+    model = task.reconstructor.forward_model
+    model.generator.network = IdentityNetwork()
+    predicted = model(torch.arange(40)).intensities.detach()
+    predicted = predicted * 50 / predicted.mean()
+    rng = np.random.default_rng(8)
+    counts = rng.poisson(predicted.numpy())
+    loss = float(build_loss_function(LossFunctions.POISSON)(predicted, torch.tensor(counts)))
+    mean = predicted.numpy()
+    expected = np.mean(mean - mean * np.log(mean))
+    deviation = np.sqrt(np.mean(mean * np.log(mean) ** 2) / mean.size)
+    assert abs(loss - expected) < 4 * deviation
+
+
+@pytest.mark.parametrize("n_modes", [1, 2])
+def test_data_update_takes_a_fully_lit_patch_to_the_measured_modulus(n_modes):
+    task = make_task(9, n_modes=n_modes)
+    model = task.reconstructor.forward_model
+    indices = torch.arange(len(task.dataset))
+    _, correction = model.exit_wave_correction(indices, model.start_patches(indices))
+    far = model.forward_far_field(
+        model.forward_real_space(indices, model.start_patches(indices)) + correction
+    )
+    torch.testing.assert_close(
+        far.abs().square().sum(1), task.dataset.patterns, rtol=1e-8, atol=1e-8
+    )
+
+
+def test_data_update_leaves_masked_pixels_alone():
+    task = make_task(10)
+    model = task.reconstructor.forward_model
+    task.dataset.valid_pixel_mask = torch.zeros(PATCH, PATCH, dtype=torch.bool)
+    indices = torch.arange(len(task.dataset))
+    update = model.data_update(indices, model.start_patches(indices))
+    assert update.abs().max() < 1e-12
+
+
+def test_scan_scope_stitches_the_latest_patches_of_the_other_positions():
+    task = make_task(11, scope="scan")
+    model = task.reconstructor.forward_model
+    rng = np.random.default_rng(11)
+    n = len(task.dataset)
+    model.scan_patches.patches = torch.tensor(complex_random(rng, n, 1, PATCH, PATCH))
+    model.scan_patches.refresh()
+    members = torch.tensor([2, 5, 7])
+    new = torch.tensor(complex_random(rng, 3, 1, PATCH, PATCH))
+    everything = model.scan_patches.patches.clone()
+    everything[members] = new
+    expected = model.consistency.accumulate(everything, task.probe_positions.data)
+    stitched = model.stitch(members, new)
+    torch.testing.assert_close(stitched, expected.object(model.start_object))
+    torch.testing.assert_close(model.scan_patches.total.weighted_patches, expected[0])
