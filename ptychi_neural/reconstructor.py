@@ -16,6 +16,7 @@ from torch import Tensor
 from ptychi_neural.api.enums import Lifters, StitchScopes
 from ptychi_neural.api.options import NeuralReconstructorOptions
 from ptychi_neural.generators import build_generator
+from ptychi_neural.inference import load_generator, save_generator
 from ptychi_neural.parameters import GeneratorParameter, IntensityScale, NeuralParameterGroup
 from ptychi_neural.physics.consistency import Canvas
 from ptychi_neural.physics.data import check_data
@@ -83,11 +84,23 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         dataset: PtychographyDataset,
         options: NeuralReconstructorOptions,
     ) -> torch.nn.Module:
-        return build_generator(
-            options.generator,
-            n_slices=group.object.n_slices,
-            patch_shape=group.probe.get_spatial_shape(),
-        )
+        n_slices = group.object.n_slices
+        patch_shape = tuple(group.probe.get_spatial_shape())
+        if options.generator.checkpoint is None:
+            network = build_generator(options.generator, n_slices, patch_shape)
+            return network.to(group.object.tensor.data)
+        network, saved, metadata = load_generator(options.generator.checkpoint)
+        where = f"generator.checkpoint {options.generator.checkpoint!r}"
+        if different := saved.different_structure(options.generator):
+            raise ValueError(
+                f"{where}: was saved with other options: {different}. Set the same, or train anew."
+            )
+        if (metadata["n_slices"], tuple(metadata["patch_shape"])) != (n_slices, patch_shape):
+            raise ValueError(
+                f"{where}: made for {metadata['n_slices']} slices and patches of "
+                f"{metadata['patch_shape']}, the scan has {n_slices} and {list(patch_shape)}."
+            )
+        return network.to(group.object.tensor.data)
 
     # --- building --------------------------------------------------------------------------
 
@@ -111,11 +124,12 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         return self.get_forward_model()
 
     def _fit_normalization(self) -> None:
-        if self.options.generator.lifter == Lifters.BACKPROJECTION:
+        """Statistics of the input: taken from this scan, unless a trained generator has its own."""
+        if self.options.generator.checkpoint is not None:
             return
         batches = torch.arange(len(self.dataset)).split(self.batch_size)
         self.parameter_group.generator.network.fit_normalization(
-            self.model.generator_input(batch) for batch in batches
+            self.model.generator_features(batch).detach() for batch in batches
         )
 
     def build_loss_tracker(self) -> None:
@@ -269,7 +283,10 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
 
     def _constrained(self, y: Tensor, y_true: Tensor) -> Tensor:
         """The pixels of ``y`` that count, as a vector where some do not."""
-        if self.options.exclude_measured_pixels_below is None and self.dataset.valid_pixel_mask.all():
+        if (
+            self.options.exclude_measured_pixels_below is None
+            and self.dataset.valid_pixel_mask.all()
+        ):
             return y
         return y[self.get_constrained_pixel_mask(y_true)]
 
@@ -337,6 +354,11 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         FileExistsError
             If the file exists and ``overwrite`` is False.
         """
-        from ptychi_neural.inference import save_generator
-
-        save_generator(path, self.parameter_group.generator, overwrite=overwrite)
+        save_generator(
+            path,
+            self.parameter_group.generator.network,
+            self.options.generator,
+            self.parameter_group.probe.get_spatial_shape(),
+            overwrite=overwrite,
+            epochs=self.current_epoch,
+        )

@@ -19,7 +19,9 @@ def complex_random(rng, *shape):
     return rng.normal(size=shape) + 1j * rng.normal(size=shape)
 
 
-def make_task(seed=0, n_positions=15, n_slices=1, n_modes=1, patterns=None, patch=PATCH, **consistency):
+def make_task(
+    seed=0, n_positions=15, n_slices=1, n_modes=1, patterns=None, patch=PATCH, **consistency
+):
     """A float64 task on irregular sub-pixel positions, with a probe that has no symmetry."""
     rng = np.random.default_rng(seed)
     options = napi.NeuralPtychographyOptions()

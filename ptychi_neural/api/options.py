@@ -1,7 +1,7 @@
 """Options of the neural engine, beside pty-chi's own: ``NeuralPtychographyOptions``."""
 
 from collections.abc import Iterator
-from dataclasses import field
+from dataclasses import field, fields
 
 import ptychi.api.enums as pty_enums
 import ptychi.api.options.ad_ptychography as ad
@@ -117,7 +117,7 @@ class GeneratorOptions(ParameterOptions):
     shallow_cnn: bool = True
     """Lift with 3x3 convolution, GELU, 3x3 convolution; False: with one 1x1 convolution."""
 
-    width: int = PydanticField(default=32, ge=1)
+    width: int = PydanticField(default=16, ge=1)
     """Channels at the input resolution."""
 
     block: enums.Blocks = enums.Blocks.PTYCHO
@@ -148,6 +148,13 @@ class GeneratorOptions(ParameterOptions):
     cnn: CNNOptions = field(default_factory=CNNOptions)
 
     unrolled: UnrolledOptions = field(default_factory=UnrolledOptions)
+
+    def different_structure(self, other: "GeneratorOptions") -> str:
+        """Names of the options that decide on a network's weights and differ, comma separated."""
+        training = {f.name for f in fields(ParameterOptions)}
+        training |= {"gradient_clipping", "checkpoint"}
+        names = {f.name for f in fields(self)} - training
+        return ", ".join(sorted(n for n in names if getattr(self, n) != getattr(other, n)))
 
 
 @dataclass

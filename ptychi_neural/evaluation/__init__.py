@@ -1,0 +1,42 @@
+"""How good a reconstruction is: alignment, metrics, resolution, figures."""
+
+from ptychi_neural.evaluation.alignment import Alignment, align, scanned_area
+from ptychi_neural.evaluation.figures import loss_figure, reconstruction_figure
+from ptychi_neural.evaluation.metrics import (
+    AmplitudePhase,
+    amplitude_correlation,
+    complex_error,
+    contrast,
+    error_by_band,
+    phase_correlation,
+    psnr_amplitude_phase,
+    ssim_amplitude_phase,
+)
+from ptychi_neural.evaluation.resolution import (
+    ONE_SEVENTH,
+    RingCorrelation,
+    fourier_ring_correlation,
+    half_bit_threshold,
+    resolution_px,
+)
+
+__all__ = [
+    "ONE_SEVENTH",
+    "Alignment",
+    "AmplitudePhase",
+    "RingCorrelation",
+    "align",
+    "amplitude_correlation",
+    "complex_error",
+    "contrast",
+    "error_by_band",
+    "fourier_ring_correlation",
+    "half_bit_threshold",
+    "loss_figure",
+    "phase_correlation",
+    "psnr_amplitude_phase",
+    "reconstruction_figure",
+    "resolution_px",
+    "scanned_area",
+    "ssim_amplitude_phase",
+]

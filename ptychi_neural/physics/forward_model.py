@@ -21,6 +21,9 @@ from ptychi_neural.api.options import NeuralReconstructorOptions
 from ptychi_neural.parameters import NeuralParameterGroup
 from ptychi_neural.physics.consistency import Canvas, Consistency
 
+MODULUS_FLOOR = 1e-9
+"""Added to predicted intensities before their square root is divided by, relative to their mean."""
+
 
 class Prediction(NamedTuple):
     """What the forward model predicts for a minibatch."""
@@ -97,8 +100,12 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
         device = self.object.tensor.data.device
         return self.dataset.patterns[indices.to(self.dataset.patterns.device)].to(device)
 
-    def generator_input(self, indices: Tensor) -> Tensor:
-        """(n, h, w) measured counts as a generator sees them: DC at the image centre."""
+    def generator_features(self, indices: Tensor) -> Tensor:
+        """What the generator's lifter takes: (n, h, w) counts with DC at the image centre, or for
+        the back-projection lifter (n, n_slices, h, w) first updates of the starting object."""
+        if self.options.generator.lifter == Lifters.BACKPROJECTION:
+            with torch.no_grad():
+                return self.data_update(indices, self.start_patches(indices))
         patterns = self.measured_patterns(indices)
         if isinstance(self.free_space_propagator, FourierPropagator):
             patterns = torch.fft.fftshift(patterns, dim=(-2, -1))
@@ -123,17 +130,17 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
         members = self._groups[indices.cpu()].to(indices.device)
         flat = members.flatten()
         start = self.start_patches(flat)
-        if self.options.generator.lifter == Lifters.BACKPROJECTION:
-            inputs = self.data_update(flat, start)
-        else:
-            inputs = self.generator_input(flat)
-        inputs = inputs.unflatten(0, members.shape)
-        rough = None
-        if self.options.generator.cascaded.rough_loss_weight > 0 and torch.is_grad_enabled():
-            factor, rough = self.generator.network.forward_with_rough(inputs)
+        inputs = self.generator_features(flat).unflatten(0, members.shape)
+        network, rough = self.generator.network, None
+        if (
+            torch.is_grad_enabled()
+            and self.options.generator.cascaded.rough_loss_weight > 0
+            and not network.network.stage_one_only
+        ):
+            factor, rough = network.forward_with_rough(inputs)
             rough = start * rough.flatten(0, 1)
         else:
-            factor = self.generator.network(inputs)
+            factor = network(inputs)
         return flat, start * factor.flatten(0, 1), rough
 
     def stitch(self, members: Tensor, patches: Tensor) -> Tensor:
@@ -250,9 +257,10 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
                 f"the probe's size; here {patches.shape[1]} slices, detector "
                 f"{tuple(measured.shape[-2:])}, probe {tuple(predicted.shape[-2:])}."
             )
-        tiny = torch.finfo(predicted.dtype).tiny
-        modulus = (measured / self.intensity_scale.value).sqrt() / predicted.clamp_min(tiny).sqrt()
-        change = torch.where(self.dataset.valid_pixel_mask, modulus - 1, 0.0)
+        # The floor bounds the gradient where nothing is predicted.
+        floor = MODULUS_FLOOR * predicted.detach().mean(dim=(-2, -1), keepdim=True)
+        ratio = measured.sqrt() / (self.intensity_scale.value * (predicted + floor)).sqrt()
+        change = torch.where(self.dataset.valid_pixel_mask, ratio - 1, 0.0)
         return probe, self.free_space_propagator.propagate_backward(change[:, None] * far)
 
 

@@ -76,4 +76,3 @@ class AcceleratedProjections:
             self.probe_velocity[0] += probe_change / (exposure + floor)
             model.probe.set_data(model.probe.data + self.probe_velocity)
         return float(self.velocity.abs().square().mean() / start.abs().square().mean()) ** 0.5
-

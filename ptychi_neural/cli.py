@@ -1,0 +1,162 @@
+"""Command line. Heavy imports happen inside the commands, so that ``--help`` answers at once."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ptychi_neural import __version__
+
+app = typer.Typer(
+    name="ptychi-neural",
+    help="Ptychographic reconstruction with neural and classical engines of pty-chi.\n\n"
+    "Exit codes: 0 done, 1 the loss diverged, 2 wrong input, 130 stopped with Ctrl-C.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+RunPath = Annotated[Path, typer.Argument(metavar="RUN.toml", help="Run file.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key of the file, such as reconstructor_options.num_epochs=50. Repeatable.",
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
+Output = Annotated[Path | None, typer.Option("--output", metavar="FOLDER", help="Where to write.")]
+
+
+def main() -> None:
+    """Entry point of the ``ptychi-neural`` command."""
+    app(prog_name="ptychi-neural")
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if show_version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def reconstruct(
+    run_file: RunPath,
+    output: Output = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Data folder, before PTYCHI_NEURAL_DATA and the file's data.folder.",
+        ),
+    ] = None,
+    changes: Changes = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Reconstruct a scan.
+
+    Writes one folder, results/<name of the run file> by default: product.h5, run.toml with all
+    defaults, provenance.json, losses, figures, the generator of the neural engine. Ctrl-C
+    finishes the batch and saves; a second Ctrl-C stops at once.
+    """
+    with _plain_errors():
+        from ptychi_neural.io.run_file import parse_changes, read_run_file
+
+        run = read_run_file(run_file, data, parse_changes(changes or []))
+        from ptychi_neural.workflows import reconstruct
+
+        result = reconstruct(run, output, overwrite)
+    for name, value in (result.metrics or {}).items():
+        typer.echo(f"{name}: {value:.4f}")
+    typer.echo(f"{result.folder}: {len(result.losses)} epochs in {result.seconds:.0f} s")
+    if result.stopped is not None:
+        typer.echo(f"Stopped early: {result.stopped}", err=True)
+        raise typer.Exit(130 if result.stopped == "interrupted" else 1)
+
+
+@app.command()
+def simulate(
+    recipe_file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[RECIPE.toml]", help="File with a [simulation] section; none: the defaults."
+        ),
+    ] = None,
+    output: Output = None,
+    changes: Changes = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Simulate a scan with ground truth.
+
+    Writes diffraction.h5, product.h5 and truth.h5 to a folder, simulated/<name of the scan> by
+    default. Without a file, e.g. --set simulation.photons_per_frame=1e4.
+    """
+    with _plain_errors():
+        from ptychi_neural.io.run_file import parse_changes, read_recipe
+        from ptychi_neural.simulation import simulate, write_simulation
+
+        recipe = read_recipe(recipe_file, parse_changes(changes or []))
+        folder = output or Path("simulated") / recipe.name
+        write_simulation(simulate(recipe), folder, overwrite)
+    typer.echo(f"{folder}: diffraction.h5, product.h5, truth.h5")
+
+
+@app.command()
+def init(
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.toml", help="File to write.")],
+) -> None:
+    """Write a commented run file to start from."""
+    from ptychi_neural.io.run_file_template import TEMPLATE
+
+    with _plain_errors(), run_file.open("x", encoding="utf-8") as file:
+        file.write(TEMPLATE)
+    typer.echo(f"{run_file}: name your data in it, then: ptychi-neural reconstruct {run_file}")
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Diffraction file, product, or a folder of them.")],
+) -> None:
+    """Print shapes, dose, step and overlap of a scan, and how a result came about."""
+    with _plain_errors():
+        from ptychi_neural.workflows.summary import summarize
+
+        summary = summarize(path)
+    for name, value in summary.items():
+        typer.echo(f"{name + ':':22}{value}")
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """What a user can mend is told without a traceback; warnings are one line each."""
+    import logging
+    import warnings
+
+    def one_line(message: Warning | str, *args: object, **kwargs: object) -> None:
+        typer.echo(f"warning: {message}", err=True)
+
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    logging.getLogger("ptychi.reconstructors.ad_general").setLevel(logging.ERROR)  # release note
+    with warnings.catch_warnings():
+        warnings.showwarning = one_line  # type: ignore[assignment]
+        warnings.filterwarnings("ignore", module=r"(torch|ptychi|numpy|matplotlib)\.")
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            raise _told("error:", error, code=2) from error
+        except FloatingPointError as error:
+            raise _told("error:", error, code=1) from error
+        except KeyboardInterrupt as error:
+            raise _told("Stopped at once.", error, code=130) from error
+
+
+def _told(what: str, error: BaseException, code: int) -> typer.Exit:
+    typer.echo(" ".join([what, str(error), *getattr(error, "__notes__", [])]), err=True)
+    return typer.Exit(code)

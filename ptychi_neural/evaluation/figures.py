@@ -1,0 +1,185 @@
+"""Pictures of a reconstruction and of its losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ptychi_neural.io.hdf5 import StrPath, replacing
+
+if TYPE_CHECKING:  # importing matplotlib takes a second
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOUR_PERCENTILES = (0.5, 99.5)
+MAX_PROBE_MODES = 3
+
+
+def reconstruction_figure(
+    path: StrPath,
+    object: NDArray[np.complexfloating],
+    probe: NDArray[np.complexfloating],
+    losses: Sequence[tuple[int, float]] | None = None,
+    *,
+    title: str | None = None,
+    pixel_size_m: float | None = None,
+    mask: NDArray[np.bool_] | None = None,
+    crop: bool = True,
+    overwrite: bool = False,
+) -> None:
+    """Draw amplitude and phase of every slice, the strongest probe modes and the loss.
+
+    The mean phase inside the mask is turned to 0; a ramp is left as it is. Colours span the 0.5
+    to 99.5 percentiles inside the mask. Probe modes show phase as hue, amplitude as brightness.
+
+    Parameters
+    ----------
+    path : path
+        The picture; its suffix (``.png``, ``.pdf``, ``.svg``) is the format.
+    object : ndarray
+        (n_slices, H, W) object.
+    probe : ndarray
+        (n_opr_modes, n_modes, h, w) probe; the first OPR mode is drawn.
+    losses : sequence of (int, float), optional
+        Epochs and their losses.
+    title : str, optional
+        Above the picture.
+    pixel_size_m : float, optional
+        Scales the axes in micrometres or nanometres; None: in pixels.
+    mask : ndarray, optional
+        (H, W) the scanned area. None: everywhere.
+    crop : bool
+        Whether only the bounding box of the mask is drawn.
+    overwrite : bool
+        Whether an existing file may be replaced.
+
+    Raises
+    ------
+    FileExistsError
+        If the file exists and ``overwrite`` is False.
+    ValueError
+        If an array has the wrong rank.
+    """
+    if object.ndim != 3 or probe.ndim != 4:
+        raise ValueError(
+            "object must have shape (n_slices, H, W) and probe (n_opr_modes, n_modes, h, w), got "
+            f"{object.shape} and {probe.shape}."
+        )
+    from matplotlib.figure import Figure
+
+    mask = np.ones(object.shape[-2:], bool) if mask is None else mask
+    figure = Figure(figsize=(13, 4.6 * len(object)), layout="constrained")
+    if title is not None:
+        figure.suptitle(title)
+    pictures, aside = np.ravel(figure.subfigures(1, 2, squeeze=False, width_ratios=(10, 3.4)))
+    axes = pictures.subplots(len(object), 2, squeeze=False)
+    extent, unit = _extent(object.shape[-2:], pixel_size_m)
+    for row, (slice_, pair) in enumerate(zip(object, axes)):
+        turned = slice_ * np.exp(-1j * np.angle(slice_[mask].sum()))
+        number = f" {row + 1}" if len(object) > 1 else ""
+        for name, image, colours, ax in (
+            (f"amplitude{number}", np.abs(turned), "gray", pair[0]),
+            (f"phase{number} (rad)", np.angle(turned), "inferno", pair[1]),
+        ):
+            low, high = np.percentile(image[mask], COLOUR_PERCENTILES)
+            drawn = ax.imshow(
+                image, cmap=colours, vmin=low, vmax=high, extent=extent, interpolation="nearest"
+            )
+            figure.colorbar(drawn, ax=ax, shrink=0.8)
+            ax.set(title=name, xlabel=f"x ({unit})", ylabel=f"y ({unit})")
+            if crop:
+                _crop(ax, mask, extent)
+    n_modes = min(probe.shape[1], MAX_PROBE_MODES)
+    above, *below = np.ravel(aside.subfigures(2 if losses else 1, 1, squeeze=False))
+    power = (np.abs(probe[0]) ** 2).sum(axis=(-2, -1))
+    for k, ax in enumerate(np.atleast_1d(above.subplots(1, n_modes))):
+        ax.imshow(_hue_and_brightness(probe[0, k]))
+        share = f"mode {k + 1}\n{power[k] / power.sum():.1%}"
+        ax.set_title(share if n_modes > 1 else "probe", fontsize="medium")
+        ax.set(xticks=[], yticks=[])
+    if losses:
+        epochs, values = zip(*losses)
+        _draw_losses(below[0].subplots(), {"epoch": epochs, "loss": values})
+    _save(figure, path, overwrite)
+
+
+def loss_figure(path: StrPath, table: Mapping[str, ArrayLike], overwrite: bool = False) -> None:
+    """Draw losses over epochs.
+
+    Parameters
+    ----------
+    path : path
+        The picture; its suffix is the format.
+    table : mapping or DataFrame
+        A column ``epoch`` and one for each curve, such as pty-chi's ``loss_tracker.table``.
+        Values that are not finite are left out.
+    overwrite : bool
+        Whether an existing file may be replaced.
+
+    Raises
+    ------
+    FileExistsError
+        If the file exists and ``overwrite`` is False.
+    ValueError
+        If the table has no column ``epoch`` or no other.
+    """
+    if "epoch" not in table or len(list(table)) < 2:
+        raise ValueError(f"table needs a column 'epoch' and a loss; it has {list(table)}.")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    _draw_losses(figure.subplots(), table)
+    _save(figure, path, overwrite)
+
+
+def _draw_losses(ax: Axes, table: Mapping[str, ArrayLike]) -> None:
+    epochs = np.asarray(table["epoch"], dtype=np.float64)
+    lowest = np.inf
+    for name in table:
+        values = np.asarray(table[name], dtype=np.float64)
+        if name == "epoch" or not np.isfinite(values).any():
+            continue
+        lowest = min(lowest, float(np.nanmin(values)))
+        ax.plot(epochs, values, label=str(name), marker="." if len(epochs) < 20 else None)
+    if lowest > 0:
+        ax.set_yscale("log")
+    ax.set(xlabel="epoch", ylabel="loss")
+    ax.grid(alpha=0.3, which="both")
+    if len(ax.lines) > 1:
+        ax.legend()
+
+
+def _extent(shape: tuple[int, ...], pixel_size_m: float | None) -> tuple[tuple[float, ...], str]:
+    """Left, right, bottom, top edges with the origin in the middle; pixels count from a corner."""
+    height, width = shape
+    if pixel_size_m is None:
+        return (-0.5, width - 0.5, height - 0.5, -0.5), "px"
+    scale, unit = (1e6, "µm") if max(shape) * pixel_size_m > 1e-6 else (1e9, "nm")
+    y, x = (n / 2 * pixel_size_m * scale for n in shape)
+    return (-x, x, y, -y), unit
+
+
+def _crop(ax: Axes, mask: NDArray[np.bool_], extent: tuple[float, ...]) -> None:
+    left, right, bottom, top = extent
+    rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
+    dy, dx = (bottom - top) / mask.shape[0], (right - left) / mask.shape[1]
+    ax.set_xlim(left + dx * columns[0], left + dx * (columns[-1] + 1))
+    ax.set_ylim(top + dy * (rows[-1] + 1), top + dy * rows[0])
+
+
+def _hue_and_brightness(mode: NDArray[np.complexfloating]) -> NDArray[np.float64]:
+    """(h, w, 3) colours: phase as hue, amplitude as brightness."""
+    from matplotlib.colors import hsv_to_rgb
+
+    amplitude = np.abs(mode)
+    hue = np.angle(mode) / (2 * np.pi) % 1
+    value = np.minimum(amplitude / max(float(np.percentile(amplitude, 99.8)), 1e-300), 1)
+    return hsv_to_rgb(np.stack([hue, np.full_like(hue, 0.85), value], axis=-1))
+
+
+def _save(figure: Figure, path: StrPath, overwrite: bool) -> None:
+    with replacing(path, overwrite) as temporary:
+        figure.savefig(temporary, dpi=150)

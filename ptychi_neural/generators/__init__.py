@@ -1,0 +1,63 @@
+"""Generators: networks from diffraction patterns to local object patches.
+
+``build_generator`` builds what ``GeneratorOptions`` describe; ``NETWORKS`` is the registry that a
+new architecture joins.
+"""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from ptychi_neural.api.enums import Architectures
+from ptychi_neural.api.options import GeneratorOptions
+from ptychi_neural.generators.cascaded import Cascaded
+from ptychi_neural.generators.cnn import CNN
+from ptychi_neural.generators.generator import Generator, check_even
+from ptychi_neural.generators.hybrid_uno import HybridUNONetwork
+
+__all__ = ["NETWORKS", "Generator", "build_generator"]
+
+NetworkBuilder = Callable[[GeneratorOptions, int, tuple[int, int]], nn.Module]
+
+NETWORKS: dict[Architectures, NetworkBuilder] = {
+    Architectures.CASCADED: Cascaded,
+    Architectures.HYBRID_UNO: HybridUNONetwork,
+    Architectures.CNN: CNN,
+}
+"""Networks by architecture: called with the options, the number of complex patches they predict
+from one input (grid_size**2 * n_slices), and the patch shape."""
+
+
+def build_generator(
+    options: GeneratorOptions, n_slices: int, patch_shape: tuple[int, int]
+) -> Generator:
+    """Build the generator that the options describe, with random weights.
+
+    Parameters
+    ----------
+    options : GeneratorOptions
+        Architecture and its choices.
+    n_slices : int
+        Number of slices of the object.
+    patch_shape : tuple[int, int]
+        Height and width of patterns and patches in pixels, both even.
+
+    Returns
+    -------
+    Generator
+        A module from (B, grid_size**2, H, W) patterns to complex (B, grid_size**2, n_slices, H, W)
+        patches.
+
+    Raises
+    ------
+    ValueError
+        If the options contradict each other or do not fit the patch shape.
+    """
+    check_even(patch_shape)
+    if options.architecture not in NETWORKS:
+        raise ValueError(
+            f'No network is registered for generator.architecture = "{options.architecture}": '
+            f"choose one of {', '.join(NETWORKS)}."
+        )
+    network = NETWORKS[options.architecture](options, options.grid_size**2 * n_slices, patch_shape)
+    return Generator(options, network, n_slices, patch_shape)

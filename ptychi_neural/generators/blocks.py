@@ -1,0 +1,184 @@
+"""Spectral blocks: neuraloperator's spectral convolution beside a local path.
+
+FNO:     y = act(Spectral(x) + Conv1x1(x))
+PTYCHO:  y = x + act(Spectral(x) + Conv3x3(x))
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from neuralop.layers.spectral_convolution import SpectralConv
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ptychi_neural.api.enums import Blocks
+from ptychi_neural.generators.convolution import convolution, is_low_precision
+
+DEFAULT_MAXIMUM_MODES = 32
+
+
+class SpectralConv2d(SpectralConv):
+    """neuraloperator's ``SpectralConv`` on real images, in the precision of its input.
+
+    It multiplies the lowest ``n_modes`` Fourier coefficients, of both signs on both axes, by
+    complex channel matrices (Li et al., ICLR 2021, Eq. 5). Beyond the base class:
+
+    - float64 input is computed in complex128, half precision in complex64;
+    - changes of the module's dtype keep the imaginary part of the weights;
+    - an odd number of rows is refused, since the base class rolls it back wrongly.
+
+    Parameters
+    ----------
+    channels : int
+        Number of input and output channels.
+    n_modes : tuple[int, int]
+        Retained modes along rows and columns, both signs counted.
+    """
+
+    def __init__(self, channels: int, n_modes: tuple[int, int]) -> None:
+        super().__init__(channels, channels, n_modes, bias=False)
+
+    def forward(self, x: Tensor, output_shape: tuple[int, int] | None = None) -> Tensor:
+        """Filter a (B, C, H, W) feature map; the result has the same shape and dtype.
+
+        Raises
+        ------
+        ValueError
+            If H is odd.
+        """
+        if x.shape[-2] % 2:
+            raise ValueError(f"A spectral layer needs an even number of rows, got {x.shape[-2]}.")
+        full = x.float() if is_low_precision(x) else x
+        precision = _Complex128() if full.dtype == torch.float64 else contextlib.nullcontext()
+        with torch.autocast(x.device.type, enabled=False), precision:
+            return super().forward(full, output_shape).to(x.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        # ``Module.to(torch.float64)`` would cast complex weights to real ones.
+        def on_real_view(tensor: Tensor) -> Tensor:
+            if not tensor.is_complex():
+                return fn(tensor)
+            return torch.view_as_complex(fn(torch.view_as_real(tensor)))
+
+        return super()._apply(on_real_view, recurse)
+
+
+class _Complex128(TorchFunctionMode):
+    """Lets ``SpectralConv``, which always asks for a complex64 spectrum, have a complex128 one."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.zeros and kwargs.get("dtype") is torch.cfloat:
+            kwargs["dtype"] = torch.cdouble
+        return func(*args, **kwargs)
+
+
+class SpectralBlock(nn.Module):
+    """Base of the blocks: a spectral and a local path side by side.
+
+    Parameters
+    ----------
+    channels : int
+        Number of input and output channels.
+    n_modes : tuple[int, int]
+        Retained modes along rows and columns, both signs counted.
+    kernel_size : int
+        Of the local path.
+    """
+
+    def __init__(self, channels: int, n_modes: tuple[int, int], kernel_size: int) -> None:
+        super().__init__()
+        self.spectral = SpectralConv2d(channels, n_modes)
+        self.local = convolution(channels, channels, kernel_size, nonlinearity="linear")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) features to features of the same shape."""
+        return self.forward_with_local(x)[0]
+
+    def forward_with_local(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``forward``, and the output of the local path, which serves as a skip."""
+        local = self.local(x)
+        return self._join(x, self.spectral(x) + local), local
+
+    def _join(self, x: Tensor, paths: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class FNOBlock(SpectralBlock):
+    """``y = act(Spectral(x) + Conv1x1(x))``: Li et al., ICLR 2021, Eq. 2."""
+
+    def __init__(self, channels: int, n_modes: tuple[int, int]) -> None:
+        super().__init__(channels, n_modes, kernel_size=1)
+
+    def _join(self, x: Tensor, paths: Tensor) -> Tensor:
+        return F.gelu(paths)
+
+
+class PtychoBlock(SpectralBlock):
+    """``y = x + act(Spectral(x) + Conv3x3(x))``: a residual block with a 3x3 local path."""
+
+    def __init__(self, channels: int, n_modes: tuple[int, int]) -> None:
+        super().__init__(channels, n_modes, kernel_size=3)
+
+    def _join(self, x: Tensor, paths: Tensor) -> Tensor:
+        return x + F.gelu(paths)
+
+
+BLOCKS: dict[Blocks, type[FNOBlock] | type[PtychoBlock]] = {
+    Blocks.FNO: FNOBlock,
+    Blocks.PTYCHO: PtychoBlock,
+}
+
+
+def modes_per_level(
+    n_modes: int | Sequence[int] | None, level_shapes: Sequence[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """Retained modes (rows, columns) of each level from the finest down.
+
+    Parameters
+    ----------
+    n_modes : int, sequence of int or None
+        One number for all levels and axes, one for each level, or None: half of the level's size,
+        at most 32.
+    level_shapes : sequence of tuple[int, int]
+        Grid of each spectral level.
+
+    Raises
+    ------
+    ValueError
+        If a list has another length than there are levels, or a number does not lie between 1 and
+        the size of its level.
+
+    Examples
+    --------
+    >>> modes_per_level(None, [(96, 48), (48, 24)])
+    [(32, 24), (24, 12)]
+    """
+    if n_modes is None:
+        return [
+            (min(DEFAULT_MAXIMUM_MODES, rows // 2), min(DEFAULT_MAXIMUM_MODES, columns // 2))
+            for rows, columns in level_shapes
+        ]
+    modes = [n_modes] * len(level_shapes) if isinstance(n_modes, int) else list(n_modes)
+    if len(modes) != len(level_shapes):
+        raise ValueError(
+            f"generator.n_modes lists {len(modes)} levels, but this generator has "
+            f"{len(level_shapes)} spectral levels: give one number for each, or a single one."
+        )
+    for level, (mode, shape) in enumerate(zip(modes, level_shapes)):
+        if not 1 <= mode <= min(shape):
+            raise ValueError(
+                f"generator.n_modes = {mode} at level {level}, whose grid is {shape[0]} x "
+                f"{shape[1]}: give a list with at most {min(shape)} (and at least 1) there, or "
+                "None."
+            )
+    return [(mode, mode) for mode in modes]

@@ -1,0 +1,93 @@
+"""Convolutional U-Net, and the decoder that it shares with the hybrid operator.
+
+Ronneberger et al., MICCAI 2015, Fig. 1, with GELU, no normalisation and padded convolutions.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from ptychi_neural.api.enums import Downsamplings, Fusions, Upsamplings
+from ptychi_neural.generators.convolution import (
+    apply_padded,
+    channels_per_level,
+    convolution_pair,
+    downsampling,
+    upsampling,
+)
+
+
+class Decoder(nn.Module):
+    """Levels of upsampling, fusion with a skip, and a pair of convolutions.
+
+    Parameters
+    ----------
+    channels : sequence of int
+        Channels of the levels from the finest down; the last is the input's.
+    kind : Upsamplings
+        How the resolution is doubled.
+    fusion : Fusions
+        How a skip is taken in.
+    """
+
+    def __init__(self, channels: Sequence[int], kind: Upsamplings, fusion: Fusions) -> None:
+        super().__init__()
+        self.fusion = fusion
+        pairs = list(pairwise(channels))
+        n_fused = 2 if fusion is Fusions.CONCATENATE else 1
+        self.up = nn.ModuleList([upsampling(coarse, fine, kind) for fine, coarse in pairs])
+        self.fuse = nn.ModuleList([convolution_pair(n_fused * fine, fine) for fine, _ in pairs])
+
+    def forward(self, x: Tensor, skips: Sequence[Tensor]) -> Tensor:
+        """Decode the coarsest features (B, C, H, W) with one skip a level, finest first."""
+        for up, fuse, skip in zip(reversed(self.up), reversed(self.fuse), reversed(skips)):
+            x = up(x)
+            if self.fusion is Fusions.CONCATENATE:
+                x = fuse(torch.cat([x, skip], dim=1))
+            else:
+                x = fuse(x + skip)
+        return x
+
+
+class UNet(nn.Module):
+    """Convolutional U-Net from (B, in_channels, H, W) to (B, width, H, W) features.
+
+    Any H and W work: the image is padded inside to a multiple of ``2**depth``.
+
+    Parameters
+    ----------
+    in_channels : int
+        Channels of the input.
+    width : int
+        Channels at the input resolution, and of the output.
+    depth : int
+        Number of levels below the input resolution.
+    channel_cap : int
+        Largest number of channels: levels double the width up to this.
+    """
+
+    def __init__(self, in_channels: int, width: int, depth: int, channel_cap: int = 128) -> None:
+        super().__init__()
+        channels = channels_per_level(width, depth, channel_cap)
+        self.multiple = 2**depth
+        self.encoder = nn.ModuleList(
+            [convolution_pair(a, b) for a, b in zip([in_channels, *channels[1:-1]], channels[:-1])]
+        )
+        self.down = nn.ModuleList(
+            [downsampling(a, b, Downsamplings.STRIDED) for a, b in pairwise(channels)]
+        )
+        self.bottleneck = convolution_pair(channels[-1], channels[-1])
+        self.decoder = Decoder(channels, Upsamplings.TRANSPOSED, Fusions.CONCATENATE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return apply_padded(self._forward_divisible, x, self.multiple)
+
+    def _forward_divisible(self, x: Tensor) -> Tensor:
+        skips = []
+        for encode, down in zip(self.encoder, self.down):
+            x = encode(x)
+            skips.append(x)
+            x = down(x)
+        return self.decoder(self.bottleneck(x), skips)

@@ -1,0 +1,111 @@
+"""Trained generators as files: one safetensors file, with JSON metadata inside, no pickle."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ptychi_neural import __version__
+from ptychi_neural.api.options import GeneratorOptions
+from ptychi_neural.generators import Generator, build_generator
+from ptychi_neural.io.hdf5 import replacing
+
+FORMAT_VERSION = 1
+METADATA_KEY = "ptychi_neural"
+
+
+def save_generator(
+    path: str | Path,
+    network: Generator,
+    options: GeneratorOptions,
+    patch_shape: tuple[int, int],
+    *,
+    overwrite: bool = False,
+    **notes: Any,
+) -> None:
+    """Save a generator's weights, normalisation and options.
+
+    Parameters
+    ----------
+    path : str or Path
+        A ``.safetensors`` file.
+    network : Generator
+        The generator.
+    options : GeneratorOptions
+        Its options.
+    patch_shape : tuple of int
+        (h, w) of the patterns in pixels.
+    overwrite : bool
+        Whether an existing file is replaced.
+    **notes
+        What else should stand in the metadata; JSON types.
+
+    Raises
+    ------
+    FileExistsError
+        If the file exists and ``overwrite`` is False.
+    """
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "ptychi_neural_version": __version__,
+        "generator": options.get_dict(),
+        "n_slices": network.n_slices,
+        "patch_shape": list(patch_shape),
+        **notes,
+    }
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in network.tensors().items()
+    }
+    with replacing(path, overwrite) as temporary:
+        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(metadata)})
+
+
+def load_generator(path: str | Path) -> tuple[Generator, GeneratorOptions, dict[str, Any]]:
+    """Load what ``save_generator`` saved.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    network : Generator
+        The generator on the CPU, in evaluation mode.
+    options : GeneratorOptions
+        The options with which it was built.
+    metadata : dict
+        Everything else that the file tells.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no generator, truncated, of a later format or does not fit its own options.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such generator; save one with save_generator.")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = json.loads((file.metadata() or {})[METADATA_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error}).") from error
+    except KeyError as error:
+        raise ValueError(f"{path}: has no {METADATA_KEY!r} metadata: no generator.") from error
+    if metadata["format_version"] > FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: format {metadata['format_version']} was written by ptychi_neural "
+            f"{metadata['ptychi_neural_version']}; this version reads up to {FORMAT_VERSION}: "
+            "upgrade ptychi_neural."
+        )
+    options = GeneratorOptions()
+    options.load_from_dict(metadata["generator"])
+    with torch.device("cpu"):
+        network = build_generator(options, metadata["n_slices"], tuple(metadata["patch_shape"]))
+        network.load_tensors(tensors)
+    return network.eval(), options, metadata

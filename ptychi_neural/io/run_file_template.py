@@ -1,0 +1,45 @@
+"""The commented run file that ``ptychi-neural init`` writes."""
+
+TEMPLATE = """\
+# A run file of ptychi-neural. Paths are relative to this file. "none" stands for None.
+# The results folder gets a run.toml with every option and its value.
+
+engine = "neural"             # or a classical engine of pty-chi: "lsqml", "rpie", "epie", "pie",
+                              # "dm", "raar", "bh", "autodiff"
+
+[data]
+folder = "."                  # --data FOLDER or PTYCHI_NEURAL_DATA go before it
+diffraction = "diffraction.h5"  # counts, DC at the image centre: dp (n, h, w)
+product = "product.h5"        # ptychodus product: positions, probe, object to start from
+# n_probe_modes = 3           # incoherent probe modes to start from
+# reference = "reference.h5"  # an object to compare the result with
+
+# Instead of [data]: a simulated scan with ground truth, see configs/simulated.toml.
+# [simulation]
+# photons_per_frame = 1e5
+
+# [output]
+# folder = "results/my_scan"  # relative to the current directory
+
+# From here on, pty-chi's options by their own names.
+[reconstructor_options]
+num_epochs = 100
+batch_size = 64
+# random_seed = 0             # without one, a seed is drawn and recorded
+# default_device = "cpu"      # "gpu" falls back to the CPU where there is none
+
+[reconstructor_options.generator]   # of the neural engine: remove it for the others
+architecture = "hybrid_uno"   # "cascaded", "cnn", "unrolled"
+step_size = 2e-3
+
+[object_options.total_variation]
+enabled = false
+weight = 0.0
+
+[probe_options]
+optimizable = true
+# optimization_plan = {start = 10}
+
+[probe_position_options]
+optimizable = false
+"""

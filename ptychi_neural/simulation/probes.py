@@ -1,0 +1,244 @@
+"""Simulated probes: complex (n_modes, h, w) wavefields whose intensities sum to one.
+
+Distances along the beam are given without wavelength or pixel size, as
+
+    defocus = wavelength * distance / (N pixel_size^2),    N = min(h, w),
+
+so that a probe keeps its share of the frame when the frame grows. Free space is pty-chi's
+angular spectrum; a beam stays in the frame if its angles stay below 1 / |defocus| of Nyquist.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ptychi.propagate import (
+    AngularSpectrumPropagator,
+    FourierPropagator,
+    WavefieldPropagatorParameters,
+)
+from ptychi.utils import orthogonalize_initial_probe
+
+from ptychi_neural.simulation.precision import double_precision_on_cpu
+
+Probe = NDArray[np.complex128]
+
+PARAXIAL_PIXEL_WAVELENGTHS = 100.0
+"""Pixel size in wavelengths at which probes are propagated: large enough to be paraxial."""
+
+
+def gaussian(shape: tuple[int, int], *, sigma_px: float = 0.8, defocus: float = 1.35) -> Probe:
+    """Gaussian beam at a distance from its waist.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (h, w) of the frame in pixels.
+    sigma_px : float
+        Standard deviation of the intensity at the waist.
+    defocus : float
+        Distance from the waist (see the module's head); 0 is the flat waist itself. The standard
+        deviation grows to sigma_px sqrt(1 + (N defocus / (4 pi sigma_px^2))^2).
+
+    Returns
+    -------
+    ndarray
+        (1, h, w) complex probe of unit power.
+    """
+    y, x = _coordinates(shape)
+    waist = np.exp(-(y**2 + x**2) / (4 * sigma_px**2)).astype(complex)
+    return _unit_power(propagate(waist[None], defocus))
+
+
+def zone_plate(
+    shape: tuple[int, int],
+    *,
+    outer: float = 0.5,
+    central_stop: float = 0.35,
+    defocus: float = 0.9,
+) -> Probe:
+    """Beam of a Fresnel zone plate with a central stop, at a distance from its focus.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (h, w) of the frame in pixels.
+    outer : float
+        Radius of the zone plate's cone on the detector, as a fraction of the detector's half side.
+    central_stop : float
+        Radius of the central stop, as a fraction of the zone plate's.
+    defocus : float
+        Distance from the focus (see the module's head). The footprint is a ring of outer diameter
+        outer |defocus| N.
+
+    Returns
+    -------
+    ndarray
+        (1, h, w) complex probe of unit power.
+
+    Raises
+    ------
+    ValueError
+        If the frame is too small for the cone.
+    """
+    y, x = _coordinates(shape)
+    radius = np.hypot(y / shape[0], x / shape[1]) * 2  # 1 at the edge of the detector
+    edge = 1 / min(shape)
+    pupil = _disc(radius, outer, edge) - _disc(radius, outer * central_stop, edge)
+    with double_precision_on_cpu():
+        pupil_at_corner = torch.fft.ifftshift(torch.from_numpy(pupil.astype(complex)))
+        focus = torch.fft.fftshift(FourierPropagator().propagate_backward(pupil_at_corner))
+    return _unit_power(propagate(focus.numpy()[None], defocus))
+
+
+def aperture(shape: tuple[int, int], *, radius: float = 0.2, defocus: float = 0.3) -> Probe:
+    """Round aperture, Fresnel-propagated to the specimen.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (h, w) of the frame in pixels.
+    radius : float
+        Radius of the aperture, as a fraction of the frame's shorter side.
+    defocus : float
+        Distance from the aperture to the specimen (see the module's head).
+
+    Returns
+    -------
+    ndarray
+        (1, h, w) complex probe of unit power.
+    """
+    y, x = _coordinates(shape)
+    opening = _disc(np.hypot(y, x), radius * min(shape), 0.5)
+    return _unit_power(propagate(opening[None].astype(complex), defocus))
+
+
+def from_file(path: str | Path, *, dataset: str = "probe") -> Probe:
+    """A probe from a NumPy file or an HDF5 file such as a ptychodus product.
+
+    Parameters
+    ----------
+    path : path
+        ``.npy`` file, or HDF5 file of any other suffix.
+    dataset : str
+        Name of the dataset in an HDF5 file.
+
+    Returns
+    -------
+    ndarray
+        (n_modes, h, w) complex probe of unit power: the file's (h, w), (n_modes, h, w), or first
+        of (n_opr_modes, n_modes, h, w).
+
+    Raises
+    ------
+    FileNotFoundError, KeyError, ValueError
+        If there is no such file or dataset, or if it is no probe.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"path: there is no probe file {path}.")
+    if path.suffix == ".npy":
+        probe = np.load(path, allow_pickle=False)
+    else:
+        with h5py.File(path) as file:
+            found: Any = file.get(dataset)
+            if not isinstance(found, h5py.Dataset):
+                raise KeyError(f"dataset: {path} has no dataset {dataset!r}, only {list(file)}.")
+            probe = found[()]
+    if probe.ndim == 4:
+        probe = probe[0]
+    if probe.ndim not in (2, 3):
+        raise ValueError(
+            f"path: a probe has 2 to 4 axes, (n_opr_modes, n_modes, h, w), not {probe.shape}."
+        )
+    if not np.isfinite(probe).all() or not probe.any():
+        raise ValueError(f"path: the probe in {path} is not finite, or carries no light.")
+    return _unit_power(probe.reshape(-1, *probe.shape[-2:]).astype(complex))
+
+
+def mixed_states(probe: Probe, *, n_modes: int, secondary_fraction: float) -> Probe:
+    """Mutually incoherent modes of Hermite form, made from a probe's first mode by pty-chi.
+
+    Parameters
+    ----------
+    probe : ndarray
+        (n, h, w) complex probe.
+    n_modes : int
+        Number of modes of the result.
+    secondary_fraction : float
+        Share of the power in each mode but the first.
+
+    Returns
+    -------
+    ndarray
+        (n_modes, h, w) complex probe of unit power.
+
+    Raises
+    ------
+    ValueError
+        If no power is left for the first mode.
+    """
+    if (n_modes - 1) * secondary_fraction >= 1:
+        raise ValueError(
+            f"secondary_fraction = {secondary_fraction} in each of {n_modes - 1} modes leaves no "
+            "power for the first: reduce it, or n_modes."
+        )
+    modes = np.zeros((1, n_modes, *probe.shape[-2:]), dtype=complex)
+    modes[0, 0] = probe[0]
+    with double_precision_on_cpu():
+        mixed = orthogonalize_initial_probe(
+            torch.from_numpy(modes), secondary_mode_energy=secondary_fraction
+        )
+    return _unit_power(mixed[0].numpy())
+
+
+def propagate(probe: Probe, defocus: float) -> Probe:
+    """Carry a probe through free space with pty-chi's angular spectrum.
+
+    Parameters
+    ----------
+    probe : ndarray
+        (n_modes, h, w) complex wavefield.
+    defocus : float
+        Distance (see the module's head).
+
+    Returns
+    -------
+    ndarray
+        (n_modes, h, w) complex wavefield.
+    """
+    if defocus == 0:
+        return probe
+    height, width = probe.shape[-2:]
+    with double_precision_on_cpu():
+        propagator = AngularSpectrumPropagator(
+            WavefieldPropagatorParameters(
+                width_px=width,
+                height_px=height,
+                wavelength_m=1.0,
+                pixel_width_wlu=PARAXIAL_PIXEL_WAVELENGTHS,
+                pixel_aspect_ratio=1.0,
+                propagation_distance_wlu=(
+                    defocus * min(height, width) * PARAXIAL_PIXEL_WAVELENGTHS**2
+                ),
+            )
+        )
+        return propagator.propagate_forward(torch.from_numpy(probe)).numpy()
+
+
+def _coordinates(shape: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(h, 1) and (1, w) pixel coordinates, 0 at the image centre (h // 2, w // 2)."""
+    y, x = (np.arange(side, dtype=float) - side // 2 for side in shape)
+    return y[:, None], x[None, :]
+
+
+def _disc(distance: NDArray[np.float64], radius: float, edge: float) -> NDArray[np.float64]:
+    """1 inside ``radius``, 0 outside, linear over ``edge`` to both sides of it."""
+    return np.clip((radius - distance) / (2 * edge) + 0.5, 0, 1)
+
+
+def _unit_power(probe: Probe) -> Probe:
+    return probe / np.linalg.norm(probe)

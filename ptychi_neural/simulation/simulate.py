@@ -1,0 +1,208 @@
+"""A simulated scan: expected counts from pty-chi's forward model, then a detector's noise.
+
+    Y = Poisson(s |F(P O)|^2),    s such that the mean expected counts per frame are the dose,
+
+with patch placement, sub-pixel shifts, probe modes and propagation F all pty-chi's own. As in
+pty-chi, the sub-pixel rest of a position shifts the first incoherent probe mode.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ptychi.api.options.base import (
+    ObjectOptions,
+    OPRModeWeightsOptions,
+    ProbeOptions,
+    ProbePositionOptions,
+)
+from ptychi.data_structures.object import PlanarObject
+from ptychi.data_structures.opr_mode_weights import OPRModeWeights
+from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGroup
+from ptychi.data_structures.probe import Probe
+from ptychi.data_structures.probe_positions import ProbePositions
+from ptychi.forward_models import PlanarPtychographyForwardModel
+from ptychi.utils import get_suggested_object_size
+
+from ptychi_neural.io import write_diffraction, write_product
+from ptychi_neural.io.scan import Scan
+from ptychi_neural.simulation.options import SimulationOptions
+from ptychi_neural.simulation.precision import double_precision_on_cpu
+
+CHUNK_SIZE = 64
+OBJECT_MARGIN_PX = 4
+
+
+@dataclass
+class SimulatedScan:
+    """What an experimenter has, and what was put in."""
+
+    scan: Scan
+    """Noisy patterns, nominal positions, the probe guess and an empty object of ones."""
+
+    truth: Scan
+    """Expected counts without noise, true positions, the true probe scaled to the dose, and the
+    true object, of the same shape as the empty one."""
+
+
+def simulate(options: SimulationOptions) -> SimulatedScan:
+    """Simulate a scan.
+
+    Parameters
+    ----------
+    options : SimulationOptions
+        What to simulate. The same options give the same data.
+
+    Returns
+    -------
+    SimulatedScan
+        Scan and ground truth. Patterns have their DC at the image centre.
+
+    Raises
+    ------
+    FileNotFoundError, KeyError, ValueError
+        If a probe or image file is missing or unfit.
+    """
+    object_rng, scan_rng, error_rng, detector_rng = np.random.default_rng(options.seed).spawn(4)
+    true_positions = options.build_positions(scan_rng)
+    errors = error_rng.normal(0, options.position_error_px, true_positions.shape)
+    nominal_positions = true_positions + errors
+
+    # Both signs: pty-chi puts position (0, 0) in the middle of the object.
+    reached = np.concatenate([true_positions, nominal_positions])
+    object_shape = get_suggested_object_size(
+        np.concatenate([reached, -reached]), options.frame_shape, extra=OBJECT_MARGIN_PX
+    )
+    true_object = options.build_object(object_shape, object_rng)[None]
+
+    unit_probe = options.build_probe()[None]
+    expected = predict_intensities(true_object, unit_probe, true_positions)
+    scale = options.photons_per_frame / expected.sum(axis=(-2, -1)).mean()
+    expected *= scale
+
+    mask = _draw_mask(options, detector_rng)
+    truth = Scan(
+        patterns=expected,
+        positions_px=true_positions,
+        probe=unit_probe * np.sqrt(scale),
+        object=true_object,
+        pixel_size_m=options.pixel_size_m,
+        wavelength_m=options.wavelength_m,
+        detector_distance_m=options.detector_distance_m,
+        name=options.name,
+        comments="Ground truth of a simulation with pty-chi's forward model.",
+    )
+    scan = replace(
+        truth,
+        patterns=_detect(expected, mask, options, detector_rng),
+        positions_px=nominal_positions,
+        probe=options.build_probe_guess()[None] * np.sqrt(scale),
+        object=np.ones_like(true_object),
+        valid_pixel_mask=mask,
+        comments="Simulated with pty-chi's forward model.",
+    )
+    return SimulatedScan(scan=scan, truth=truth)
+
+
+def predict_intensities(
+    object: NDArray[np.complexfloating],
+    probe: NDArray[np.complexfloating],
+    positions_px: NDArray[np.floating],
+) -> NDArray[np.float64]:
+    """Far-field intensities of pty-chi's forward model in double precision.
+
+    Parameters
+    ----------
+    object : ndarray
+        (1, H, W) complex object.
+    probe : ndarray
+        (1, n_modes, h, w) complex probe.
+    positions_px : ndarray
+        (n, 2) positions (y, x) in pixels from pty-chi's origin.
+
+    Returns
+    -------
+    ndarray
+        (n, h, w) intensities, DC at the image centre.
+    """
+    n = len(positions_px)
+    with double_precision_on_cpu(), torch.no_grad():
+        model = PlanarPtychographyForwardModel(
+            PlanarPtychographyParameterGroup(
+                object=PlanarObject(
+                    data=torch.from_numpy(object), options=ObjectOptions(optimizable=False)
+                ),
+                probe=Probe(data=torch.from_numpy(probe), options=ProbeOptions(optimizable=False)),
+                probe_positions=ProbePositions(
+                    data=torch.from_numpy(positions_px),
+                    options=ProbePositionOptions(optimizable=False),
+                ),
+                opr_mode_weights=OPRModeWeights(
+                    data=torch.ones(n, 1), options=OPRModeWeightsOptions(optimizable=False)
+                ),
+            )
+        )
+        chunks = [model(indices) for indices in torch.arange(n).split(CHUNK_SIZE)]
+        return torch.fft.fftshift(torch.cat(chunks), dim=(-2, -1)).numpy()
+
+
+def write_simulation(simulated: SimulatedScan, folder: str | Path, overwrite: bool = False) -> None:
+    """Write ``diffraction.h5``, ``product.h5`` (the starting point) and ``truth.h5``.
+
+    Parameters
+    ----------
+    simulated : SimulatedScan
+        From :func:`simulate`.
+    folder : path
+        Folder for the files, made if it does not exist.
+    overwrite : bool
+        Whether files of these names may be replaced.
+
+    Raises
+    ------
+    FileExistsError
+        If one of the files exists and ``overwrite`` is False; nothing is written then.
+    """
+    folder = Path(folder)
+    paths = [folder / name for name in ("diffraction.h5", "product.h5", "truth.h5")]
+    existing = [str(path) for path in paths if path.exists()]
+    if existing and not overwrite:
+        raise FileExistsError(
+            f"folder: {', '.join(existing)} exists. Choose another folder or set overwrite."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    diffraction, product, truth = paths
+    write_diffraction(
+        diffraction, simulated.scan.patterns, simulated.scan.valid_pixel_mask, overwrite=overwrite
+    )
+    write_product(product, simulated.scan, overwrite=overwrite)
+    write_product(truth, simulated.truth, overwrite=overwrite)
+
+
+def _draw_mask(options: SimulationOptions, rng: np.random.Generator) -> NDArray[np.bool_] | None:
+    """(h, w), True where the detector works; None if it works everywhere."""
+    mask = np.ones(options.frame_shape, dtype=bool)
+    n_dead = round(options.dead_pixel_fraction * mask.size)
+    if n_dead == 0:
+        return None
+    mask.flat[rng.choice(mask.size, n_dead, replace=False)] = False
+    return mask
+
+
+def _detect(
+    expected: NDArray[np.float64],
+    mask: NDArray[np.bool_] | None,
+    options: SimulationOptions,
+    rng: np.random.Generator,
+) -> NDArray[np.generic]:
+    """(n, h, w) measured counts: integers, or floats if there is read noise."""
+    counts = rng.poisson(expected)
+    if mask is not None:
+        counts = counts * mask
+    if not options.read_noise_counts:
+        return counts.astype(np.uint64 if counts.max() > np.iinfo(np.uint32).max else np.uint32)
+    noise = rng.normal(0, options.read_noise_counts, counts.shape)
+    noisy = np.clip(counts + noise, 0, None)
+    return (noisy if mask is None else noisy * mask).astype(np.float32)

@@ -1,0 +1,122 @@
+"""Attending a task that runs: a progress bar, and Ctrl-C that finishes the batch."""
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import tqdm
+from ptychi.api.task import PtychographyTask
+from ptychi.reconstructors.base import IterativeReconstructor
+
+
+class _Stop(Exception):
+    """Raised after the batch in which Ctrl-C was pressed."""
+
+
+def run_attended(task: PtychographyTask, show_progress: bool = True) -> bool:
+    """Run all epochs of a task's options.
+
+    The first Ctrl-C ends the run after the current batch, the second at once, as
+    ``KeyboardInterrupt``. Outside the main thread Ctrl-C is left to others.
+
+    Parameters
+    ----------
+    task : PtychographyTask
+        A task of any engine. Its state is that of the last batch afterwards.
+    show_progress : bool
+        Show a bar on stderr with epoch, loss and time left.
+
+    Returns
+    -------
+    bool
+        Whether the run was interrupted.
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss is not finite.
+    """
+    reconstructor = task.reconstructor
+    assert isinstance(reconstructor, IterativeReconstructor)
+    with _progress_bar(reconstructor, show_progress), _stop_on_interrupt(reconstructor):
+        try:
+            task.run()
+        except _Stop:
+            return True
+    return False
+
+
+@contextmanager
+def _progress_bar(reconstructor: IterativeReconstructor, show: bool) -> Iterator[None]:
+    """Our bar in the place of pty-chi's, which tells no loss."""
+    before = reconstructor.pbar
+    bar = tqdm.tqdm(
+        total=reconstructor.n_epochs,
+        disable=not show,
+        bar_format="epoch {n_fmt}/{total_fmt} |{bar:30}| {elapsed} gone, {remaining} left{postfix}",
+    )
+
+    def report_loss() -> None:
+        table = reconstructor.loss_tracker.table
+        loss = table.loss.iloc[-1]
+        bar.set_postfix_str(f"loss {loss:.4g}", refresh=False)
+        if not np.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss became {loss} in epoch {int(table.epoch.iloc[-1])}. Likely causes: a "
+                "step size that is too large, or data that are not counts."
+            )
+
+    reconstructor.pbar = bar
+    try:
+        with bar, _after(reconstructor.loss_tracker, "conclude_epoch", report_loss):
+            yield
+    finally:
+        reconstructor.pbar = before
+
+
+@contextmanager
+def _stop_on_interrupt(reconstructor: IterativeReconstructor) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed = False
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+        message = "Finishing the batch, then saving. Ctrl-C again stops at once and saves nothing."
+        tqdm.tqdm.write(message, file=sys.stderr)
+
+    def stop() -> None:
+        if pressed:
+            raise _Stop
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with _after(reconstructor, "run_post_update_hooks", stop):
+            yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _after(owner: Any, method_name: str, action: Callable[[], None]) -> Iterator[None]:
+    """Let an instance's method be followed by an action."""
+    method = getattr(owner, method_name)
+
+    def followed(*args: Any, **kwargs: Any) -> None:
+        method(*args, **kwargs)
+        action()
+
+    setattr(owner, method_name, followed)
+    try:
+        yield
+    finally:
+        delattr(owner, method_name)

@@ -1,0 +1,319 @@
+"""One reconstruction from a run file to a results folder."""
+
+import copy
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from ptychi.api.options.task import PtychographyTaskOptions
+from ptychi.api.task import PtychographyTask
+from ptychi.utils import orthogonalize_initial_probe
+
+import ptychi_neural
+from ptychi_neural import evaluation
+from ptychi_neural.io import Scan, load_scan, write_product
+from ptychi_neural.io.hdf5 import dataset, opened
+from ptychi_neural.io.run_file import RunFile
+from ptychi_neural.reconstructor import NeuralReconstructor
+from ptychi_neural.simulation import simulate
+from ptychi_neural.workflows.attend import run_attended
+
+
+@dataclass
+class ReconstructionResult:
+    """What a run has come to."""
+
+    folder: Path
+    """The results folder."""
+
+    task: PtychographyTask
+    """The task in its last state."""
+
+    scan: Scan
+    """The scan with the reconstructed object, probe and positions."""
+
+    losses: pd.DataFrame
+    """Columns ``epoch`` and ``loss``."""
+
+    stopped: str | None
+    """What ended the run before its last epoch: "interrupted", or the message of an error."""
+
+    seconds: float
+    """Wall time of the epochs, without loading and saving."""
+
+    metrics: dict[str, float] | None
+    """Comparison with the ground truth or the reference; None where there is neither."""
+
+
+def build_task(
+    options: PtychographyTaskOptions, scan: Scan, keep: Collection[str] = ()
+) -> PtychographyTask:
+    """A task of any engine for a scan.
+
+    Pixel size, wavelength and slice spacings are taken from the scan.
+
+    Parameters
+    ----------
+    options : PtychographyTaskOptions
+        Options of the engine; the scan's geometry is written into them.
+    scan : Scan
+        The scan.
+    keep : collection of str
+        Dotted names, such as ``"data_options.wavelength_m"``, of options that stay as they are.
+
+    Raises
+    ------
+    ValueError
+        If the engine refuses options or data.
+    """
+    geometry = (
+        ("object_options", "pixel_size_m", scan.pixel_size_m),
+        ("object_options", "slice_spacings_m", scan.slice_spacings_m),
+        ("data_options", "wavelength_m", scan.wavelength_m),
+    )
+    for group, name, value in geometry:
+        if value is not None and f"{group}.{name}" not in keep:
+            setattr(getattr(options, group), name, np.asarray(value).tolist())
+    return PtychographyTask(
+        options,
+        diffraction_data=scan.patterns,
+        object_data=scan.object,
+        probe_data=scan.probe,
+        probe_position_x_px=scan.positions_px[:, 1],
+        probe_position_y_px=scan.positions_px[:, 0],
+        opr_mode_weights_data=scan.opr_mode_weights,
+        valid_pixel_mask=scan.valid_pixel_mask,
+    )
+
+
+def reconstruct(
+    run: RunFile,
+    output_folder: str | Path | None = None,
+    overwrite: bool = False,
+    show_progress: bool = True,
+) -> ReconstructionResult:
+    """Reconstruct a scan and write the results folder.
+
+    The folder holds ``product.h5`` (ptychodus product), ``run.toml`` (the run file with all
+    defaults, which gives this result again), ``provenance.json``, ``losses.csv``, ``loss.png``,
+    ``figure.png``, ``generator.safetensors`` (neural engine) and ``metrics.json`` (where there is
+    a ground truth or reference). It appears when it is complete.
+
+    Parameters
+    ----------
+    run : RunFile
+        What to do. Without a ``random_seed`` one is drawn, and recorded.
+    output_folder : str or Path, optional
+        Takes the place of ``run.output_folder``.
+    overwrite : bool
+        Replace an earlier result.
+    show_progress : bool
+        Show a bar with epoch, loss and time left.
+
+    Raises
+    ------
+    FileExistsError
+        If the folder exists, before anything is done.
+    FileNotFoundError, ValueError
+        If the scan cannot be read, or engine and scan do not fit each other.
+    """
+    run = copy.deepcopy(run)
+    run.output_folder = Path(output_folder or run.output_folder)
+    check_output_folder(run.output_folder, overwrite)
+    settings = run.options.reconstructor_options
+    if settings.random_seed is None:
+        settings.random_seed = int(np.random.default_rng().integers(2**31))
+
+    scan, reference = _load(run)
+    task = build_task(run.options, scan, keep=run.chosen)
+    started = datetime.now(UTC)
+    clock = time.perf_counter()
+    try:
+        stopped = "interrupted" if run_attended(task, show_progress) else None
+    except FloatingPointError as error:
+        if not task.get_data("object").isfinite().all():
+            raise
+        stopped = str(error)
+    seconds = time.perf_counter() - clock
+
+    assert task.reconstructor is not None
+    losses = task.reconstructor.loss_tracker.table[["epoch", "loss"]].astype({"epoch": int})
+    result = ReconstructionResult(
+        folder=run.output_folder,
+        task=task,
+        scan=_reconstructed(scan, task, f"{run.engine}, {len(losses)} epochs"),
+        losses=losses,
+        stopped=stopped,
+        seconds=seconds,
+        metrics=None,
+    )
+    with _new_folder(run.output_folder, overwrite) as folder:
+        _save(result, run, folder, started)
+        if reference is not None:
+            result.metrics = _compare(result.scan, reference)
+            _write_json(folder / "metrics.json", result.metrics)
+        _draw(result, run, folder)
+    return result
+
+
+def check_output_folder(folder: Path, overwrite: bool) -> None:
+    """Refuse to write a result over something else.
+
+    Raises
+    ------
+    FileExistsError
+        If the folder exists and is not empty, unless ``overwrite`` is set and it holds an earlier
+        result.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not overwrite:
+        raise FileExistsError(
+            f"{folder} exists: --overwrite replaces it, --output FOLDER writes elsewhere."
+        )
+    if not (folder / "provenance.json").is_file():
+        raise FileExistsError(
+            f"{folder} exists and is no results folder: --output FOLDER writes elsewhere."
+        )
+
+
+def _load(run: RunFile) -> tuple[Scan, NDArray[np.complexfloating] | None]:
+    """The scan, and the (n_slices, H, W) object to compare with, if there is one."""
+    if run.simulation is not None:
+        simulated = simulate(run.simulation)
+        return simulated.scan, simulated.truth.object
+    assert run.data is not None
+    folder = run.data.folder
+    scan = load_scan(folder / run.data.diffraction, folder / run.data.product)
+    n_modes = run.data.n_probe_modes
+    if n_modes is not None and n_modes != scan.probe.shape[1]:
+        scan.probe = _with_modes(scan.probe, n_modes)
+    if run.data.reference is None:
+        return scan, None
+    with opened(folder / run.data.reference) as file:
+        reference = dataset(file, "object")[()]
+    reference = reference.reshape(-1, *reference.shape[-2:])
+    if reference.shape != scan.object.shape:
+        raise ValueError(
+            f"data.reference: its object is {reference.shape}, that of data.product "
+            f"{scan.object.shape}; use a reference on the same grid, or leave it out."
+        )
+    return scan, reference
+
+
+def _with_modes(probe: NDArray[np.complexfloating], n_modes: int) -> NDArray[np.complexfloating]:
+    """(n_opr_modes, n_modes, h, w) probe with Hermite modes made from the first."""
+    modes = torch.zeros(len(probe), n_modes, *probe.shape[-2:], dtype=torch.complex64)
+    modes[:, 0] = torch.from_numpy(probe[:, 0])
+    return orthogonalize_initial_probe(modes).numpy()
+
+
+def _reconstructed(scan: Scan, task: PtychographyTask, how: str) -> Scan:
+    """The scan with what the task made of it."""
+    weights = scan.opr_mode_weights
+    if task.opr_mode_weight_options.optimizable:
+        weights = task.get_data("opr_mode_weights").numpy(force=True)
+    return dataclasses.replace(
+        scan,
+        object=task.get_data("object").numpy(force=True),
+        probe=task.get_data("probe").numpy(force=True),
+        positions_px=task.get_data("probe_positions").numpy(force=True),
+        opr_mode_weights=weights,
+        comments=f"{scan.comments} Reconstructed: {how}.".strip(),
+    )
+
+
+def _compare(scan: Scan, reference: NDArray[np.complexfloating]) -> dict[str, float]:
+    """Metrics of the product of all slices, free of scale, ramp and translation."""
+    ours, theirs = scan.object.prod(axis=0), reference.prod(axis=0)
+    area = evaluation.scanned_area(scan.positions_px, scan.object.shape)
+    ours = evaluation.align(ours, theirs, ramp=True, shift=True, mask=area).aligned
+    return {
+        "complex_error": evaluation.complex_error(ours, theirs, area),
+        "amplitude_correlation": evaluation.amplitude_correlation(ours, theirs, area),
+        "phase_correlation": evaluation.phase_correlation(ours, theirs, area),
+    }
+
+
+@contextmanager
+def _new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
+    """A temporary folder beside the one to write, which takes its place when it is complete.
+
+    An incomplete one stays, lest hours of computing be lost for a figure.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    earlier = temporary.with_name(f"{temporary.name}.old")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if overwrite and folder.exists():
+            folder.rename(earlier)
+        temporary.rename(folder)
+    except BaseException as error:
+        error.add_note(f"What was saved by then is in {temporary}.")
+        raise
+    if earlier.exists():
+        shutil.rmtree(earlier)
+
+
+def _save(result: ReconstructionResult, run: RunFile, folder: Path, started: datetime) -> None:
+    losses = list(result.losses.itertuples(index=False, name=None))
+    write_product(folder / "product.h5", result.scan, losses)
+    reconstructor = result.task.reconstructor
+    if isinstance(reconstructor, NeuralReconstructor):
+        reconstructor.save_generator(folder / "generator.safetensors")
+    run.write(folder / "run.toml")
+    result.losses.to_csv(folder / "losses.csv", index=False)
+    _write_json(folder / "provenance.json", _provenance(result, run, started))
+
+
+def _draw(result: ReconstructionResult, run: RunFile, folder: Path) -> None:
+    evaluation.loss_figure(folder / "loss.png", result.losses)
+    evaluation.reconstruction_figure(
+        folder / "figure.png",
+        result.scan.object,
+        result.scan.probe,
+        title=f"{result.scan.name}, {run.engine}",
+        pixel_size_m=result.scan.pixel_size_m,
+        mask=evaluation.scanned_area(result.scan.positions_px, result.scan.object.shape),
+    )
+
+
+def _provenance(result: ReconstructionResult, run: RunFile, started: datetime) -> dict[str, Any]:
+    device = result.task.get_data("object").device
+    packages = ("torch", "ptychi", "neuraloperator", "numpy")
+    return {
+        "command": sys.argv,
+        "started": started.isoformat(timespec="seconds"),
+        "wall_time_s": round(result.seconds, 3),
+        "epochs": len(result.losses),
+        "stopped": result.stopped,
+        "seed": run.options.reconstructor_options.random_seed,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "platform": platform.platform(),
+        "versions": {
+            "python": platform.python_version(),
+            "ptychi_neural": ptychi_neural.__version__,
+            **{package: version(package) for package in packages},
+        },
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

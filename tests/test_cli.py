@@ -1,0 +1,311 @@
+"""The command line, from arguments to files."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from ptychi.api.task import PtychographyTask
+from ptychi.reconstructors.lsqml import LSQMLReconstructor
+from typer.testing import CliRunner
+
+from ptychi_neural.cli import app
+from ptychi_neural.io import read_product
+from ptychi_neural.io.run_file import read_run_file
+from ptychi_neural.workflows import build_task
+from ptychi_neural.workflows.attend import run_attended
+
+COMMAND = shutil.which("ptychi-neural", path=Path(sys.executable).parent)
+
+RUN = """
+engine = "lsqml"
+
+[simulation]
+frame_shape = [16, 16]
+
+[simulation.scan]
+kind = "raster"
+n_y = 6
+n_x = 5
+step_px = 2.5
+
+[reconstructor_options]
+num_epochs = 2
+batch_size = 12
+default_device = "cpu"
+"""
+
+
+@pytest.fixture
+def run_file(tmp_path, monkeypatch):
+    """A tiny run; the current directory is the test's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PTYCHI_NEURAL_DATA", raising=False)
+    path = tmp_path / "tiny.toml"
+    path.write_text(RUN)
+    return path
+
+
+def call(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def the_object(folder):
+    return read_product(folder / "product.h5").object
+
+
+def test_help_answers_within_a_second():
+    def seconds() -> float:
+        start = time.perf_counter()
+        done = subprocess.run([COMMAND, "--help"], capture_output=True, text=True, check=True)
+        assert "reconstruct" in done.stdout
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(3)) < 1
+
+
+def test_a_run_writes_one_complete_folder(run_file, tmp_path):
+    output = call("reconstruct", run_file).output
+    folder = tmp_path / "results" / "tiny"
+    assert {path.name for path in folder.iterdir()} == {
+        "figure.png",
+        "loss.png",
+        "losses.csv",
+        "metrics.json",
+        "product.h5",
+        "provenance.json",
+        "run.toml",
+    }
+    assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
+    with h5py.File(folder / "product.h5") as product:
+        assert product["object"].dtype.kind == "c"
+        assert product["probe"].shape == (1, 1, 16, 16)
+        assert product["probe_position_x_m"].shape == (30,)
+        assert list(product["loss_epochs"]) == [0, 1]
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert provenance["epochs"] == 2
+    assert provenance["stopped"] is None
+    assert {"python", "torch", "ptychi", "neuraloperator"} < set(provenance["versions"])
+    assert (
+        provenance["seed"]
+        == read_run_file(folder / "run.toml").options.reconstructor_options.random_seed
+    )
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert 0 < metrics["complex_error"] < 1
+    assert f"complex_error: {metrics['complex_error']:.4f}" in output
+    assert re.search(r"epoch 2/2 .* left, loss \d", output)
+
+
+def test_the_filled_in_run_file_gives_the_same_object_again(run_file, tmp_path):
+    changes = ("--set", "reconstructor_options.batching_mode=random")
+    call("reconstruct", run_file, "--output", tmp_path / "first", *changes)
+    call("reconstruct", tmp_path / "first" / "run.toml", "--output", tmp_path / "second")
+    np.testing.assert_array_equal(the_object(tmp_path / "first"), the_object(tmp_path / "second"))
+
+
+def test_an_earlier_result_is_replaced_only_when_asked(run_file, tmp_path):
+    folder = tmp_path / "results" / "tiny"
+    call("reconstruct", run_file)
+    (folder / "note.txt").touch()
+    before = (folder / "product.h5").read_bytes()
+
+    refusal = call("reconstruct", run_file, code=2).output
+    assert "--overwrite" in refusal
+    assert "epoch" not in refusal  # before the run, not after it
+    assert (folder / "product.h5").read_bytes() == before
+
+    call("reconstruct", run_file, "--overwrite", "--set", "reconstructor_options.num_epochs=1")
+    assert not (folder / "note.txt").exists()
+    assert json.loads((folder / "provenance.json").read_text())["epochs"] == 1
+    assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
+
+
+def test_a_folder_that_is_no_result_is_never_replaced(run_file, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").touch()
+    output = call("reconstruct", run_file, "--output", "thesis", "--overwrite", code=2).output
+    assert "no results folder" in output
+    assert (tmp_path / "thesis" / "thesis.tex").exists()
+
+
+def test_what_was_saved_before_a_failure_is_kept_and_named(run_file, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("ptychi_neural.evaluation.loss_figure", fail)
+    output = call("reconstruct", run_file, code=2).output
+    (kept,) = (tmp_path / "results").iterdir()
+    assert f"disk full What was saved by then is in {kept.relative_to(tmp_path)}" in output
+    assert np.isfinite(the_object(kept)).all()
+
+
+def test_wrong_input_is_told_without_a_traceback(run_file, tmp_path):
+    run_file.write_text(RUN + "num_epoch = 3\n")
+    output = call("reconstruct", run_file, code=2).output
+    assert "reconstructor_options.num_epoch: unknown key; did you mean num_epochs?" in output
+    assert "Traceback" not in output
+    assert "missing.toml" in call("reconstruct", "missing.toml", code=2).output
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_diverged_run_ends_with_the_epoch_and_the_likely_cause(run_file, tmp_path):
+    changes = ("--set", "engine=rpie", "--set", "object_options.step_size=1e30")
+    output = call("reconstruct", run_file, *changes, code=1).output
+    assert "epoch 0" in output
+    assert "step size" in output
+    assert not (tmp_path / "results" / "tiny").exists()
+
+
+def test_simulated_files_are_reconstructed_and_compared_with_a_reference(run_file, tmp_path):
+    call("simulate", run_file, "--output", tmp_path / "data" / "scan")
+    measured = tmp_path / "measured.toml"
+    measured.write_text(
+        '[data]\ndiffraction = "scan/diffraction.h5"\nproduct = "scan/product.h5"\n'
+        'reference = "scan/truth.h5"\nn_probe_modes = 2\n'
+        + RUN[: RUN.index("[simulation]")].replace('engine = "lsqml"', "")
+        + RUN[RUN.index("[reconstructor_options]") :]
+    )
+    changes = ("--set", "engine=lsqml", "--set", "object_options.pixel_size_m=3e-8")
+    call("reconstruct", measured, "--data", tmp_path / "data", *changes)
+    result = tmp_path / "results" / "measured"
+    assert read_product(result / "product.h5").probe.shape == (1, 2, 16, 16)
+    assert json.loads((result / "metrics.json").read_text())["phase_correlation"] > 0
+    options = read_run_file(result / "run.toml").options
+    assert options.data_options.wavelength_m == pytest.approx(1.24e-10)  # the scan's
+    assert options.object_options.pixel_size_m == 3e-8  # the run file's
+
+
+def test_simulate_takes_options_without_a_file_and_overwrites_only_when_asked(run_file, tmp_path):
+    options = ("--set", "simulation.name=mine", "--set", "simulation.frame_shape=[8, 8]")
+    call("simulate", *options)
+    with h5py.File(tmp_path / "simulated" / "mine" / "diffraction.h5") as file:
+        assert file["dp"].shape == (400, 8, 8)
+    assert "exists" in call("simulate", *options, code=2).output
+    call("simulate", *options, "--overwrite")
+
+
+def test_the_neural_engine_saves_its_generator_and_starts_from_it(run_file, tmp_path):
+    small = ("--set", "engine=neural", "--set", "reconstructor_options.generator.width=4")
+    call("reconstruct", run_file, "--output", "first", *small)
+    assert (tmp_path / "first" / "generator.safetensors").stat().st_size > 0
+    checkpoint = "reconstructor_options.generator.checkpoint"
+    start = ("--set", f"{checkpoint}=first/generator.safetensors")
+    call("reconstruct", run_file, "--output", "second", *small, *start)
+    run = read_run_file(tmp_path / "second" / "run.toml")
+    assert run.options.reconstructor_options.generator.checkpoint == str(
+        tmp_path / "first" / "generator.safetensors"
+    )
+    missing = call("reconstruct", run_file, *small, "--set", f"{checkpoint}=x", code=2).output
+    assert f"{checkpoint}: no file {tmp_path / 'x'}" in missing
+
+
+def test_inspect_tells_shapes_dose_and_overlap(run_file, tmp_path):
+    call("simulate", run_file, "--output", "scan", "--set", "simulation.photons_per_frame=1000")
+    told = dict(re.findall(r"(.+?): +(.*)", call("inspect", "scan").output))
+    assert told["patterns"].startswith("(30, 16, 16)")
+    assert 950 < float(told["counts per frame"].split()[0]) < 1050
+    assert told["positions"].startswith("30 ")
+    assert 0 < int(told["overlap"].rstrip("%")) < 100
+    assert "patterns" in call("inspect", "scan/diffraction.h5").output
+    assert "overlap" in call("inspect", "scan/truth.h5").output
+    call("reconstruct", run_file)
+    assert "complex_error" in call("inspect", "results/tiny").output
+    assert "nothing.h5" in call("inspect", "nothing.h5", code=2).output
+
+
+def test_init_writes_a_run_file_once(run_file, tmp_path):
+    call("init", "new.toml")
+    assert "[reconstructor_options]" in (tmp_path / "new.toml").read_text()
+    assert "new.toml" in call("init", "new.toml", code=2).output
+
+
+@pytest.fixture
+def task(run_file) -> PtychographyTask:
+    from ptychi_neural.simulation import simulate
+
+    run = read_run_file(run_file)
+    return build_task(run.options, simulate(run.simulation).scan)
+
+
+def press_ctrl_c_in_batch(task, number, times=1):
+    """Let Ctrl-C be pressed in the middle of a batch; returns the list of finished batches."""
+    finished = []
+    run_minibatch = task.reconstructor.run_minibatch
+
+    def pressed(*args, **kwargs):
+        if len(finished) == number:
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+        run_minibatch(*args, **kwargs)
+        finished.append(number)
+
+    task.reconstructor.run_minibatch = pressed
+    return finished
+
+
+def test_ctrl_c_finishes_the_batch(task):
+    handler = signal.getsignal(signal.SIGINT)
+    finished = press_ctrl_c_in_batch(task, 4)  # three batches an epoch
+    assert run_attended(task, show_progress=False) is True
+    assert len(finished) == 5
+    assert len(task.reconstructor.loss_tracker.table) == 1
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert "run_post_update_hooks" not in vars(task.reconstructor)
+
+
+def test_ctrl_c_in_the_first_epoch_saves_a_result_without_losses(run_file, tmp_path, monkeypatch):
+    run_minibatch = LSQMLReconstructor.run_minibatch
+
+    def pressed(*args, **kwargs):
+        signal.raise_signal(signal.SIGINT)
+        run_minibatch(*args, **kwargs)
+
+    monkeypatch.setattr(LSQMLReconstructor, "run_minibatch", pressed)
+    output = call("reconstruct", run_file, code=130).output
+    assert "0 epochs" in output
+    assert (tmp_path / "results" / "tiny" / "figure.png").exists()
+    assert np.isfinite(the_object(tmp_path / "results" / "tiny")).all()
+
+
+def test_the_second_ctrl_c_stops_at_once(task):
+    finished = press_ctrl_c_in_batch(task, 1, times=2)
+    with pytest.raises(KeyboardInterrupt):
+        run_attended(task, show_progress=False)
+    assert len(finished) == 1
+
+
+def test_a_run_that_is_not_interrupted_does_all_epochs(task):
+    assert run_attended(task, show_progress=False) is False
+    assert len(task.reconstructor.loss_tracker.table) == 2
+
+
+def test_ctrl_c_saves_a_result_and_exits_with_130(run_file, tmp_path):
+    changes = ["--set", "reconstructor_options.num_epochs=1000000"]
+    log = tmp_path / "log.txt"
+    with log.open("w") as stream:
+        process = subprocess.Popen([COMMAND, "reconstruct", run_file, *changes], stderr=stream)
+    try:
+        deadline = time.monotonic() + 60
+        while "loss" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130
+    finally:
+        process.kill()
+    folder = tmp_path / "results" / "tiny"
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert provenance["stopped"] == "interrupted"
+    losses = (folder / "losses.csv").read_text().splitlines()[1:]
+    assert len(losses) == provenance["epochs"] > 0
+    assert np.isfinite(the_object(folder)).all()

@@ -1,0 +1,480 @@
+"""The engine in pty-chi's own task: the public contract."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import ptychi.api as api
+import pytest
+import torch
+from ptychi.api.registry import RECONSTRUCTOR_OPTIONS_MAP
+from ptychi.api.task import PtychographyTask
+
+import ptychi_neural.api as napi
+from ptychi_neural.evaluation import complex_error, scanned_area
+from ptychi_neural.simulation import Raster, SimulationOptions, simulate
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    """64 frames of 16x16 with plenty of light."""
+    scan = Raster(n_y=8, n_x=8, step_px=2.0, jitter_px=0.5)
+    return simulate(SimulationOptions(seed=3, frame_shape=(16, 16), scan=scan))
+
+
+def neural_options(**generator):
+    options = napi.NeuralPtychographyOptions()
+    reconstructor = options.reconstructor_options
+    reconstructor.default_device = "cpu"
+    reconstructor.random_seed = 0
+    reconstructor.batch_size = 16
+    reconstructor.num_epochs = 2
+    reconstructor.allow_nondeterministic_algorithms = False
+    options.probe_options.optimizable = False
+    reconstructor.generator.width = 4
+    for name, value in generator.items():
+        setattr(reconstructor.generator, name, value)
+    return options
+
+
+def make_task(options, scan, **replaced):
+    data = {
+        "diffraction_data": scan.patterns,
+        "object_data": scan.object,
+        "probe_data": scan.probe,
+        "probe_position_x_px": scan.positions_px[:, 1],
+        "probe_position_y_px": scan.positions_px[:, 0],
+    }
+    return PtychographyTask(options, **(data | replaced))
+
+
+@pytest.fixture(autouse=True)
+def _restore_torch_defaults():
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def object_of(task):
+    return task.get_data_to_cpu("object", as_numpy=True)
+
+
+def error_of(task, simulated):
+    truth = simulated.truth
+    mask = scanned_area(truth.positions_px, truth.object.shape[-2:])
+    return complex_error(object_of(task)[0], truth.object[0], mask)
+
+
+# --- registration and options --------------------------------------------------------------
+
+
+def test_registration_happens_once_and_lists_the_engine():
+    import ptychi.maps
+
+    lookup = ptychi.maps.get_reconstructor_by_enum
+    napi.register()
+    assert ptychi.maps.get_reconstructor_by_enum is lookup
+    groups = RECONSTRUCTOR_OPTIONS_MAP[napi.NeuralReconstructors.NEURAL]
+    assert groups["reconstructor_options"] is napi.NeuralReconstructorOptions
+    assert set(groups) == set(RECONSTRUCTOR_OPTIONS_MAP[api.Reconstructors.LSQML])
+
+
+STOCK_RUN = """
+import sys, hashlib, numpy as np
+{imports}
+import ptychi.api as api
+from ptychi.api.task import PtychographyTask
+rng = np.random.default_rng(0)
+digest = hashlib.sha256()
+for engine in (api.LSQMLOptions, api.RPIEOptions, api.AutodiffPtychographyOptions):
+    options = engine()
+    options.reconstructor_options.default_device = "cpu"
+    options.reconstructor_options.random_seed = 1
+    options.reconstructor_options.batch_size = 4
+    probe = np.ones((1, 1, 8, 8)) * np.exp(1j * np.linspace(0, 1, 8))
+    task = PtychographyTask(
+        options,
+        diffraction_data=np.random.default_rng(2).poisson(9, (12, 8, 8)),
+        object_data=np.ones((1, 24, 24), complex), probe_data=probe,
+        probe_position_x_px=np.linspace(-5, 5, 12), probe_position_y_px=np.linspace(4, -4, 12),
+    )
+    task.run(3)
+    for name in ("object", "probe"):
+        digest.update(task.get_data_to_cpu(name, as_numpy=True).tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_stock_engines_give_bit_identical_results_with_and_without_the_import():
+    def run(imports):
+        code = STOCK_RUN.format(imports=imports)
+        return subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+
+    assert run("import ptychi_neural") == run("") != ""
+
+
+def test_options_round_trip_through_json():
+    options = neural_options(architecture="cascaded", n_modes=[6, 4, 4])
+    options.reconstructor_options.generator.cascaded.n_blocks = 2
+    options.reconstructor_options.consistency.stitch_weighting = "uniform"
+    saved = json.loads(json.dumps(options.get_dict()))
+    loaded = napi.NeuralPtychographyOptions()
+    loaded.load_from_dict(saved, strict=True)
+    assert json.loads(json.dumps(loaded.get_dict())) == saved
+    assert loaded.reconstructor_options.generator.architecture is napi.Architectures.CASCADED
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda o: setattr(o.object_options, "optimizable", False), "object_options.optimizable"),
+        (
+            lambda o: setattr(o.object_options.smoothness_constraint, "enabled", True),
+            "object_options.smoothness_constraint",
+        ),
+        (
+            lambda o: setattr(o.probe_options.power_constraint, "enabled", True),
+            "probe_options.power_constraint",
+        ),
+        (lambda o: setattr(o.probe_options, "pixel_size_m", 3.0), "probe_options.pixel_size_m"),
+        (
+            lambda o: setattr(o.reconstructor_options.generator.cnn, "depth", 2),
+            "generator.cnn",
+        ),
+        (
+            lambda o: setattr(o.reconstructor_options.generator, "optimizer", "lbfgs"),
+            "generator.optimizer",
+        ),
+    ],
+)
+def test_an_option_that_cannot_be_honoured_is_refused_by_name(simulated, change, named):
+    options = neural_options()
+    change(options)
+    with pytest.raises(ValueError, match=named):
+        make_task(options, simulated.scan)
+
+
+# --- running -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["cascaded", "hybrid_uno", "cnn"])
+@pytest.mark.parametrize("head", list(napi.Heads))
+def test_each_architecture_lowers_loss_and_error(simulated, architecture, head):
+    task = make_task(neural_options(architecture=architecture, head=head), simulated.scan)
+    task.run(1)
+    before = error_of(task, simulated)
+    task.run(12)
+    losses = task.reconstructor.loss_tracker.table.loss
+    assert losses.iloc[-1] < losses.iloc[0]
+    assert error_of(task, simulated) < 0.9 * before
+
+
+def test_repeated_runs_continue(simulated):
+    whole = make_task(neural_options(), simulated.scan)
+    whole.run(4)
+    parts = make_task(neural_options(), simulated.scan)
+    for _ in range(2):
+        parts.run(2)
+    assert parts.reconstructor.loss_tracker.table.epoch.tolist() == [0, 1, 2, 3]
+    np.testing.assert_array_equal(object_of(parts), object_of(whole))
+    np.testing.assert_array_equal(parts.get_data_to_cpu("probe"), whole.get_data_to_cpu("probe"))
+
+
+def test_the_same_seed_gives_the_same_result_and_another_seed_another(simulated):
+    results = []
+    for seed in (0, 0, 1):
+        options = neural_options()
+        options.reconstructor_options.random_seed = seed
+        task = make_task(options, simulated.scan)
+        task.run()
+        results.append(object_of(task))
+    np.testing.assert_array_equal(results[0], results[1])
+    assert not np.array_equal(results[0], results[2])
+
+
+def test_probe_and_object_alone_reproduce_the_measured_counts(simulated):
+    task = make_task(neural_options(), simulated.scan, probe_data=simulated.scan.probe * 7)
+    task.run(15)
+    model = task.reconstructor.forward_model
+    with torch.no_grad():
+        everything = torch.arange(len(task.dataset))
+        predicted = super(type(model), model).forward(everything)
+        task.reconstructor._begin_run()
+        by_generator = model(everything).intensities
+        task.reconstructor._end_run()
+    torch.testing.assert_close(predicted, by_generator, rtol=1e-3, atol=1e-3)
+    assert predicted.sum() == pytest.approx(simulated.scan.patterns.sum(), rel=0.1)
+
+
+@pytest.mark.parametrize("factor", [10.0, 0.1])
+def test_a_wrong_probe_power_does_not_change_the_object(simulated, factor):
+    """Factors of 100 in power; probe and object are refined."""
+    options = neural_options()
+    options.reconstructor_options.default_dtype = "float64"  # Else rounding differs, too.
+    options.probe_options.optimizable = True
+    expected = make_task(options, simulated.scan)
+    wrong = make_task(options, simulated.scan, probe_data=factor * simulated.scan.probe)
+    for task in (expected, wrong):
+        task.run(5)
+    np.testing.assert_allclose(object_of(wrong), object_of(expected), rtol=1e-6)
+
+
+def test_results_pass_to_a_classical_engine_and_back(simulated):
+    neural = make_task(neural_options(), simulated.scan)
+    neural.run(2)
+    options = api.LSQMLOptions()
+    options.reconstructor_options.default_device = "cpu"
+    options.reconstructor_options.batch_size = 16
+    classical = make_task(options, simulated.scan)
+    classical.copy_data_from_task(neural)
+    np.testing.assert_array_equal(object_of(classical), object_of(neural))
+    classical.run(30)
+    refined = error_of(classical, simulated)
+    neural.copy_data_from_task(classical)
+    neural.run(1)
+    assert error_of(neural, simulated) < 1.3 * refined
+
+
+def test_a_dry_run_of_an_untrained_generator_keeps_the_object(simulated):
+    task = make_task(neural_options(), simulated.scan, object_data=simulated.truth.object)
+    task.run(0)
+    assert error_of(task, simulated) < 0.05
+
+
+def test_probe_and_positions_are_refined_from_the_epoch_that_their_plans_say(simulated):
+    options = neural_options()
+    options.probe_options.optimizable = True
+    options.probe_options.optimization_plan.start = 2
+    options.probe_position_options.optimizable = True
+    options.probe_position_options.optimization_plan.start = 1
+    task = make_task(options, simulated.scan)
+    shape = task.get_data_to_cpu("probe") / task.get_data_to_cpu("probe").abs().max()
+    positions = task.get_data_to_cpu("probe_positions")
+    changed = []
+    for _ in range(3):
+        task.run(1)
+        probe = task.get_data_to_cpu("probe")
+        probe_moved = not torch.allclose(probe / probe.abs().max(), shape, atol=1e-6)
+        positions_moved = not torch.equal(task.get_data_to_cpu("probe_positions"), positions)
+        changed.append((probe_moved, positions_moved))
+    assert changed == [(False, False), (False, True), (True, True)]
+
+
+def test_refining_a_wrong_probe_lowers_the_loss(simulated):
+    wrong = simulated.scan.probe * np.exp(1j * np.linspace(-1, 1, 16))
+    losses = []
+    for optimizable in (False, True):
+        options = neural_options()
+        options.probe_options.optimizable = optimizable
+        options.probe_options.step_size = 1e-2
+        task = make_task(options, simulated.scan, probe_data=wrong)
+        task.run(15)
+        losses.append(task.reconstructor.loss_tracker.table.loss.iloc[-1])
+    assert losses[1] < losses[0]
+
+
+def test_total_variation_smooths_the_object(simulated):
+    variations = []
+    for enabled in (False, True):
+        options = neural_options()
+        options.object_options.total_variation.enabled = enabled
+        options.object_options.total_variation.weight = 10.0
+        task = make_task(options, simulated.scan)
+        task.run(6)
+        variations.append(np.abs(np.diff(object_of(task)[0], axis=0)).mean())
+    assert variations[1] < 0.8 * variations[0]
+    assert task.reconstructor.loss_tracker.table.reg_loss.iloc[-1] > 0
+
+
+@pytest.mark.parametrize("choice", list(api.LossFunctions))
+def test_every_loss_function_can_be_chosen(simulated, choice):
+    options = neural_options()
+    options.reconstructor_options.loss_function = choice
+    options.reconstructor_options.displayed_loss_function = None
+    task = make_task(options, simulated.scan)
+    task.run(8)
+    losses = task.reconstructor.loss_tracker.table.loss
+    assert losses.iloc[-1] < losses.iloc[0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        neural_options(grid_size=2),
+        neural_options(lifter="backprojection"),
+        neural_options(lifter="log"),
+        neural_options(lifter="sqrt", shallow_cnn=False),
+        neural_options(lifter="cnn"),
+    ],
+    ids=["grid", "backprojection", "log", "sqrt", "cnn"],
+)
+def test_every_way_in_lowers_the_error(simulated, options):
+    task = make_task(options, simulated.scan)
+    task.run(1)
+    before = error_of(task, simulated)
+    task.run(12)
+    assert error_of(task, simulated) < before
+
+
+def test_scan_scope_and_minibatches_of_few_frames(simulated):
+    options = neural_options()
+    options.reconstructor_options.consistency.scope = "scan"
+    options.reconstructor_options.batching_mode = "random"
+    options.reconstructor_options.batch_size = 4
+    task = make_task(options, simulated.scan)
+    task.run(1)
+    before = error_of(task, simulated)
+    task.run(4)
+    assert error_of(task, simulated) < before
+
+
+def test_stage_one_of_a_cascade_is_trained_first(simulated):
+    options = neural_options(architecture="cascaded")
+    cascaded = options.reconstructor_options.generator.cascaded
+    cascaded.stage_one_epochs = 1
+    cascaded.rough_loss_weight = 0.5
+    task = make_task(options, simulated.scan)
+    refiner = task.reconstructor.parameter_group.generator.network.network.refiner
+    start = [p.detach().clone() for p in refiner.parameters()]
+    task.run(1)
+    assert all(torch.equal(a, b) for a, b in zip(start, refiner.parameters()))
+    task.run(1)
+    assert not all(torch.equal(a, b) for a, b in zip(start, refiner.parameters()))
+
+
+def test_a_scheduler_of_the_generator_is_stepped(simulated):
+    options = neural_options()
+    plan = options.reconstructor_options.generator.optimization_plan
+    plan.step_size_scheduler_class = "ExponentialLR"
+    plan.step_size_scheduler_options = {"gamma": 0.5}
+    task = make_task(options, simulated.scan)
+    task.run(2)
+    generator = task.reconstructor.parameter_group.generator
+    assert generator.step_size == pytest.approx(0.25 * 2e-3)
+
+
+def test_the_task_can_be_moved_off_the_device_and_back(simulated):
+    task = make_task(neural_options(), simulated.scan)
+    task.run(1)
+    task.set_large_tensor_device("cpu")
+    task.set_large_tensor_device()
+    task.run(1)
+    assert len(task.reconstructor.loss_tracker.table) == 2
+
+
+def test_multislice_objects_and_mixed_states_run(simulated):
+    options = neural_options()
+    options.object_options.slice_spacings_m = [1e-6]
+    options.object_options.pixel_size_m = 1e-8
+    probe = np.concatenate([simulated.scan.probe, 0.1j * simulated.scan.probe], axis=1)
+    object_ = np.ones((2, *simulated.scan.object.shape[1:]), complex)
+    task = make_task(options, simulated.scan, probe_data=probe, object_data=object_)
+    task.run(3)
+    losses = task.reconstructor.loss_tracker.table.loss
+    assert object_of(task).shape == object_.shape
+    assert losses.iloc[-1] < losses.iloc[0]
+
+
+def test_the_start_by_projections_beats_the_empty_object(simulated):
+    options = neural_options()
+    options.reconstructor_options.start.n_iterations = 30
+    task = make_task(options, simulated.scan)
+    task.run(0)
+    assert error_of(task, simulated) < 0.15
+
+
+# --- bad input, interruption ---------------------------------------------------------------
+
+
+def test_bad_pixels_are_masked_with_one_warning_that_counts_them(simulated, caplog):
+    patterns = simulated.scan.patterns.astype(float)
+    patterns[3, 0, 1] = np.nan
+    patterns[5, 2, 2] = -4
+    with caplog.at_level("WARNING", logger="ptychi_neural"):
+        task = make_task(neural_options(), simulated.scan, diffraction_data=patterns)
+    assert [r.message for r in caplog.records if "2 detector pixels" in r.message]
+    assert int((~task.dataset.valid_pixel_mask).sum()) == 2
+    task.run(1)
+    assert np.isfinite(object_of(task)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "named"),
+    [
+        ("diffraction_data", lambda a: np.log(a), "diffraction_data"),
+        ("diffraction_data", lambda a: 0 * a, "no counts"),
+        ("probe_data", lambda a: 0 * a, "carries no light"),
+        ("probe_data", lambda a: np.full_like(a, np.nan), "probe"),
+        ("object_data", lambda a: a * np.inf, "object"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_bad_input_is_refused_by_name(simulated, name, spoil, named):
+    scan = simulated.scan
+    data = {
+        "diffraction_data": scan.patterns.astype(float),
+        "probe_data": scan.probe,
+        "object_data": scan.object,
+    }
+    with pytest.raises(ValueError, match=named):
+        make_task(neural_options(), scan, **{name: spoil(data[name])})
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_finite_state(simulated):
+    options = neural_options()
+    task = make_task(options, simulated.scan)
+    task.run(1)
+    task.reconstructor.loss_function = lambda y_pred, y_true: y_pred.sum() * torch.nan
+    with pytest.raises(FloatingPointError, match="epoch 1, batch 0"):
+        task.run(1)
+    assert np.isfinite(object_of(task)).all()
+
+
+def test_an_interrupted_run_keeps_its_work_and_can_go_on(simulated):
+    task = make_task(neural_options(), simulated.scan)
+    reconstructor = task.reconstructor
+    hook = reconstructor.run_pre_epoch_hooks
+
+    def interrupt_in_epoch_3():
+        if reconstructor.current_epoch == 3:
+            raise KeyboardInterrupt
+        hook()
+
+    reconstructor.run_pre_epoch_hooks = interrupt_in_epoch_3
+    empty = error_of(task, simulated)
+    with pytest.raises(KeyboardInterrupt):
+        task.run(10)
+    assert error_of(task, simulated) < empty
+    reconstructor.run_pre_epoch_hooks = hook
+    task.run(1)
+    assert len(reconstructor.loss_tracker.table) == 4
+
+
+# --- saving --------------------------------------------------------------------------------
+
+
+def test_a_saved_generator_starts_another_task(simulated, tmp_path):
+    task = make_task(neural_options(), simulated.scan)
+    task.run(3)
+    path = tmp_path / "generator.safetensors"
+    task.reconstructor.save_generator(path)
+    with pytest.raises(FileExistsError):
+        task.reconstructor.save_generator(path)
+    again = make_task(neural_options(checkpoint=str(path)), simulated.scan)
+    again.run(0)
+    np.testing.assert_allclose(object_of(again), object_of(task), atol=1e-5)
+
+
+def test_a_generator_of_other_options_is_refused(simulated, tmp_path):
+    task = make_task(neural_options(), simulated.scan)
+    path = tmp_path / "generator.safetensors"
+    task.reconstructor.save_generator(path)
+    with pytest.raises(ValueError, match="head"):
+        make_task(neural_options(checkpoint=str(path), head="real_imaginary"), simulated.scan)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        make_task(neural_options(checkpoint=str(path)), simulated.scan)
+    with pytest.raises(FileNotFoundError, match="no such generator"):
+        make_task(neural_options(checkpoint=str(tmp_path / "none")), simulated.scan)
