@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from ptychi_neural import __version__
 from ptychi_neural.api.options import GeneratorOptions
-from ptychi_neural.generators import Generator, build_generator
+from ptychi_neural.generators import Generator, Unrolled, build_generator
 from ptychi_neural.io.hdf5 import replacing
 
 FORMAT_VERSION = 1
@@ -19,7 +19,7 @@ METADATA_KEY = "ptychi_neural"
 
 def save_generator(
     path: str | Path,
-    network: Generator,
+    network: Generator | Unrolled,
     options: GeneratorOptions,
     patch_shape: tuple[int, int],
     *,
@@ -32,7 +32,7 @@ def save_generator(
     ----------
     path : str or Path
         A ``.safetensors`` file.
-    network : Generator
+    network : Generator or Unrolled
         The generator.
     options : GeneratorOptions
         Its options.
@@ -63,7 +63,9 @@ def save_generator(
         save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(metadata)})
 
 
-def load_generator(path: str | Path) -> tuple[Generator, GeneratorOptions, dict[str, Any]]:
+def load_generator(
+    path: str | Path,
+) -> tuple[Generator | Unrolled, GeneratorOptions, dict[str, Any]]:
     """Load what ``save_generator`` saved.
 
     Parameters
@@ -73,7 +75,7 @@ def load_generator(path: str | Path) -> tuple[Generator, GeneratorOptions, dict[
 
     Returns
     -------
-    network : Generator
+    network : Generator or Unrolled
         The generator on the CPU, in evaluation mode.
     options : GeneratorOptions
         The options with which it was built.

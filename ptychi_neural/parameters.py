@@ -1,7 +1,6 @@
 """The engine's own members of pty-chi's parameter group: generator and intensity scale."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGr
 from torch import Tensor
 
 from ptychi_neural.api.options import GeneratorOptions, IntensityScaleOptions
+from ptychi_neural.generators import Generator, Unrolled
 
 
 class GeneratorParameter(ReconstructParameter):
@@ -17,15 +17,16 @@ class GeneratorParameter(ReconstructParameter):
 
     Parameters
     ----------
-    network : torch.nn.Module
+    network : Generator or Unrolled
         The generator.
     options : GeneratorOptions
         Its options.
     """
 
     options: GeneratorOptions
+    network: Generator | Unrolled
 
-    def __init__(self, network: torch.nn.Module, options: GeneratorOptions) -> None:
+    def __init__(self, network: Generator | Unrolled, options: GeneratorOptions) -> None:
         super().__init__(
             shape=(1,),
             name="generator",
@@ -38,7 +39,7 @@ class GeneratorParameter(ReconstructParameter):
 
     def build_optimizer(self) -> None:
         if self.optimizable:
-            self.optimizer = self.optimizer_class(
+            self.optimizer = self.optimizer_class(  # type: ignore[operator]
                 self.network.parameters(), **self.optimizer_params
             )
             self.build_step_size_scheduler()
@@ -58,6 +59,7 @@ class IntensityScale(ReconstructParameter):
     """S = exp(tensor): measured intensities over those of probe and object."""
 
     options: IntensityScaleOptions
+    tensor: Tensor  # type: ignore[assignment]
 
     def __init__(self, options: IntensityScaleOptions) -> None:
         super().__init__(data=torch.zeros(1), name="intensity_scale", options=options)
@@ -83,8 +85,3 @@ class NeuralParameterGroup(PlanarPtychographyParameterGroup):
         intensity_scale: IntensityScale,
     ) -> "NeuralParameterGroup":
         return cls(**vars(group), generator=generator, intensity_scale=intensity_scale)
-
-    def trained_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Names and tensors of everything that an epoch changes."""
-        for parameter in self.get_all_reconstruct_parameters():
-            yield from parameter.named_parameters(prefix=str(parameter.name))

@@ -2,8 +2,9 @@
 
 import copy
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGroup
@@ -13,14 +14,20 @@ from ptychi.reconstructors.ad_ptychography import AutodiffPtychographyReconstruc
 from ptychi.reconstructors.base import LossTracker
 from torch import Tensor
 
-from ptychi_neural.api.enums import Lifters, StitchScopes
+from ptychi_neural.api.enums import StitchScopes
 from ptychi_neural.api.options import NeuralReconstructorOptions
-from ptychi_neural.generators import build_generator
+from ptychi_neural.generators import Generator, Unrolled, build_generator
+from ptychi_neural.generators.cascaded import Cascaded
 from ptychi_neural.inference import load_generator, save_generator
 from ptychi_neural.parameters import GeneratorParameter, IntensityScale, NeuralParameterGroup
 from ptychi_neural.physics.consistency import Canvas
 from ptychi_neural.physics.data import check_data
-from ptychi_neural.physics.forward_model import NeuralForwardModel, Prediction, ScanPatches
+from ptychi_neural.physics.forward_model import (
+    MemberOperators,
+    NeuralForwardModel,
+    Prediction,
+    ScanPatches,
+)
 from ptychi_neural.physics.losses import build_loss_function
 from ptychi_neural.physics.projections import AcceleratedProjections
 
@@ -46,7 +53,10 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
 
     parameter_group: NeuralParameterGroup
     options: NeuralReconstructorOptions
-    forward_model: NeuralForwardModel
+    forward_model: NeuralForwardModel  # type: ignore[assignment]
+    dataset: PtychographyDataset
+    loss_function: torch.nn.Module
+    displayed_loss_function: torch.nn.Module | None  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -60,11 +70,11 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         group = NeuralParameterGroup.extend(
             parameter_group,
             generator=GeneratorParameter(
-                self._build_network(parameter_group, dataset, options), options.generator
+                self._build_network(parameter_group, options), options.generator
             ),
             intensity_scale=IntensityScale(options.intensity_scale),
         )
-        super().__init__(group, dataset, options, *args, **kwargs)
+        super().__init__(group, dataset, options, *args, **kwargs)  # type: ignore[arg-type]
         self.loss_function = build_loss_function(options.loss_function)
         if options.displayed_loss_function is not None:
             self.displayed_loss_function = build_loss_function(options.displayed_loss_function)
@@ -74,21 +84,21 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         group.object.options = copy.deepcopy(object_options)
         group.object.options.remove_object_probe_ambiguity.enabled = False
         self._start_pending = options.start.n_iterations > 0
+        self._normalization_pending = options.generator.checkpoint is None
+        self._assembled = False
         self._peak_amplitude: Tensor | None = None
         self._working: dict[str, Tensor] | None = None
         self._finished: dict[str, Tensor] | None = None
 
     @staticmethod
     def _build_network(
-        group: PlanarPtychographyParameterGroup,
-        dataset: PtychographyDataset,
-        options: NeuralReconstructorOptions,
-    ) -> torch.nn.Module:
+        group: PlanarPtychographyParameterGroup, options: NeuralReconstructorOptions
+    ) -> Generator | Unrolled:
         n_slices = group.object.n_slices
         patch_shape = tuple(group.probe.get_spatial_shape())
         if options.generator.checkpoint is None:
             network = build_generator(options.generator, n_slices, patch_shape)
-            return network.to(group.object.tensor.data)
+            return network.to(group.object.data.device, torch.get_default_dtype())
         network, saved, metadata = load_generator(options.generator.checkpoint)
         where = f"generator.checkpoint {options.generator.checkpoint!r}"
         if different := saved.different_structure(options.generator):
@@ -100,7 +110,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
                 f"{where}: made for {metadata['n_slices']} slices and patches of "
                 f"{metadata['patch_shape']}, the scan has {n_slices} and {list(patch_shape)}."
             )
-        return network.to(group.object.tensor.data)
+        return network.to(group.object.data.device, torch.get_default_dtype())
 
     # --- building --------------------------------------------------------------------------
 
@@ -114,18 +124,22 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             ),
         }
         super().build_forward_model()
-        self._fit_normalization()
         if self.options.consistency.scope == StitchScopes.SCAN:
             self.model.scan_patches = ScanPatches(self.model)
 
     @property
     def model(self) -> NeuralForwardModel:
         """The forward model, not its distributed wrapper."""
-        return self.get_forward_model()
+        return cast(NeuralForwardModel, self.get_forward_model())
 
     def _fit_normalization(self) -> None:
         """Statistics of the input: taken from this scan, unless a trained generator has its own."""
-        if self.options.generator.checkpoint is not None:
+        if not self._normalization_pending:
+            return
+        self._normalization_pending = False
+        if isinstance(self.parameter_group.generator.network, Unrolled):
+            everything = MemberOperators(self.model, torch.arange(len(self.dataset)))
+            self.parameter_group.generator.network.fit_normalization(everything)
             return
         batches = torch.arange(len(self.dataset)).split(self.batch_size)
         self.parameter_group.generator.network.fit_normalization(
@@ -155,6 +169,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         self._begin_run()
         try:
             self._run_start()
+            self._fit_normalization()
             super().run(n_epochs, *args, **kwargs)
         finally:
             self._end_run()
@@ -188,7 +203,8 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         """Assemble the object and fold the scale into the probe."""
         group = self.parameter_group
         with torch.no_grad():
-            self.assemble_object()
+            if not self._assembled:
+                self.assemble_object()
             self._working = {name: tensor.clone() for name, tensor in self._shared().items()}
             self._working["scale"] = group.intensity_scale.data
             group.probe.set_data(group.probe.data * group.intensity_scale.value.sqrt())
@@ -215,9 +231,9 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         """The object was replaced: a generator trained on another start has nothing to add."""
         logger.warning("The object was replaced between two runs: the generator starts anew.")
         generator = self.parameter_group.generator
-        generator.network = self._build_network(self.parameter_group, self.dataset, self.options)
+        generator.network = self._build_network(self.parameter_group, self.options)
         generator.build_optimizer()
-        self._fit_normalization()
+        self._normalization_pending = True
 
     def _start_scale_from_data(self) -> None:
         """S = sum(Y_meas) / sum(Y_pred) over valid pixels, with the starting object."""
@@ -253,13 +269,18 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         cascaded = self.options.generator.cascaded
         network = self.parameter_group.generator.network
         if cascaded.stage_one_epochs > 0:
-            network.network.stage_one_only = self.current_epoch < cascaded.stage_one_epochs
+            cast(Cascaded, network.network).stage_one_only = (
+                self.current_epoch < cascaded.stage_one_epochs
+            )
         if self.model.scan_patches is not None:
             self.model.scan_patches.refresh()
         if len(self.loss_tracker.table) > 0:
             self.pbar.set_postfix_str(f"loss {self.loss_tracker.table.loss.iloc[-1]:.4g}")
 
-    def run_minibatch(self, input_data: list[Tensor], y_true: Tensor, *args: Any) -> None:
+    def run_minibatch(
+        self, input_data: Sequence[Tensor], y_true: Tensor, *args: Any, **kwargs: Any
+    ) -> None:
+        self._assembled = False
         prediction: Prediction = self.forward_model(*input_data)
         y_pred = self._constrained(prediction.intensities, y_true)
         measured = self._constrained(y_true, y_true)
@@ -275,7 +296,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
 
         objective.backward()
         self.run_post_differentiation_hooks(input_data, y_true)
-        self.step_all_optimizers(forward_model_args=input_data, y_true=y_true)
+        self.step_all_optimizers(forward_model_args=list(input_data), y_true=y_true)
         self.forward_model.zero_grad()
 
         self.loss_tracker.update_batch_loss(y_pred.detach(), measured, loss.item())
@@ -311,14 +332,16 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
                 "probe_options.step_size), or data that are not counts."
             )
 
-    def run_post_differentiation_hooks(self, input_data: list[Tensor], y_true: Tensor) -> None:
+    def run_post_differentiation_hooks(self, input_data: Sequence[Tensor], y_true: Tensor) -> None:
         """Keep gradients as they are: pty-chi rescales them to the steps of ePIE."""
         weights = self.parameter_group.opr_mode_weights
-        if weights.optimization_enabled(self.current_epoch):
-            if not weights.intensity_variation_optimization_enabled(self.current_epoch):
-                weights.tensor.grad[:, 0] = 0
-            if not weights.eigenmode_weight_optimization_enabled(self.current_epoch):
-                weights.tensor.grad[:, 1:] = 0
+        gradient = weights.get_grad()
+        if gradient is None:
+            return
+        if not weights.intensity_variation_optimization_enabled(self.current_epoch):
+            gradient[:, 0] = 0
+        if not weights.eigenmode_weight_optimization_enabled(self.current_epoch):
+            gradient[:, 1:] = 0
 
     def run_post_epoch_hooks(self) -> None:
         super().run_post_epoch_hooks()
@@ -329,13 +352,16 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
     def assemble_object(self) -> None:
         """Stitch the generator's patches of the whole scan into the task's object."""
         total: Canvas | None = None
-        for batch in torch.arange(len(self.dataset)).split(self.batch_size):
+        # An unrolled generator stitches between its iterations: it takes the scan as a whole.
+        whole = isinstance(self.parameter_group.generator.network, Unrolled)
+        batch_size = len(self.dataset) if whole else self.batch_size
+        for batch in torch.arange(len(self.dataset)).split(batch_size):
             members, patches, _ = self.model.generate(batch)
-            positions = self.parameter_group.probe_positions.tensor[members]
-            canvas = self.model.consistency.accumulate(patches, positions)
+            canvas = self.model.consistency.accumulate(patches, self.model.positions(members))
             total = canvas if total is None else total + canvas
         assert total is not None
         self.parameter_group.object.set_data(total.object(self.model.start_object))
+        self._assembled = True
 
     # --- saving ----------------------------------------------------------------------------
 

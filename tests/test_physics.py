@@ -226,14 +226,14 @@ def test_loss_at_the_true_object_is_the_noise_floor_with_no_gradient(choice, fft
     options = task.options
     options.data_options.fft_shift = fft_shift
     options.reconstructor_options.loss_function = choice
-    shape = dict(
+    task = PtychographyTask(
+        options,
         diffraction_data=patterns.numpy(),
         object_data=task.get_data_to_cpu("object"),
         probe_data=task.get_data_to_cpu("probe"),
         probe_position_x_px=task.get_probe_positions_x().clone(),
         probe_position_y_px=task.get_probe_positions_y().clone(),
     )
-    task = PtychographyTask(options, **shape)
     model = task.reconstructor.forward_model
     model.generator.network = IdentityNetwork()
     model.start_object.requires_grad_()

@@ -27,7 +27,7 @@ class Lifters(StrEnum):
     """What a one-shot generator sees of a diffraction pattern."""
 
     CNN = auto()
-    """Amplitudes over their scan-wide root mean square, through the shallow convolutional lifter."""
+    """Amplitudes over their scan-wide root mean square, through the shallow CNN."""
     LOG = auto()
     """log(1 + counts), standardised over each pattern."""
     SQRT = auto()

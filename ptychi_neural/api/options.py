@@ -92,6 +92,12 @@ class UnrolledOptions(Options):
     n_layers: int = PydanticField(default=4, ge=1)
     """Layers (dilated), levels (U-Net, hybrid U-NO) or blocks (spectral) of the network."""
 
+    gradient_iterations: int | None = PydanticField(default=None, ge=1)
+    """Number of last iterations through which the gradient passes. None: all."""
+
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass instead of keeping them."""
+
 
 @dataclass
 class GeneratorOptions(ParameterOptions):
@@ -302,12 +308,14 @@ def unsupported_options(options: NeuralPtychographyOptions) -> Iterator[str]:
     ):
         if getattr(object_options, name).enabled:
             yield (
-                f"object_options.{name}: the generator would undo it in the next epoch; disable it, "
-                "or run a classical engine from this result"
+                f"object_options.{name}: the generator would undo it in the next epoch; disable "
+                "it, or run a classical engine from this result"
             )
-    if object_options.experimental.deep_image_prior_options.enabled or (
-        options.probe_options.experimental.deep_image_prior_options.enabled
-    ):
+    priors = (
+        object_options.experimental.deep_image_prior_options,
+        options.probe_options.experimental.deep_image_prior_options,
+    )
+    if any(prior is not None and prior.enabled for prior in priors):
         yield "experimental.deep_image_prior_options: use the autodiff engine for it"
     if options.probe_options.power_constraint.enabled:
         yield (
@@ -327,7 +335,7 @@ def unsupported_options(options: NeuralPtychographyOptions) -> Iterator[str]:
     if reconstructor.forward_model_class != pty_enums.ForwardModels.PLANAR_PTYCHOGRAPHY:
         yield "reconstructor_options.forward_model_class: the engine brings its own; leave it"
     if reconstructor.forward_model_params:
-        yield "reconstructor_options.forward_model_params: use forward_model_options and data_options"
+        yield "reconstructor_options.forward_model_params: use forward_model_options"
     if reconstructor.default_dtype == pty_enums.Dtypes.FLOAT16:
         yield "reconstructor_options.default_dtype = FLOAT16: FFTs need FLOAT32 or FLOAT64"
 

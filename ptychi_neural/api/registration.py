@@ -13,7 +13,7 @@ from ptychi_neural.api.enums import NeuralReconstructors
 
 def register() -> None:
     """Register the engine with pty-chi. Calling it again changes nothing."""
-    RECONSTRUCTOR_OPTIONS_MAP[NeuralReconstructors.NEURAL] = {
+    RECONSTRUCTOR_OPTIONS_MAP[NeuralReconstructors.NEURAL] = {  # type: ignore[index]
         "object_options": options.NeuralObjectOptions,
         "probe_options": options.NeuralProbeOptions,
         "probe_position_options": options.NeuralProbePositionOptions,

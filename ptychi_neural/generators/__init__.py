@@ -14,8 +14,9 @@ from ptychi_neural.generators.cascaded import Cascaded
 from ptychi_neural.generators.cnn import CNN
 from ptychi_neural.generators.generator import Generator, check_even
 from ptychi_neural.generators.hybrid_uno import HybridUNONetwork
+from ptychi_neural.generators.unrolled import PhysicsOperators, Unrolled
 
-__all__ = ["NETWORKS", "Generator", "build_generator"]
+__all__ = ["NETWORKS", "Generator", "PhysicsOperators", "Unrolled", "build_generator"]
 
 NetworkBuilder = Callable[[GeneratorOptions, int, tuple[int, int]], nn.Module]
 
@@ -24,13 +25,13 @@ NETWORKS: dict[Architectures, NetworkBuilder] = {
     Architectures.HYBRID_UNO: HybridUNONetwork,
     Architectures.CNN: CNN,
 }
-"""Networks by architecture: called with the options, the number of complex patches they predict
-from one input (grid_size**2 * n_slices), and the patch shape."""
+"""Networks of the one-shot architectures: called with the options, the number of complex patches
+that they predict from one input (grid_size**2 * n_slices), and the patch shape."""
 
 
 def build_generator(
     options: GeneratorOptions, n_slices: int, patch_shape: tuple[int, int]
-) -> Generator:
+) -> Generator | Unrolled:
     """Build the generator that the options describe, with random weights.
 
     Parameters
@@ -44,9 +45,9 @@ def build_generator(
 
     Returns
     -------
-    Generator
-        A module from (B, grid_size**2, H, W) patterns to complex (B, grid_size**2, n_slices, H, W)
-        patches.
+    Generator or Unrolled
+        One-shot: a module from (B, grid_size**2, H, W) patterns to complex (B, grid_size**2,
+        n_slices, H, W) patches. Unrolled: a module from ``PhysicsOperators`` to patches.
 
     Raises
     ------
@@ -54,10 +55,12 @@ def build_generator(
         If the options contradict each other or do not fit the patch shape.
     """
     check_even(patch_shape)
-    if options.architecture not in NETWORKS:
-        raise ValueError(
-            f'No network is registered for generator.architecture = "{options.architecture}": '
-            f"choose one of {', '.join(NETWORKS)}."
-        )
+    if options.architecture == Architectures.UNROLLED:
+        if n_slices > 1:
+            raise ValueError(
+                "generator.architecture = 'unrolled' needs a single-slice object, here are "
+                f"{n_slices} slices: choose another architecture."
+            )
+        return Unrolled(options, patch_shape)
     network = NETWORKS[options.architecture](options, options.grid_size**2 * n_slices, patch_shape)
     return Generator(options, network, n_slices, patch_shape)

@@ -1,6 +1,6 @@
 """The generator: patterns -> lifter -> network -> head -> complex object patches."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +9,10 @@ from ptychi_neural.api.enums import Lifters
 from ptychi_neural.api.options import GeneratorOptions
 from ptychi_neural.generators.cascaded import Cascaded
 from ptychi_neural.generators.lifters import build_lifter
+from ptychi_neural.generators.saved_tensors import SavedTensors
 
 
-class Generator(nn.Module):
+class Generator(SavedTensors):
     """A one-shot generator: a lifter, and a network that ends in its head.
 
     Parameters
@@ -41,7 +42,7 @@ class Generator(nn.Module):
         self.lifter = build_lifter(options, n_slices, patch_shape)
         self.network = network
 
-    def forward(self, patterns: Tensor, operators: object = None) -> Tensor:
+    def forward(self, patterns: Tensor) -> Tensor:
         """Predict the patches under some scan positions.
 
         Parameters
@@ -49,8 +50,6 @@ class Generator(nn.Module):
         patterns : Tensor
             A (B, grid_size**2, H, W) real tensor of counts with DC at the image centre; for the
             backprojection lifter a complex (B, grid_size**2, n_slices, H, W) tensor of features.
-        operators : object, optional
-            The physics that unrolled generators iterate; a one-shot generator makes no use of it.
 
         Returns
         -------
@@ -97,42 +96,6 @@ class Generator(nn.Module):
         """
         with torch.no_grad():
             self.lifter.fit(patterns)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All parameters and buffers as real tensors, ready for safetensors.
-
-        Complex weights are given as real views with a last axis of 2.
-        """
-        return {
-            name: torch.view_as_real(tensor) if tensor.is_complex() else tensor
-            for name, tensor in self._state().items()
-        }
-
-    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load what ``tensors`` returned.
-
-        Raises
-        ------
-        ValueError
-            If names or shapes do not fit: the tensors belong to other options.
-        """
-        state = self._state()
-        try:
-            complex_tensors = {
-                name: torch.view_as_complex(tensor.contiguous())
-                if name in state and state[name].is_complex()
-                else tensor
-                for name, tensor in tensors.items()
-            }
-            self.load_state_dict(complex_tensors)
-        except RuntimeError as error:
-            raise ValueError(
-                f"The saved weights do not fit a generator of these options: {error}"
-            ) from error
-
-    def _state(self) -> dict[str, Tensor]:
-        # neuralop and tltorch may put more than tensors into a state dict.
-        return {k: v for k, v in self.state_dict().items() if isinstance(v, Tensor)}
 
     def _lift(self, patterns: Tensor) -> Tensor:
         shape = tuple(patterns.shape)

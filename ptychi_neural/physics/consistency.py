@@ -69,7 +69,7 @@ class Consistency:
             return intensity / intensity.max()
 
     def place(self, patches: Tensor, positions: Tensor) -> Tensor:
-        """Add (n, n_slices, h, w) patches at (n, 2) positions to an empty (n_slices, H, W) canvas."""
+        """Add (n, n_slices, h, w) patches at (n, 2) positions to an empty canvas."""
         return torch.stack(
             [
                 self.forward_model.place_object_patches_on_probe_grid(positions, of_slice)

@@ -59,9 +59,9 @@ def _mask_bad_pixels(dataset: PtychographyDataset) -> None:
     share = float(bad_pixels.double().mean())
     if share > LARGEST_BAD_SHARE:
         raise ValueError(
-            f"diffraction_data: {share:.0%} of the detector pixels have NaN, Inf or negative counts "
-            "in some frame. Give counts, not logarithms or background-subtracted values, or mask "
-            "the pixels with valid_pixel_mask."
+            f"diffraction_data: {share:.0%} of the detector pixels have NaN, Inf or negative "
+            "counts in some frame. Give counts, not logarithms or background-subtracted values, "
+            "or mask the pixels with valid_pixel_mask."
         )
     logger.warning(
         "%d detector pixels have NaN, Inf or negative counts in some frame and were masked.",

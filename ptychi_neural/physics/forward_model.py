@@ -6,18 +6,20 @@ Everything but the patches and the scale S is pty-chi's: probe modes, sub-pixel 
 propagation, detector size and blur.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from ptychi.forward_models import PlanarPtychographyForwardModel
 from ptychi.io_handles import PtychographyDataset
-from ptychi.propagate import FourierPropagator
+from ptychi.propagate import FourierPropagator, WavefieldPropagator
 from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ptychi_neural.api.enums import Lifters
 from ptychi_neural.api.options import NeuralReconstructorOptions
+from ptychi_neural.generators import Unrolled
+from ptychi_neural.generators.cascaded import Cascaded
 from ptychi_neural.parameters import NeuralParameterGroup
 from ptychi_neural.physics.consistency import Canvas, Consistency
 
@@ -97,8 +99,12 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
 
     def measured_patterns(self, indices: Tensor) -> Tensor:
         """(n, h, w) measured counts as pty-chi keeps them (far field: DC in the corner)."""
-        device = self.object.tensor.data.device
-        return self.dataset.patterns[indices.to(self.dataset.patterns.device)].to(device)
+        on_dataset = indices.to(self.dataset.patterns.device)
+        return self.dataset.patterns[on_dataset].to(self.start_object.device)
+
+    def positions(self, indices: Tensor) -> Tensor:
+        """(n, 2) positions in pixels, (y, x)."""
+        return cast(Tensor, self.probe_positions.tensor)[indices]
 
     def generator_features(self, indices: Tensor) -> Tensor:
         """What the generator's lifter takes: (n, h, w) counts with DC at the image centre, or for
@@ -113,7 +119,7 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
 
     def start_patches(self, indices: Tensor) -> Tensor:
         """(n, n_slices, h, w) patches of the object that the generator starts from."""
-        return self.consistency.extract(self.start_object, self.probe_positions.tensor[indices])
+        return self.consistency.extract(self.start_object, self.positions(indices))
 
     def generate(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Patches that the generator makes for ``indices`` and, with a grid, their neighbours.
@@ -127,15 +133,17 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
         rough : Tensor or None
             A cascade's rough patches, if a loss on them is asked for.
         """
+        network, rough = self.generator.network, None
+        if isinstance(network, Unrolled):
+            return indices, network(MemberOperators(self, indices)), None
         members = self._groups[indices.cpu()].to(indices.device)
         flat = members.flatten()
         start = self.start_patches(flat)
         inputs = self.generator_features(flat).unflatten(0, members.shape)
-        network, rough = self.generator.network, None
         if (
             torch.is_grad_enabled()
             and self.options.generator.cascaded.rough_loss_weight > 0
-            and not network.network.stage_one_only
+            and not cast(Cascaded, network.network).stage_one_only
         ):
             factor, rough = network.forward_with_rough(inputs)
             rough = start * rough.flatten(0, 1)
@@ -145,7 +153,7 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
 
     def stitch(self, members: Tensor, patches: Tensor) -> Tensor:
         """(n_slices, H, W) object of a minibatch's patches, in the scope that the options set."""
-        positions = self.probe_positions.tensor[members]
+        positions = self.positions(members)
         canvas = self.consistency.accumulate(patches, positions)
         if self.scan_patches is not None:
             canvas = self.scan_patches.complete(canvas, members, patches)
@@ -188,8 +196,8 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
         Prediction
             Intensities, stitched object and, if asked for, the rough object's intensities.
         """
-        indices = indices.to(self.object.tensor.data.device)
-        positions = self.probe_positions.tensor[indices]
+        indices = indices.to(self.start_object.device)
+        positions = self.positions(indices)
         members, patches, rough = self.generate(indices)
         stitched = self.stitch(members, patches)
         intensities = self.intensities_of(indices, self.consistency.extract(stitched, positions))
@@ -261,7 +269,44 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
         floor = MODULUS_FLOOR * predicted.detach().mean(dim=(-2, -1), keepdim=True)
         ratio = measured.sqrt() / (self.intensity_scale.value * (predicted + floor)).sqrt()
         change = torch.where(self.dataset.valid_pixel_mask, ratio - 1, 0.0)
-        return probe, self.free_space_propagator.propagate_backward(change[:, None] * far)
+        propagator = cast(WavefieldPropagator, self.free_space_propagator)
+        return probe, propagator.propagate_backward(change[:, None] * far)
+
+
+class MemberOperators:
+    """The physics of some positions, for an unrolled generator (``PhysicsOperators``).
+
+    Parameters
+    ----------
+    forward_model : NeuralForwardModel
+        Its operators.
+    members : Tensor
+        (n,) indices of positions.
+    """
+
+    def __init__(self, forward_model: NeuralForwardModel, members: Tensor) -> None:
+        self.forward_model = forward_model
+        self.members = members
+
+    def start_patches(self) -> Tensor:
+        return self.forward_model.start_patches(self.members)
+
+    def data_update(self, patches: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return self.forward_model.data_update(self.members, patches)
+        size = self.forward_model.options.batch_size
+        return torch.cat(
+            [
+                self.forward_model.data_update(*chunk)
+                for chunk in zip(self.members.split(size), patches.split(size))
+            ]
+        )
+
+    def consistency(self, patches: Tensor) -> Tensor:
+        stitched = self.forward_model.stitch(self.members, patches)
+        return self.forward_model.consistency.extract(
+            stitched, self.forward_model.positions(self.members)
+        )
 
 
 class ScanPatches:
@@ -283,13 +328,13 @@ class ScanPatches:
         """Stitch everything anew, with the positions and the probe as they are now."""
         with torch.no_grad():
             self.total = self.forward_model.consistency.accumulate(
-                self.patches, self.forward_model.probe_positions.tensor
+                self.patches, self.forward_model.positions(torch.arange(len(self.patches)))
             )
 
     def complete(self, canvas: Canvas, members: Tensor, patches: Tensor) -> Canvas:
         """Add to a minibatch's canvas what all other positions predicted last."""
         present = torch.unique(members)
-        positions = self.forward_model.probe_positions.tensor[present]
+        positions = self.forward_model.positions(present)
         accumulate = self.forward_model.consistency.accumulate
         with torch.no_grad():
             others = self.total - accumulate(self.patches[present], positions)

@@ -1,19 +1,25 @@
 """Accelerated projections: the engine's iteration without a network.
 
-In each iteration every pattern's modulus is imposed on its exit wave, the back-projected patches
-are stitched with the probe's intensity as weight, and the object carries momentum:
+In each iteration every pattern's modulus is imposed on its exit wave, the back-projected updates u
+are stitched with the probe's intensity w as weight, and the object takes Nesterov's steps:
 
-    v <- beta v + stitch(o + u) - O,      O <- O + v.
+    d = P^T(w u) / (P^T(w) + eps max),     v' = beta v + d,     O' = O + v' + beta (v' - v).
 
-This is an accelerated variant of the extended difference-map family of set projections (Thibault
-et al., Ultramicroscopy 109, 338 (2009)), with all patterns projected at once.
+All patterns are projected at once, as in the difference map (Thibault et al., Ultramicroscopy 109,
+338 (2009)); the probe is updated from the same corrections of the exit waves, with the object's
+intensity as weight.
 """
 
 import torch
+from torch import Tensor
 
 from ptychi_neural.api.options import StartOptions
 from ptychi_neural.physics.consistency import Canvas
 from ptychi_neural.physics.forward_model import NeuralForwardModel
+
+JOINT_STEP = 0.5
+"""Step of object and probe where both are updated: full steps would correct the same error twice,
+and their common scale would oscillate."""
 
 
 class AcceleratedProjections:
@@ -50,29 +56,42 @@ class AcceleratedProjections:
         Returns
         -------
         float
-            Root mean square change of the object, relative to its root mean square.
+            Distance to the measured moduli before the iteration: norm of the exit waves'
+            corrections, relative to the norm of the exit waves.
         """
         model = self.forward_model
         start = model.start_object
-        total: Canvas | None = None
+        updates: Canvas | None = None
         probe_change = torch.zeros_like(model.probe.data[0])
         exposure = torch.zeros_like(probe_change.real[0])
+        residual = power = 0.0
         for batch in self.batches:
-            positions = model.probe_positions.tensor[batch]
+            positions = model.positions(batch)
             patches = model.start_patches(batch)
             probe, correction = model.exit_wave_correction(batch, patches)
-            patches_new = patches + model.back_project(probe, correction)
-            canvas = model.consistency.accumulate(patches_new, positions)
-            total = canvas if total is None else total + canvas
+            residual += float(correction.abs().square().sum())
+            power += float((probe * patches).abs().square().sum())
+            update = model.back_project(probe, correction)
+            canvas = model.consistency.accumulate(update, positions)
+            updates = canvas if updates is None else updates + canvas
             if update_probe:
                 probe_change += (patches.conj() * correction).sum(0)
                 exposure += patches[:, 0].abs().square().sum(0)
-        assert total is not None
-        self.velocity = self.options.momentum * self.velocity + total.object(start) - start
-        model.start_object = start + self.velocity
+        assert updates is not None
+        damping = self.options.regularization * updates.weight.max()
+        length = JOINT_STEP if update_probe else 1.0
+        step = length * updates.weighted_patches / (updates.weight + damping)
+        model.start_object, self.velocity = self._advance(start, self.velocity, step)
         if update_probe:
             floor = self.options.regularization * exposure.max()
-            self.probe_velocity *= self.options.momentum
-            self.probe_velocity[0] += probe_change / (exposure + floor)
-            model.probe.set_data(model.probe.data + self.probe_velocity)
-        return float(self.velocity.abs().square().mean() / start.abs().square().mean()) ** 0.5
+            step = torch.zeros_like(self.probe_velocity)
+            step[0] = length * probe_change / (exposure + floor)
+            probe, self.probe_velocity = self._advance(model.probe.data, self.probe_velocity, step)
+            model.probe.set_data(probe)
+        return (residual / power) ** 0.5
+
+    def _advance(self, point: Tensor, velocity: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """Nesterov's next point, one step and momentum ahead, and its velocity."""
+        momentum = self.options.momentum
+        faster = momentum * velocity + step
+        return point + faster + momentum * (faster - velocity), faster
