@@ -1,6 +1,7 @@
 """The engine's own members of pty-chi's parameter group: generator and intensity scale."""
 
 import dataclasses
+import math
 from typing import Any
 
 import torch
@@ -48,9 +49,12 @@ class GeneratorParameter(ReconstructParameter):
         self.network.requires_grad_(requires_grad)
 
     def step_optimizer(self, *args: Any, **kwargs: Any) -> None:
-        if self.options.gradient_clipping is not None:
-            torch.nn.utils.clip_grad_norm_(
-                self.network.parameters(), self.options.gradient_clipping
+        limit = self.options.gradient_clipping or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(
+                f"The generator's gradient became {norm}; object and probe keep their last finite "
+                "state. Lower generator.step_size."
             )
         super().step_optimizer(*args, **kwargs)
 

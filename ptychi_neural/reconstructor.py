@@ -13,6 +13,7 @@ from ptychi.metrics import TotalVariationLoss
 from ptychi.reconstructors.ad_ptychography import AutodiffPtychographyReconstructor
 from ptychi.reconstructors.base import LossTracker
 from torch import Tensor
+from tqdm import tqdm
 
 from ptychi_neural.api.enums import StitchScopes
 from ptychi_neural.api.options import NeuralReconstructorOptions
@@ -202,6 +203,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
     def _end_run(self) -> None:
         """Assemble the object and fold the scale into the probe."""
         group = self.parameter_group
+        self._fit_normalization()
         with torch.no_grad():
             if not self._assembled:
                 self.assemble_object()
@@ -254,13 +256,15 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         start = self.options.start
         projections = AcceleratedProjections(self.model, start, self.batch_size)
         probe = self.parameter_group.probe
-        for iteration in range(start.n_iterations):
-            change = projections.iterate(
+        bar = tqdm(
+            range(start.n_iterations), desc="projections", leave=False, disable=self.pbar.disable
+        )
+        for iteration in bar:
+            distance = projections.iterate(
                 update_probe=probe.optimizable and iteration >= probe.optimization_plan.start
             )
-            self.pbar.set_postfix_str(
-                f"start {iteration + 1}/{start.n_iterations}, change {change:.2g}"
-            )
+            bar.set_postfix_str(f"distance to the data {distance:.3g}")
+            self.run_post_update_hooks()
 
     # --- an epoch --------------------------------------------------------------------------
 
@@ -294,7 +298,8 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         objective = objective + regularization
         self._stop_if_not_finite(objective)
 
-        objective.backward()
+        if objective.requires_grad:
+            objective.backward()
         self.run_post_differentiation_hooks(input_data, y_true)
         self.step_all_optimizers(forward_model_args=list(input_data), y_true=y_true)
         self.forward_model.zero_grad()

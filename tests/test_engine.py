@@ -330,6 +330,41 @@ def test_scan_scope_and_minibatches_of_few_frames(simulated):
     assert error_of(task, simulated) < before
 
 
+@pytest.mark.parametrize("network", list(napi.UnrolledNetworks))
+def test_every_unrolled_network_lowers_the_loss(simulated, network):
+    options = neural_options(architecture="unrolled")
+    unrolled = options.reconstructor_options.generator.unrolled
+    unrolled.network = network
+    unrolled.n_layers = 2
+    task = make_task(options, simulated.scan)
+    task.run(6)
+    losses = task.reconstructor.loss_tracker.table.loss
+    assert losses.iloc[-1] < losses.iloc[0]
+
+
+def test_truncated_and_checkpointed_unrolling(simulated):
+    """Checkpointing changes nothing; truncation changes the gradient, not the prediction."""
+    losses = {}
+    for name, value in (("shared_weights", True), ("activation_checkpointing", True),
+                        ("gradient_iterations", 1), ("shared_weights", False)):  # fmt: skip
+        options = neural_options(architecture="unrolled")
+        setattr(options.reconstructor_options.generator.unrolled, name, value)
+        task = make_task(options, simulated.scan)
+        task.run(2)
+        losses[name, value] = task.reconstructor.loss_tracker.table.loss.iloc[-1]
+    plain = losses.pop(("shared_weights", True))
+    assert losses.pop(("activation_checkpointing", True)) == pytest.approx(plain, rel=1e-5)
+    assert all(loss != pytest.approx(plain, rel=1e-7) for loss in losses.values())
+
+
+def test_an_unrolled_generator_refuses_slices(simulated):
+    options = neural_options(architecture="unrolled")
+    options.object_options.slice_spacings_m = [1e-6]
+    object_ = np.ones((2, *simulated.scan.object.shape[1:]), complex)
+    with pytest.raises(ValueError, match="unrolled"):
+        make_task(options, simulated.scan, object_data=object_)
+
+
 def test_stage_one_of_a_cascade_is_trained_first(simulated):
     options = neural_options(architecture="cascaded")
     cascaded = options.reconstructor_options.generator.cascaded
@@ -430,6 +465,23 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_finite_state
     with pytest.raises(FloatingPointError, match="epoch 1, batch 0"):
         task.run(1)
     assert np.isfinite(object_of(task)).all()
+
+
+def test_a_start_that_is_interrupted_keeps_its_work(simulated):
+    options = neural_options()
+    options.reconstructor_options.start.n_iterations = 1000
+    task = make_task(options, simulated.scan)
+    calls = []
+
+    def interrupt_after_20_iterations():
+        calls.append(1)
+        if len(calls) == 20:
+            raise KeyboardInterrupt
+
+    task.reconstructor.run_post_update_hooks = interrupt_after_20_iterations
+    with pytest.raises(KeyboardInterrupt):
+        task.run(10)
+    assert error_of(task, simulated) < 0.3
 
 
 def test_an_interrupted_run_keeps_its_work_and_can_go_on(simulated):

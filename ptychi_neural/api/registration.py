@@ -20,10 +20,12 @@ def register() -> None:
         "opr_mode_weight_options": options.NeuralOPRModeWeightsOptions,
         "reconstructor_options": options.NeuralReconstructorOptions,
     }
-    for name in ("get_reconstructor_by_enum", "get_multiprocess_reconstructor_by_enum"):
-        lookup = getattr(ptychi.maps, name)
-        if not hasattr(lookup, "knows_neural_engine"):
-            setattr(ptychi.maps, name, _knowing_neural_engine(lookup))
+    # Under torchrun with several ranks pty-chi refuses the engine, as it does all but two.
+    lookup = ptychi.maps.get_reconstructor_by_enum
+    if not hasattr(lookup, "knows_neural_engine"):
+        ptychi.maps.get_reconstructor_by_enum = _knowing_neural_engine(  # type: ignore[assignment]
+            lookup
+        )
 
 
 def _knowing_neural_engine(lookup: Callable[[Any], type]) -> Callable[[Any], type]:
