@@ -165,7 +165,11 @@ def reconstruct(
     with _new_folder(run.output_folder, overwrite) as folder:
         _save(result, run, folder, started)
         if reference is not None:
-            result.metrics = _compare(result.scan, reference)
+            known = run.simulation is not None and not (
+                run.options.probe_options.optimizable
+                or run.options.probe_position_options.optimizable
+            )
+            result.metrics = _compare(result.scan, reference, free=not known)
             _write_json(folder / "metrics.json", result.metrics)
         _draw(result, run, folder)
     return result
@@ -238,15 +242,23 @@ def _reconstructed(scan: Scan, task: PtychographyTask, how: str) -> Scan:
     )
 
 
-def _compare(scan: Scan, reference: NDArray[np.complexfloating]) -> dict[str, float]:
-    """Metrics of the product of all slices, free of scale, ramp and translation."""
+def _compare(
+    scan: Scan, reference: NDArray[np.complexfloating], free: bool
+) -> dict[str, float]:
+    """Metrics of the product of all slices after one complex scale.
+
+    Where probe and positions are not known (``free``), a phase ramp and a translation are
+    ambiguous as well, and removed first.
+    """
     ours, theirs = scan.object.prod(axis=0), reference.prod(axis=0)
     area = evaluation.scanned_area(scan.positions_px, scan.object.shape)
-    ours = evaluation.align(ours, theirs, ramp=True, shift=True, mask=area).aligned
+    ours = evaluation.align(ours, theirs, ramp=free, shift=free, mask=area).aligned
     return {
         "complex_error": evaluation.complex_error(ours, theirs, area),
         "amplitude_correlation": evaluation.amplitude_correlation(ours, theirs, area),
-        "phase_correlation": evaluation.phase_correlation(ours, theirs, area),
+        "phase_correlation": evaluation.phase_correlation(
+            ours, theirs, area, ramp=free, shift=free
+        ),
     }
 
 
