@@ -147,6 +147,17 @@ def test_options_round_trip_through_json():
             lambda o: setattr(o.reconstructor_options.generator, "optimizer", "lbfgs"),
             "generator.optimizer",
         ),
+        (
+            lambda o: (
+                setattr(o.reconstructor_options.start, "n_iterations", 1),
+                setattr(
+                    o.reconstructor_options.forward_model_options,
+                    "diffraction_pattern_blur_sigma",
+                    0.5,
+                ),
+            ),
+            "diffraction_pattern_blur_sigma",
+        ),
     ],
 )
 def test_an_option_that_cannot_be_honoured_is_refused_by_name(simulated, change, named):
@@ -454,6 +465,21 @@ def test_bad_pixels_are_masked_with_one_warning_that_counts_them(simulated, capl
     assert int((~task.dataset.valid_pixel_mask).sum()) == 2
     task.run(1)
     assert np.isfinite(object_of(task)).all()
+
+
+def test_what_a_masked_pixel_counts_does_not_matter(simulated):
+    mask = np.ones((16, 16), bool)
+    mask[4, 5] = False
+    objects = []
+    for counts in (0, 60000):
+        patterns = simulated.scan.patterns.astype(float)
+        patterns[:, 4, 5] = np.arange(len(patterns)) * counts
+        task = make_task(
+            neural_options(), simulated.scan, diffraction_data=patterns, valid_pixel_mask=mask
+        )
+        task.run(2)
+        objects.append(object_of(task))
+    np.testing.assert_array_equal(*objects)
 
 
 @pytest.mark.parametrize(

@@ -330,6 +330,16 @@ def unsupported_options(options: NeuralPtychographyOptions) -> Iterator[str]:
             "probe_options.pixel_size_m: patches are made on the object's grid; leave it and "
             "pixel_size_aspect_ratio None"
         )
+    projects = (
+        reconstructor.start.n_iterations > 0
+        or generator.architecture == enums.Architectures.UNROLLED
+        or generator.lifter == enums.Lifters.BACKPROJECTION
+    )
+    if projects and reconstructor.forward_model_options.diffraction_pattern_blur_sigma is not None:
+        yield (
+            "reconstructor_options.forward_model_options.diffraction_pattern_blur_sigma: projections "
+            "(start, 'unrolled', 'backprojection') take patterns as they are; use neither"
+        )
     if generator.optimizer == pty_enums.Optimizers.LBFGS:
         yield "reconstructor_options.generator.optimizer = LBFGS: minibatches need ADAM or the like"
     if reconstructor.forward_model_class != pty_enums.ForwardModels.PLANAR_PTYCHOGRAPHY:

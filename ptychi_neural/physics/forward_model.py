@@ -112,7 +112,7 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
         if self.options.generator.lifter == Lifters.BACKPROJECTION:
             with torch.no_grad():
                 return self.data_update(indices, self.start_patches(indices))
-        patterns = self.measured_patterns(indices)
+        patterns = torch.where(self.dataset.valid_pixel_mask, self.measured_patterns(indices), 0.0)
         if isinstance(self.free_space_propagator, FourierPropagator):
             patterns = torch.fft.fftshift(patterns, dim=(-2, -1))
         return patterns

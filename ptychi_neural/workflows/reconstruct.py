@@ -242,9 +242,7 @@ def _reconstructed(scan: Scan, task: PtychographyTask, how: str) -> Scan:
     )
 
 
-def _compare(
-    scan: Scan, reference: NDArray[np.complexfloating], free: bool
-) -> dict[str, float]:
+def _compare(scan: Scan, reference: NDArray[np.complexfloating], free: bool) -> dict[str, float]:
     """Metrics of the product of all slices after one complex scale.
 
     Where probe and positions are not known (``free``), a phase ramp and a translation are
