@@ -335,7 +335,8 @@ def unsupported_options(options: NeuralPtychographyOptions) -> Iterator[str]:
         or generator.architecture == enums.Architectures.UNROLLED
         or generator.lifter == enums.Lifters.BACKPROJECTION
     )
-    if projects and reconstructor.forward_model_options.diffraction_pattern_blur_sigma is not None:
+    blur = reconstructor.forward_model_options.diffraction_pattern_blur_sigma
+    if projects and blur is not None:
         yield (
             "reconstructor_options.forward_model_options.diffraction_pattern_blur_sigma: "
             "projections (start, 'unrolled', 'backprojection') take patterns as they are; use neither"
