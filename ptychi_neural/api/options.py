@@ -339,7 +339,7 @@ def unsupported_options(options: NeuralPtychographyOptions) -> Iterator[str]:
     if projects and blur is not None:
         yield (
             "reconstructor_options.forward_model_options.diffraction_pattern_blur_sigma: "
-            "projections (start, 'unrolled', 'backprojection') take patterns as they are; use neither"
+            "projections (start, 'unrolled', 'backprojection') take patterns as they are"
         )
     if generator.optimizer == pty_enums.Optimizers.LBFGS:
         yield "reconstructor_options.generator.optimizer = LBFGS: minibatches need ADAM or the like"
