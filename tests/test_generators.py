@@ -25,7 +25,7 @@ from ptychi_neural.api.options import (
     GeneratorOptions,
     HybridUNOOptions,
 )
-from ptychi_neural.generators import NETWORKS, Generator, build_generator
+from ptychi_neural.generators import Generator, build_generator
 from ptychi_neural.generators.blocks import BLOCKS, SpectralConv2d, modes_per_level
 from ptychi_neural.generators.heads import AmplitudePhaseHead, RealImaginaryHead, build_head
 from ptychi_neural.generators.hybrid_uno import HybridUNO
@@ -548,8 +548,3 @@ class TestOptions:
         generator = build_generator(GeneratorOptions(architecture=architecture), 1, (64, 64))
         n_real = sum(t.numel() for n, t in generator.tensors().items() if "lifter" not in n)
         assert 0.3e6 < n_real < 2e6
-
-    def test_an_architecture_without_a_network_is_named(self, monkeypatch):
-        monkeypatch.delitem(NETWORKS, Architectures.CNN)
-        with pytest.raises(ValueError, match=r'generator.architecture = "cnn"'):
-            build_generator(options_for(Architectures.CNN), 1, SMALL)
