@@ -15,12 +15,14 @@ from ptychi_neural.io.run_file import read_run_file
 from ptychi_neural.workflows import build_task
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-N_FRAMES = 80
+N_FRAMES = 160
 
 
 @pytest.mark.slow
 def test_the_siemens_star_is_found_from_an_analytic_probe_and_the_network_keeps_it(data_folder):
     """Frames in the middle of the scan, against a longer LSQML reconstruction of all frames.
+
+    Few frames pin the probe down less: 0.948 with 80, 0.983 with these, 0.992 with all 516.
 
     Correlation and contrast both, because neither loss nor amplitude error tells a flat object.
     """
