@@ -13,8 +13,8 @@ README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding=
 def test_the_script_runs(tmp_path):
     script = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
     for long, short in (
-        ("num_epochs = 15", "num_epochs = 1"),
-        ("iterations = 30", "iterations = 2"),
+        ("num_epochs = 5", "num_epochs = 1"),
+        ("iterations = 150", "iterations = 2"),
     ):
         assert long in script
         script = script.replace(long, short)
