@@ -191,9 +191,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
                 group.object.data, self._finished["object"]
             ):
                 self._restart_generator()
-            self.model.start_object = group.object.data.detach().clone()
-            if self.model.scan_patches is not None:
-                self.model.scan_patches = ScanPatches(self.model)
+            self.model.start_from(group.object.data.detach().clone())
             group.probe.set_data(group.probe.data / self._peak_amplitude)
             power = self._peak_amplitude.square()
             group.intensity_scale.set_data(power.log().reshape(1))
@@ -265,6 +263,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             )
             bar.set_postfix_str(f"distance to the data {distance:.3g}")
             self.run_post_update_hooks()
+        self.model.start_from(self.model.start_object)
 
     # --- an epoch --------------------------------------------------------------------------
 

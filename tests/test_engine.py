@@ -397,6 +397,32 @@ def test_an_unrolled_generator_refuses_slices(simulated):
         make_task(options, simulated.scan, object_data=object_)
 
 
+def test_scan_scope_begins_with_the_patches_that_the_start_found(simulated):
+    options = neural_options()
+    options.reconstructor_options.consistency.scope = "scan"
+    options.reconstructor_options.start.n_iterations = 5
+    task = make_task(options, simulated.scan)
+    task.run(0)
+    model = task.reconstructor.model
+    found = model.start_patches(torch.arange(len(task.dataset)))
+    assert (found - 1).abs().max() > 0.1
+    torch.testing.assert_close(model.scan_patches.patches, found)
+
+
+def test_the_refined_patches_of_a_cascade_are_the_latest_of_the_scan(simulated):
+    options = neural_options(architecture="cascaded")
+    options.reconstructor_options.consistency.scope = "scan"
+    options.reconstructor_options.generator.cascaded.rough_loss_weight = 0.5
+    task = make_task(options, simulated.scan)
+    task.run(2)
+    model = task.reconstructor.model
+    indices = torch.arange(8)
+    _, patches, rough = model.generate(indices)
+    model(indices)
+    assert not torch.allclose(patches, rough)
+    torch.testing.assert_close(model.scan_patches.patches[:8], patches)
+
+
 def test_stage_one_of_a_cascade_is_trained_first(simulated):
     options = neural_options(architecture="cascaded")
     cascaded = options.reconstructor_options.generator.cascaded

@@ -117,6 +117,12 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
             patterns = torch.fft.fftshift(patterns, dim=(-2, -1))
         return patterns
 
+    def start_from(self, object_: Tensor) -> None:
+        """Let the generator start from this (n_slices, H, W) object."""
+        self.start_object = object_
+        if self.scan_patches is not None:
+            self.scan_patches = ScanPatches(self)
+
     def start_patches(self, indices: Tensor) -> Tensor:
         """(n, n_slices, h, w) patches of the object that the generator starts from."""
         return self.consistency.extract(self.start_object, self.positions(indices))
@@ -199,14 +205,14 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
         indices = indices.to(self.start_object.device)
         positions = self.positions(indices)
         members, patches, rough = self.generate(indices)
-        stitched = self.stitch(members, patches)
-        intensities = self.intensities_of(indices, self.consistency.extract(stitched, positions))
         rough_intensities = None
-        if rough is not None:
+        if rough is not None:  # First: the refined patches are to be the latest of the scan.
             rough_object = self.stitch(members, rough)
             rough_intensities = self.intensities_of(
                 indices, self.consistency.extract(rough_object, positions)
             )
+        stitched = self.stitch(members, patches)
+        intensities = self.intensities_of(indices, self.consistency.extract(stitched, positions))
         return Prediction(intensities, stitched, rough_intensities)
 
     def data_update(self, indices: Tensor, patches: Tensor) -> Tensor:
