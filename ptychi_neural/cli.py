@@ -30,6 +30,14 @@ Changes = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
 Output = Annotated[Path | None, typer.Option("--output", metavar="FOLDER", help="Where to write.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="FOLDER",
+        help="Data folder, before PTYCHI_NEURAL_DATA and the file's data.folder.",
+    ),
+]
 
 
 def main() -> None:
@@ -50,13 +58,7 @@ def _root(
 def reconstruct(
     run_file: RunPath,
     output: Output = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Data folder, before PTYCHI_NEURAL_DATA and the file's data.folder.",
-        ),
-    ] = None,
+    data: Data = None,
     changes: Changes = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -79,6 +81,107 @@ def reconstruct(
     if result.stopped is not None:
         typer.echo(f"Stopped early: {result.stopped}", err=True)
         raise typer.Exit(130 if result.stopped == "interrupted" else 1)
+
+
+@app.command()
+def compare(
+    run_file: RunPath,
+    engines: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME,...",
+            help="Engines in the order in which they run: neural, network-off, network-off-tv, "
+            "lsqml, lsqml-poisson, rpie, dm, autodiff. All of them by default.",
+        ),
+    ] = None,
+    output: Output = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="Equal wall time; by default that of the first engine's whole run."),
+    ] = None,
+    held_out: Annotated[
+        float, typer.Option(help="Share of the detector's pixels that no engine sees.")
+    ] = 0.03,
+    data: Data = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a key of the file or, after its name, of an engine, such as "
+            "lsqml.reconstructor_options.num_epochs=50. Repeatable.",
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Compare engines: same data, same start, same device.
+
+    Shows each at its best epoch by the likelihood of held-out detector pixels, at equal wall time
+    and at its end. Writes one folder, results/<name of the run file>-comparison by default:
+    comparison.md and .csv, error over time, objects side by side. Ctrl-C finishes the batch,
+    leaves out the engines to come and saves.
+    """
+    with _plain_errors():
+        from ptychi_neural.io.run_file import parse_changes, read_run_file
+
+        contents = parse_changes(changes or [])
+        from ptychi_neural.workflows import ENGINES, compare
+
+        names = list(ENGINES) if engines is None else [name.strip() for name in engines.split(",")]
+        of_engines = {name: contents.pop(name) for name in ENGINES if name in contents}
+        run = read_run_file(run_file, data, contents)
+        comparison = compare(run, names, output, overwrite, seconds, held_out, of_engines)
+    typer.echo(comparison.report)
+    typer.echo(f"{comparison.folder}: comparison.md, error_over_time.png, comparison.png")
+    if comparison.interrupted:
+        raise typer.Exit(130)
+
+
+@app.command()
+def benchmark(
+    suite: Annotated[
+        str,
+        typer.Argument(
+            metavar="SUITE", help="Suite file, or the name of one in configs/benchmarks."
+        ),
+    ],
+    whole: Annotated[
+        bool,
+        typer.Option(
+            "--whole", help="Run all of the suite; else what two CPU cores do in an hour."
+        ),
+    ] = False,
+    output: Output = None,
+    data: Data = None,
+    figures_only: Annotated[
+        bool,
+        typer.Option("--figures-only", help="Run nothing: tables and figures from the records."),
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Run cells again whose records have other settings or cannot be read.",
+        ),
+    ] = False,
+) -> None:
+    """Run the cells of a benchmark suite: engines on scans of all kinds, doses, overlaps.
+
+    Writes results/benchmarks/<name of the suite> by default: a record for each cell, table.md,
+    table.csv, cells.csv, figures. Cells that have a record are not run again: after Ctrl-C the
+    same command goes on. Delete the folder to run all anew.
+    """
+    with _plain_errors():
+        from ptychi_neural.workflows import benchmark
+
+        result = benchmark(
+            suite, output, data, whole=whole, overwrite=overwrite, figures_only=figures_only
+        )
+    n_recorded = int(result.cells["recorded"].sum())
+    typer.echo(
+        f"{result.folder}: {result.n_run} cells run, {n_recorded} of {len(result.cells)} recorded; "
+        "see table.md"
+    )
 
 
 @app.command()

@@ -2,11 +2,14 @@
 
 import copy
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import pandas as pd
 import torch
+from ptychi.data_structures.base import ReconstructParameter
 from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGroup
 from ptychi.io_handles import PtychographyDataset
 from ptychi.metrics import TotalVariationLoss
@@ -15,7 +18,7 @@ from ptychi.reconstructors.base import LossTracker
 from torch import Tensor
 from tqdm import tqdm
 
-from ptychi_neural.api.enums import StitchScopes
+from ptychi_neural.api.enums import Architectures, StitchScopes
 from ptychi_neural.api.options import NeuralReconstructorOptions
 from ptychi_neural.generators import Generator, Unrolled, build_generator
 from ptychi_neural.generators.cascaded import Cascaded
@@ -24,15 +27,30 @@ from ptychi_neural.parameters import GeneratorParameter, IntensityScale, NeuralP
 from ptychi_neural.physics.consistency import Canvas
 from ptychi_neural.physics.data import check_data
 from ptychi_neural.physics.forward_model import (
-    MemberOperators,
     NeuralForwardModel,
     Prediction,
+    ScanOperators,
     ScanPatches,
 )
 from ptychi_neural.physics.losses import build_loss_function
 from ptychi_neural.physics.projections import AcceleratedProjections
 
 logger = logging.getLogger(__name__)
+
+PROJECTIONS_PER_AMPLITUDE = 15
+PROJECTIONS = (60, 220)
+"""Number of projections where the options leave it open: so many times the root of the counts per
+object pixel, fewest and most."""
+
+BATCH_PIXELS = 2**22
+"""Detector pixels of a batch for an unrolled generator: its network passes the whole object in
+each batch, so that batches are as large as memory allows."""
+
+ONE_SHOT_BATCH_SIZE = 50
+
+
+class _NothingBetter(Exception):
+    """Held-out pixels have not been predicted better for as long as patience lasts."""
 
 
 class NeuralReconstructor(AutodiffPtychographyReconstructor):
@@ -68,6 +86,9 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         **kwargs: Any,
     ) -> None:
         check_data(parameter_group, dataset)
+        if options.batch_size is None:
+            options = copy.copy(options)
+            options.batch_size = _batch_size(dataset, options)
         group = NeuralParameterGroup.extend(
             parameter_group,
             generator=GeneratorParameter(
@@ -84,11 +105,16 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         self._remove_ambiguity = object_options.remove_object_probe_ambiguity.enabled
         group.object.options = copy.deepcopy(object_options)
         group.object.options.remove_object_probe_ambiguity.enabled = False
-        self._start_pending = options.start.n_iterations > 0
+        self._unprojected: Tensor | None = None
+        self._splits_started = False
+        self.validation = pd.DataFrame(columns=["stage", "step", "loss"])
+        self._best: dict[str, Any] | None = None
+        self._best_loss = math.inf
+        self._patience_from = 0
+        self._last: dict[str, Any] | None = None
         self._normalization_pending = options.generator.checkpoint is None
         self._assembled = False
         self._peak_amplitude: Tensor | None = None
-        self._working: dict[str, Tensor] | None = None
         self._finished: dict[str, Tensor] | None = None
 
     @staticmethod
@@ -139,10 +165,10 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             return
         self._normalization_pending = False
         if isinstance(self.parameter_group.generator.network, Unrolled):
-            everything = MemberOperators(self.model, torch.arange(len(self.dataset)))
+            everything = ScanOperators(self.model, self.model.everything)
             self.parameter_group.generator.network.fit_normalization(everything)
             return
-        batches = torch.arange(len(self.dataset)).split(self.batch_size)
+        batches = self.model.everything.split(self.batch_size)
         self.parameter_group.generator.network.fit_normalization(
             self.model.generator_features(batch).detach() for batch in batches
         )
@@ -165,33 +191,42 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
     # --- a run -----------------------------------------------------------------------------
 
     def run(self, n_epochs: int | None = None, *args: Any, **kwargs: Any) -> None:
-        """Run epochs; whatever ends the run, object and probe hold what was reached by then."""
+        """Run epochs; whatever ends the run, object and probe hold the best that was reached.
+
+        Best is what predicts the held-out pixels best; without any, what was reached last.
+        """
         self.forward_model.zero_grad()  # An interrupted batch leaves gradients.
         self._begin_run()
+        n_epochs = self.n_epochs if n_epochs is None else n_epochs
         try:
-            self._run_start()
+            self._run_start(with_splits=n_epochs > 0)
             self._fit_normalization()
             super().run(n_epochs, *args, **kwargs)
+        except _NothingBetter:
+            logger.info("Epoch %d: the held-out pixels tell to stop.", self.current_epoch)
         finally:
             self._end_run()
 
     def _begin_run(self) -> None:
         """Go from physical units to working units, unless that is where the last run ended."""
         group = self.parameter_group
+        self._patience_from = self.current_epoch
         with torch.no_grad():
             if self._peak_amplitude is None:
                 self._peak_amplitude = group.probe.data.abs().max()
-            untouched = self._finished is not None and all(
+            if self._finished is not None and all(
                 torch.equal(tensor, self._finished[name]) for name, tensor in self._shared().items()
-            )
-            if untouched:
-                self._restore(self._working)
-                return
-            if self._finished is not None and not torch.equal(
-                group.object.data, self._finished["object"]
             ):
+                assert self._last is not None
+                self._load_state(self._last)
+                return
+            self._best = None
+            object_ = group.object.data.detach().clone()
+            if self._finished is not None and not torch.equal(object_, self._finished["object"]):
                 self._restart_generator()
-            self.model.start_from(group.object.data.detach().clone())
+            elif self.options.start.from_empty:
+                object_ = torch.ones_like(object_)
+            self.model.start_from(object_)
             group.probe.set_data(group.probe.data / self._peak_amplitude)
             power = self._peak_amplitude.square()
             group.intensity_scale.set_data(power.log().reshape(1))
@@ -199,14 +234,16 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
                 self._start_scale_from_data()
 
     def _end_run(self) -> None:
-        """Assemble the object and fold the scale into the probe."""
+        """Take the best state and fold the scale into the probe."""
         group = self.parameter_group
         self._fit_normalization()
         with torch.no_grad():
             if not self._assembled:
                 self.assemble_object()
-            self._working = {name: tensor.clone() for name, tensor in self._shared().items()}
-            self._working["scale"] = group.intensity_scale.data
+                self._validate("epoch", self.current_epoch)
+            self._last = self._state()
+            if self._best is not None:
+                self._load_state(self._best)
             group.probe.set_data(group.probe.data * group.intensity_scale.value.sqrt())
             group.intensity_scale.set_data(torch.zeros(1))
             if self._remove_ambiguity:
@@ -221,11 +258,28 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             "probe": self.parameter_group.probe.data.detach(),
         }
 
-    def _restore(self, working: dict[str, Tensor] | None) -> None:
-        assert working is not None
-        self.parameter_group.object.set_data(working["object"])
-        self.parameter_group.probe.set_data(working["probe"])
-        self.parameter_group.intensity_scale.set_data(working["scale"])
+    def _fitted(self) -> dict[str, ReconstructParameter]:
+        group = self.parameter_group
+        return {
+            "object": group.object,
+            "probe": group.probe,
+            "positions": group.probe_positions,
+            "opr_mode_weights": group.opr_mode_weights,
+            "intensity_scale": group.intensity_scale,
+        }
+
+    def _state(self) -> dict[str, Any]:
+        """Copies of all that is fitted, in working units."""
+        state: dict[str, Any] = {
+            name: parameter.data.detach().clone() for name, parameter in self._fitted().items()
+        }
+        state["generator"] = copy.deepcopy(self.parameter_group.generator.network.state_dict())
+        return state
+
+    def _load_state(self, state: dict[str, Any]) -> None:
+        for name, parameter in self._fitted().items():
+            parameter.set_data(state[name])
+        self.parameter_group.generator.network.load_state_dict(state["generator"])
 
     def _restart_generator(self) -> None:
         """The object was replaced: a generator trained on another start has nothing to add."""
@@ -236,34 +290,108 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         self._normalization_pending = True
 
     def _start_scale_from_data(self) -> None:
-        """S = sum(Y_meas) / sum(Y_pred) over valid pixels, with the starting object."""
+        """S = sum(Y_meas) / sum(Y_pred) over the pixels of the loss, with the starting object."""
         measured = predicted = 0.0
-        for batch in torch.arange(len(self.dataset)).split(self.batch_size):
+        for batch in self.model.everything.split(self.batch_size):
             y_true = self.model.measured_patterns(batch)
             y_pred = self.model.intensities_of(batch, self.model.start_patches(batch))
-            measured += float(self._constrained(y_true, y_true).sum(dtype=torch.float64))
-            predicted += float(self._constrained(y_pred, y_true).sum(dtype=torch.float64))
+            mask = self._loss_pixels(batch, y_true)
+            measured += float(y_true[mask].sum(dtype=torch.float64))
+            predicted += float(y_pred[mask].sum(dtype=torch.float64))
         scale = self.parameter_group.intensity_scale
         scale.set_data(scale.data + torch.tensor(measured / predicted).log())
 
-    def _run_start(self) -> None:
-        """Accelerated projections, once, before the first epoch."""
-        if not self._start_pending:
+    # --- the start -------------------------------------------------------------------------
+
+    def _run_start(self, with_splits: bool) -> None:
+        """Accelerated projections, once, before the first epoch: of everything, then without each
+        split, with the probe that the first have found."""
+        if self.options.start.n_iterations == 0:
             return
-        self._start_pending = False
-        start = self.options.start
-        projections = AcceleratedProjections(self.model, start, self.batch_size)
-        probe = self.parameter_group.probe
-        bar = tqdm(
-            range(start.n_iterations), desc="projections", leave=False, disable=self.pbar.disable
+        if self._unprojected is None:
+            self._unprojected = self.model.start_object
+            self._project(None, self._unprojected)
+        pixels = self.model.pixels
+        if with_splits and not self._splits_started and pixels is not None and pixels.n_splits > 1:
+            self._splits_started = True
+            for split in range(pixels.n_splits):
+                self._project(split, self._unprojected)
+
+    def _project(self, split: int | None, from_object: Tensor) -> None:
+        probe, plan = self.parameter_group.probe, self.parameter_group.probe.optimization_plan
+        self.model.split = split
+        projections = AcceleratedProjections(
+            self.model, from_object, self.options.start, self.batch_size, self.loss_function
         )
-        for iteration in bar:
-            distance = projections.iterate(
-                update_probe=probe.optimizable and iteration >= probe.optimization_plan.start
-            )
-            bar.set_postfix_str(f"distance to the data {distance:.3g}")
-            self.run_post_update_hooks()
-        self.model.start_from(self.model.start_object)
+        bar = tqdm(
+            range(self.n_projections()),
+            desc="projections" if split is None else f"projections without split {split + 1}",
+            leave=False,
+            disable=self.pbar.disable,
+        )
+        try:
+            for iteration in bar:
+                loss = projections.iterate(
+                    update_probe=split is None and probe.optimizable and iteration >= plan.start
+                )
+                bar.set_postfix_str(f"held-out loss {loss:.5g}")
+                if split is None:
+                    self.parameter_group.object.set_data(projections.object)
+                    self._record("projections", iteration, loss)
+                    self.run_post_projection_hooks()
+                else:
+                    self.run_post_update_hooks()
+        finally:
+            self.model.split = None
+            if split is None:
+                self.model.start_from(projections.object)
+            else:
+                self.model.start_objects[split] = projections.object
+
+    def n_projections(self) -> int:
+        """The options' number, or one that grows with the root of the counts per object pixel.
+
+        An iteration follows finer differences of the likelihood the later it comes, as 1 / k^2,
+        and light tells noise from object down to differences of 1 / counts.
+        """
+        n_iterations = self.options.start.n_iterations
+        if n_iterations is not None:
+            return n_iterations
+        counts = float((self.dataset.patterns * self.dataset.valid_pixel_mask).sum())
+        n_pixels = float((self.model.coverage > 0.5).sum())
+        fewest, most = PROJECTIONS
+        return int(min(max(PROJECTIONS_PER_AMPLITUDE * math.sqrt(counts / n_pixels), fewest), most))
+
+    def run_post_projection_hooks(self) -> None:
+        """After each projection of everything, when the task's object is the projected one."""
+        self.run_post_update_hooks()
+
+    # --- validation ------------------------------------------------------------------------
+
+    def _validate(self, stage: str, step: int) -> None:
+        """Let held-out pixels judge the assembled object; keep the state if it is the best."""
+        if self.model.pixels is None or self.options.validation.held_out == 0:
+            return
+        loss = self._held_out_loss(self.parameter_group.object.data)
+        self._record(stage, step, loss)
+        if self._best is None or loss < self._best_loss:
+            self._best_loss, self._patience_from = loss, self.current_epoch
+            self._best = self._state()
+
+    @torch.no_grad()
+    def _held_out_loss(self, object_: Tensor) -> float:
+        total, n_total = 0.0, 0
+        for batch in self.model.everything.split(self.batch_size):
+            patches = self.model.consistency.extract(object_, self.model.positions(batch))
+            mask = self.model.held_out_pixels(batch)
+            n_pixels = int(mask.sum())
+            predicted = self.model.intensities_of(batch, patches)[mask]
+            loss = self.loss_function(predicted, self.model.measured_patterns(batch)[mask])
+            total, n_total = total + n_pixels * float(loss), n_total + n_pixels
+        return total / n_total
+
+    def _record(self, stage: str, step: int, loss: float) -> None:
+        self.validation.loc[len(self.validation)] = [stage, step, loss]
 
     # --- an epoch --------------------------------------------------------------------------
 
@@ -275,6 +403,11 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             cast(Cascaded, network.network).stage_one_only = (
                 self.current_epoch < cascaded.stage_one_epochs
             )
+        patience = self.options.validation.patience or math.inf
+        if self._best is not None and self.current_epoch - self._patience_from >= patience:
+            raise _NothingBetter
+        if self.model.pixels is not None and self.model.pixels.n_splits > 1:
+            self.model.split = self.current_epoch % self.model.pixels.n_splits
         if self.model.scan_patches is not None:
             self.model.scan_patches.refresh()
         if len(self.loss_tracker.table) > 0:
@@ -285,12 +418,12 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
     ) -> None:
         self._assembled = False
         prediction: Prediction = self.forward_model(*input_data)
-        y_pred = self._constrained(prediction.intensities, y_true)
-        measured = self._constrained(y_true, y_true)
+        mask = self._loss_pixels(input_data[0], y_true)
+        y_pred, measured = prediction.intensities[mask], y_true[mask]
         loss = self.loss_function(y_pred, measured)
         objective = loss
         if prediction.rough_intensities is not None:
-            rough = self._constrained(prediction.rough_intensities, y_true)
+            rough = prediction.rough_intensities[mask]
             weight = self.options.generator.cascaded.rough_loss_weight
             objective = objective + weight * self.loss_function(rough, measured)
         regularization = self.regularization(prediction.object)
@@ -306,14 +439,10 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         self.loss_tracker.update_batch_loss(y_pred.detach(), measured, loss.item())
         self.loss_tracker.update_batch_regularization_loss(regularization.item())
 
-    def _constrained(self, y: Tensor, y_true: Tensor) -> Tensor:
-        """The pixels of ``y`` that count, as a vector where some do not."""
-        if (
-            self.options.exclude_measured_pixels_below is None
-            and self.dataset.valid_pixel_mask.all()
-        ):
-            return y
-        return y[self.get_constrained_pixel_mask(y_true)]
+    def _loss_pixels(self, indices: Tensor, y_true: Tensor) -> Tensor:
+        """(n, h, w) pixels that the loss compares."""
+        constrained = self.get_constrained_pixel_mask(y_true)
+        return (constrained & self.model.predicted_pixels(indices)).expand(y_true.shape)
 
     def regularization(self, object_: Tensor) -> Tensor:
         """pty-chi's penalties on the stitched (n_slices, H, W) object."""
@@ -351,21 +480,31 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         super().run_post_epoch_hooks()
         if (self.current_epoch + 1) % self.options.consistency.canvas_update_stride == 0:
             self.assemble_object()
+            self._validate("epoch", self.current_epoch + 1)
 
     @torch.no_grad()
     def assemble_object(self) -> None:
-        """Stitch the generator's patches of the whole scan into the task's object."""
+        """Write what the generator makes of the whole scan into the task's object.
+
+        Before its first epoch a generator that was not trained leaves the start as it is.
+        """
+        self.model.split = None
+        self.parameter_group.object.set_data(self._assembled_object())
+        self._assembled = True
+
+    def _assembled_object(self) -> Tensor:
+        network = self.parameter_group.generator.network
+        if self.current_epoch == 0 and self.options.generator.checkpoint is None:
+            return self.model.start_object
+        if isinstance(network, Unrolled):
+            return network(ScanOperators(self.model, self.model.everything))
         total: Canvas | None = None
-        # An unrolled generator stitches between its iterations: it takes the scan as a whole.
-        whole = isinstance(self.parameter_group.generator.network, Unrolled)
-        batch_size = len(self.dataset) if whole else self.batch_size
-        for batch in torch.arange(len(self.dataset)).split(batch_size):
+        for batch in self.model.everything.split(self.batch_size):
             members, patches, _ = self.model.generate(batch)
             canvas = self.model.consistency.accumulate(patches, self.model.positions(members))
             total = canvas if total is None else total + canvas
         assert total is not None
-        self.parameter_group.object.set_data(total.object(self.model.start_object))
-        self._assembled = True
+        return total.object(self.model.start_object)
 
     # --- saving ----------------------------------------------------------------------------
 
@@ -392,3 +531,12 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             overwrite=overwrite,
             epochs=self.current_epoch,
         )
+
+
+def _batch_size(dataset: PtychographyDataset, options: NeuralReconstructorOptions) -> int:
+    """Of a scan whose batch size is left open: equal batches, as large as is good."""
+    if options.generator.architecture == Architectures.UNROLLED:
+        largest = max(1, BATCH_PIXELS // dataset.patterns[0].numel())
+    else:
+        largest = ONE_SHOT_BATCH_SIZE
+    return math.ceil(len(dataset) / math.ceil(len(dataset) / largest))

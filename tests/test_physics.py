@@ -9,7 +9,8 @@ from ptychi.api import LossFunctions
 from ptychi.api.task import PtychographyTask
 
 import ptychi_neural.api as napi
-from ptychi_neural.physics.forward_model import MODULUS_FLOOR
+from ptychi_neural.physics.forward_model import MODULUS_FLOOR, ExitWaveCorrection
+from ptychi_neural.physics.pixel_splits import PixelSplits
 from ptychi_neural.physics.losses import build_loss_function
 
 H = W = 40
@@ -21,7 +22,15 @@ def complex_random(rng, *shape):
 
 
 def make_task(
-    seed=0, n_positions=15, n_slices=1, n_modes=1, patterns=None, patch=PATCH, **consistency
+    seed=0,
+    n_positions=15,
+    n_slices=1,
+    n_modes=1,
+    patterns=None,
+    patch=PATCH,
+    loss_function=LossFunctions.POISSON,
+    held_out=0.0,
+    **consistency,
 ):
     """A float64 task on irregular sub-pixel positions, with a probe that has no symmetry."""
     rng = np.random.default_rng(seed)
@@ -32,6 +41,10 @@ def make_task(
     reconstructor.random_seed = seed
     reconstructor.batch_size = n_positions
     reconstructor.generator.width = 4
+    reconstructor.generator.architecture = "hybrid_uno"
+    reconstructor.start.n_iterations = 0
+    reconstructor.validation.held_out = held_out
+    reconstructor.loss_function = loss_function
     for name, value in consistency.items():
         setattr(reconstructor.consistency, name, value)
     if n_slices > 1:
@@ -268,18 +281,93 @@ def test_poisson_noise_floor_is_reached_at_the_true_object():
 
 @pytest.mark.parametrize("n_modes", [1, 2])
 def test_data_update_takes_a_fully_lit_patch_to_the_measured_modulus(n_modes):
-    task = make_task(9, n_modes=n_modes)
+    task = make_task(9, n_modes=n_modes, loss_function=LossFunctions.MSE_SQRT)
     model = task.reconstructor.forward_model
     indices = torch.arange(len(task.dataset))
-    _, correction = model.exit_wave_correction(indices, model.start_patches(indices))
+    correction = model.exit_wave_correction(indices, model.start_patches(indices))
     far = model.forward_far_field(
-        model.forward_real_space(indices, model.start_patches(indices)) + correction
+        model.forward_real_space(indices, model.start_patches(indices)) + correction.exit_waves
     )
     predicted = model.intensities_of(indices, model.start_patches(indices))
     floor = MODULUS_FLOOR * predicted.mean(dim=(-2, -1), keepdim=True)
     measured = task.dataset.patterns * predicted / (predicted + floor)
     torch.testing.assert_close(far.abs().square().sum(1), measured, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(measured, task.dataset.patterns, rtol=1e-3, atol=0)
+
+
+def test_a_poisson_correction_is_the_gradient_of_the_likelihood_up_to_its_limit():
+    task = make_task(9, n_modes=2)
+    model = task.reconstructor.forward_model
+    indices = torch.arange(len(task.dataset))
+    patches = model.start_patches(indices)
+    correction = model.exit_wave_correction(indices, patches)
+    exit_waves = model.forward_real_space(indices, patches).detach().numpy()
+    far = np.fft.fft2(exit_waves)
+    predicted = (np.abs(far) ** 2).sum(axis=1)
+    change = np.minimum((task.dataset.patterns.numpy() / predicted - 1) / 2, 3)
+    expected = np.fft.ifft2(change[:, None] * far)
+    np.testing.assert_allclose(correction.exit_waves.detach(), expected, atol=1e-4)
+    np.testing.assert_allclose(correction.predicted.detach(), predicted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_summed_update_is_the_least_squares_object_for_the_corrected_exit_waves():
+    """Where every patch's corrected exit wave belongs to one object, a step finds it."""
+    task = make_task(12, n_positions=60)
+    model = task.reconstructor.forward_model
+    indices = torch.arange(60)
+    positions = model.positions(indices)
+    rng = np.random.default_rng(12)
+    change = torch.tensor(complex_random(rng, 1, H, W))
+    probe = model._incident_probes(indices).detach()
+    wanted = probe * model.consistency.extract(change, positions)
+    canvas = model.place_correction(ExitWaveCorrection(probe, wanted, torch.ones(1)), positions)
+    lit = canvas.weight > 0.3 * canvas.weight.max()
+    found = model.object_update(canvas)
+    torch.testing.assert_close(found[0][lit], change[0][lit], rtol=5e-3, atol=5e-3)
+
+
+def test_held_out_pixels_reach_neither_input_nor_update():
+    task = make_task(13, held_out=0.2)
+    model = task.reconstructor.forward_model
+    indices = torch.arange(len(task.dataset))
+    held_out = model.held_out_pixels(indices)
+    assert 0.15 < held_out.float().mean() < 0.25
+    before = [
+        model.generator_features(indices),
+        model.exit_wave_correction(indices, model.start_patches(indices)).exit_waves,
+    ]
+    task.dataset.patterns = torch.where(held_out, 1000.0, task.dataset.patterns)
+    torch.testing.assert_close(before[0], model.generator_features(indices))
+    after = model.exit_wave_correction(indices, model.start_patches(indices))
+    torch.testing.assert_close(before[1], after.exit_waves)
+
+
+def test_splits_partition_the_pixels_that_are_not_held_out():
+    pixels = PixelSplits((7, 16, 16), 3, 0.1, seed=5, device=torch.device("cpu"))
+    indices = torch.arange(7)
+    of_splits = torch.stack([pixels.predicted(indices, split) for split in range(3)])
+    everything = torch.cat([of_splits, pixels.held_out(indices)[None]])
+    assert (everything.sum(0) == 1).all()
+    assert (of_splits.float().mean((1, 2, 3)) - 0.3).abs().max() < 0.05
+    for split in range(3):
+        seen = pixels.seen(indices, split)
+        assert torch.equal(seen, of_splits.any(0) & ~of_splits[split])
+    again = PixelSplits((7, 16, 16), 3, 0.1, seed=5, device=torch.device("cpu"))
+    assert torch.equal(again.labels, pixels.labels)
+
+
+def test_shifted_probes_are_made_anew_when_probe_or_positions_change():
+    task = make_task(14)
+    model = task.reconstructor.forward_model
+    indices = torch.arange(5)
+    with torch.no_grad():
+        first = model._incident_probes(indices)
+        reordered = torch.tensor([3, 0, 4])
+        torch.testing.assert_close(model._incident_probes(reordered), first[reordered])
+        task.probe.set_data(2 * task.probe.data)
+        torch.testing.assert_close(model._incident_probes(indices), 2 * first)
+        task.probe_positions.set_data(task.probe_positions.data + 0.3)
+        assert not torch.allclose(model._incident_probes(indices), 2 * first)
 
 
 def test_data_update_leaves_masked_pixels_alone():

@@ -29,6 +29,7 @@ from ptychi_neural.api.options import (
     NeuralReconstructorOptions,
     StartOptions,
     UnrolledOptions,
+    ValidationOptions,
 )
 from ptychi_neural.api.registration import register
 
@@ -59,6 +60,7 @@ __all__ = [
     "UnrolledNetworks",
     "UnrolledOptions",
     "Upsamplings",
+    "ValidationOptions",
 ]
 
 register()

@@ -80,7 +80,7 @@ class CNNOptions(Options):
 class UnrolledOptions(Options):
     """Unrolled generator: data-consistency updates, each corrected by a small network."""
 
-    n_iterations: int = PydanticField(default=3, ge=1)
+    n_iterations: int = PydanticField(default=1, ge=1)
     """Number of unrolled iterations (K)."""
 
     shared_weights: bool = True
@@ -89,8 +89,18 @@ class UnrolledOptions(Options):
     network: enums.UnrolledNetworks = enums.UnrolledNetworks.DILATED
     """The correcting network."""
 
-    n_layers: int = PydanticField(default=4, ge=1)
-    """Layers (dilated), levels (U-Net, hybrid U-NO) or blocks (spectral) of the network."""
+    n_layers: int = PydanticField(default=2, ge=1)
+    """Blocks (dilated, spectral) or levels (U-Net, hybrid U-NO) of the network."""
+
+    symmetric: bool = True
+    """Train in random orientations (flips, transposition) of the object, and average the
+    correction over all eight when it is applied."""
+
+    n_splits: int = PydanticField(default=4, ge=1, le=100)
+    """Splits of the measured pixels. In each epoch the network sees a start and updates made
+    without the pixels of one split, and the loss is that of this split: what it learns is to
+    predict, not to copy the noise. 1: input and loss see the same pixels. Nothing is hidden by
+    splitting if the task's object has already been fitted to the data."""
 
     gradient_iterations: int | None = PydanticField(default=None, ge=1)
     """Number of last iterations through which the gradient passes. None: all."""
@@ -109,12 +119,12 @@ class GeneratorOptions(ParameterOptions):
 
     optimizer: pty_enums.Optimizers = pty_enums.Optimizers.ADAM
 
-    step_size: float = PydanticField(default=2e-3, gt=0)
+    step_size: float = PydanticField(default=5e-3, gt=0)
 
     gradient_clipping: float | None = PydanticField(default=1.0, gt=0)
     """Largest norm of the generator's gradient; None: no limit."""
 
-    architecture: enums.Architectures = enums.Architectures.HYBRID_UNO
+    architecture: enums.Architectures = enums.Architectures.UNROLLED
 
     lifter: enums.Lifters = enums.Lifters.STANDARDIZED
     """What the network sees of a pattern. Standardised log counts are the default: on simulated
@@ -171,9 +181,9 @@ class ConsistencyOptions(Options):
 
     scope: enums.StitchScopes = enums.StitchScopes.BATCH
 
-    canvas_update_stride: int = PydanticField(default=1, ge=1)
-    """Epochs between assemblies of the scan-wide object in ``task.object``. It is always
-    assembled at the end of a run."""
+    canvas_update_stride: int = PydanticField(default=5, ge=1)
+    """Epochs between assemblies of the scan-wide object in ``task.object``, with which held-out
+    pixels are predicted. It is always assembled at the end of a run."""
 
 
 @dataclass
@@ -196,18 +206,41 @@ class IntensityScaleOptions(ParameterOptions):
 class StartOptions(Options):
     """Accelerated projections without a network, from which the generator starts.
 
-    Every pattern's modulus is imposed on its exit wave, the back-projected patches are stitched
-    into one object, and the object carries momentum.
+    Every pattern's counts are imposed on its exit wave - as the Poisson likelihood weights them
+    where it is the loss, by their modulus with any other loss -, the back-projected patches are
+    stitched into one object, and the object carries momentum.
     """
 
-    n_iterations: int = PydanticField(default=0, ge=0)
-    """Number of iterations over the whole scan before the first epoch."""
+    n_iterations: int | None = PydanticField(default=None, ge=0)
+    """Number of iterations over the whole scan before the first epoch. None: from the counts per
+    object pixel. More follow finer features of the likelihood, which are noise where light is
+    scarce."""
 
-    momentum: float = PydanticField(default=0.9, ge=0, lt=1)
-    """Share of the object's last step that is added to the next."""
+    momentum: float = PydanticField(default=0.97, ge=0, lt=1)
+    """Largest momentum. It grows as k / (k + 3) with the iterations."""
 
     regularization: float = PydanticField(default=1e-3, gt=0)
     """Added to the probe intensity in the back-projection, relative to its maximum."""
+
+    total_variation: float = PydanticField(default=0.0, ge=0)
+    """Weight of total-variation denoising of real and imaginary part after each iteration
+    (Chambolle, J. Math. Imaging Vis. 20, 89 (2004)), in units of the object."""
+
+    from_empty: bool = False
+    """Start from an empty object (1 + 0i) instead of the task's."""
+
+
+@dataclass
+class ValidationOptions(Options):
+    """Stopping where it is best: by the likelihood of pixels that nothing else sees."""
+
+    held_out: float = PydanticField(default=0.03, ge=0, lt=0.5)
+    """Share of the detector pixels of each pattern, drawn at random with the run's seed, that are
+    kept out of input, updates and loss. When a run ends, the state that predicts them best is
+    what the task holds. 0: no validation, the last state is the result."""
+
+    patience: int | None = PydanticField(default=50, ge=1)
+    """Epochs without a better prediction after which a run ends. None: run all epochs."""
 
 
 @dataclass
@@ -215,6 +248,11 @@ class NeuralReconstructorOptions(ad.AutodiffPtychographyReconstructorOptions):
     loss_function: pty_enums.LossFunctions = pty_enums.LossFunctions.POISSON
     """Poisson likelihood (up to a constant that depends on the data alone), or any other loss
     function of pty-chi, on intensities in counts."""
+
+    num_epochs: int = PydanticField(default=150, ge=0)
+
+    batch_size: int | None = PydanticField(default=None, ge=1)  # type: ignore[assignment]
+    """Frames in a batch. None: chosen from the scan."""
 
     batching_mode: pty_enums.BatchingModes = pty_enums.BatchingModes.COMPACT
     """Compact batches by default: a stitch constrains only patches that overlap."""
@@ -226,6 +264,8 @@ class NeuralReconstructorOptions(ad.AutodiffPtychographyReconstructorOptions):
     intensity_scale: IntensityScaleOptions = field(default_factory=IntensityScaleOptions)
 
     start: StartOptions = field(default_factory=StartOptions)
+
+    validation: ValidationOptions = field(default_factory=ValidationOptions)
 
     def get_reconstructor_type(self) -> enums.NeuralReconstructors:  # type: ignore[override]
         return enums.NeuralReconstructors.NEURAL
@@ -331,7 +371,7 @@ def unsupported_options(options: NeuralPtychographyOptions) -> Iterator[str]:
             "pixel_size_aspect_ratio None"
         )
     projects = (
-        reconstructor.start.n_iterations > 0
+        reconstructor.start.n_iterations != 0
         or generator.architecture == enums.Architectures.UNROLLED
         or generator.lifter == enums.Lifters.BACKPROJECTION
     )

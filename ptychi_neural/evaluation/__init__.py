@@ -1,6 +1,7 @@
 """How good a reconstruction is: alignment, metrics, resolution, figures."""
 
 from ptychi_neural.evaluation.alignment import Alignment, align, scanned_area
+from ptychi_neural.evaluation.comparison_figures import comparison_figure, error_over_time_figure
 from ptychi_neural.evaluation.figures import loss_figure, reconstruction_figure
 from ptychi_neural.evaluation.metrics import (
     AmplitudePhase,
@@ -27,9 +28,11 @@ __all__ = [
     "RingCorrelation",
     "align",
     "amplitude_correlation",
+    "comparison_figure",
     "complex_error",
     "contrast",
     "error_by_band",
+    "error_over_time_figure",
     "fourier_ring_correlation",
     "half_bit_threshold",
     "loss_figure",

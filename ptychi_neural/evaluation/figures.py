@@ -103,7 +103,7 @@ def reconstruction_figure(
     if losses:
         epochs, values = zip(*losses)
         _draw_losses(below[0].subplots(), {"epoch": epochs, "loss": values})
-    _save(figure, path, overwrite)
+    save_figure(figure, path, overwrite)
 
 
 def loss_figure(path: StrPath, table: Mapping[str, ArrayLike], overwrite: bool = False) -> None:
@@ -132,7 +132,7 @@ def loss_figure(path: StrPath, table: Mapping[str, ArrayLike], overwrite: bool =
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     _draw_losses(figure.subplots(), table)
-    _save(figure, path, overwrite)
+    save_figure(figure, path, overwrite)
 
 
 def _draw_losses(ax: Axes, table: Mapping[str, ArrayLike]) -> None:
@@ -180,6 +180,6 @@ def _hue_and_brightness(mode: NDArray[np.complexfloating]) -> NDArray[np.float64
     return hsv_to_rgb(np.stack([hue, np.full_like(hue, 0.85), value], axis=-1))
 
 
-def _save(figure: Figure, path: StrPath, overwrite: bool) -> None:
+def save_figure(figure: Figure, path: StrPath, overwrite: bool) -> None:
     with replacing(path, overwrite) as temporary:
         figure.savefig(temporary, dpi=150)

@@ -1,11 +1,14 @@
-"""Unrolled generator: data-consistency updates, each corrected by a small network.
+"""Unrolled generator: data-consistency updates of the object, each corrected by a small network.
 
-From the starting patches o, K times, with u(o) the back-projected modulus update, C the
-stitch-and-extract layer and a the learned step (from 1):
+From the starting object O, K times, with u(O) the back-projected update of the measured counts,
+a_k and m_k the learned step (from 1) and momentum (from 0):
 
-    o <- C[o + a_k u(o) + net_k(o, u(o))]
+    O_k+1 = O_k + a_k u(O_k) + m_k (O_k - O_k-1) + net_k(O_k, u(O_k)).
 
-Architectures of this kind: Gregor & LeCun, ICML 2010; Aggarwal et al., IEEE TMI 38, 394 (2019).
+The network works on the stitched object, not on its patches: it sees across their borders, what
+it makes is consistent as it is, and every pixel passes it once instead of once for each frame that
+covers it. Architectures of this kind: Gregor & LeCun, ICML 2010; Aggarwal et al., IEEE TMI 38, 394
+(2019).
 """
 
 from typing import Protocol, cast
@@ -17,27 +20,32 @@ from torch.utils.checkpoint import checkpoint
 from ptychi_neural.api.enums import UnrolledNetworks
 from ptychi_neural.api.options import GeneratorOptions, HybridUNOOptions
 from ptychi_neural.generators.blocks import BLOCKS, modes_per_level
-from ptychi_neural.generators.convolution import convolution
-from ptychi_neural.generators.heads import output_convolution
+from ptychi_neural.generators.convolution import apply_padded, convolution
 from ptychi_neural.generators.hybrid_uno import HybridUNO
 from ptychi_neural.generators.saved_tensors import SavedTensors
 from ptychi_neural.generators.unet import UNet
 
-CHUNK_SIZE = 128
-"""Patches that the network takes at a time where no gradient is needed, to bound the memory."""
+ORIENTATIONS = 8
+"""Of a square: flips along both axes and the transposition."""
+
+RESIDUAL_GAIN = 0.3
+"""Of a residual branch's last convolution at first."""
+
+CORRECTION_SCALE = 0.3
+"""Of the network's output, in deviations of the object."""
 
 
 class PhysicsOperators(Protocol):
-    """The physics of the positions under a set of patches, all (n, n_slices, h, w) complex."""
+    """The physics of a scan, or of some of its positions, on (1, H, W) complex objects."""
 
-    def start_patches(self) -> Tensor:
-        """Patches of the object to start from."""
+    def start(self) -> Tensor:
+        """The object to start from."""
 
-    def data_update(self, patches: Tensor) -> Tensor:
-        """Step of each patch to its measured modulus, back-projected through the probe."""
+    def update(self, object_: Tensor) -> Tensor:
+        """Step of the object to the measured counts, back-projected through the probe."""
 
-    def consistency(self, patches: Tensor) -> Tensor:
-        """The patches, stitched into one object and cut out again."""
+    def coverage(self) -> Tensor:
+        """(H, W) from 0, where the scan tells nothing, to 1."""
 
 
 class Unrolled(SavedTensors):
@@ -48,9 +56,10 @@ class Unrolled(SavedTensors):
     options : GeneratorOptions
         ``width``, ``block``, ``n_modes`` and ``unrolled``.
     patch_shape : tuple[int, int]
-        Height and width of a patch in pixels.
+        Height and width of a patch in pixels, from which spectral networks take their modes.
     """
 
+    object_scale: Tensor
     update_scale: Tensor
 
     def __init__(self, options: GeneratorOptions, patch_shape: tuple[int, int]) -> None:
@@ -60,77 +69,152 @@ class Unrolled(SavedTensors):
         self.options = unrolled
         n_networks = 1 if unrolled.shared_weights else unrolled.n_iterations
         self.networks = nn.ModuleList(
-            [
-                nn.Sequential(
-                    convolution(4, options.width, 3),
-                    _body(options, patch_shape),
-                    output_convolution(options.width, 2),
-                )
-                for _ in range(n_networks)
-            ]
+            [CorrectingNetwork(options, patch_shape) for _ in range(n_networks)]
         )
         self.steps = nn.Parameter(torch.ones(unrolled.n_iterations))
+        self.momenta = nn.Parameter(torch.zeros(unrolled.n_iterations))
+        self.register_buffer("object_scale", torch.tensor(torch.nan))
         self.register_buffer("update_scale", torch.tensor(torch.nan))
 
+    @torch.no_grad()
     def fit_normalization(self, operators: PhysicsOperators) -> None:
-        """Take the size of the starting patches' updates, by which the network sees updates."""
-        with torch.no_grad():
-            update = operators.data_update(operators.start_patches())
-            self.update_scale.copy_(update.abs().square().mean().sqrt().clamp_min(1e-6))
+        """Take the deviation of the starting object and of its update, which become the units in
+        which the network sees them."""
+        covered = operators.coverage() > 0.5
+        for scale, image in (
+            (self.object_scale, operators.start()),
+            (self.update_scale, operators.update(operators.start())),
+        ):
+            scale.copy_(image[0][covered].std().clamp_min(1e-3))
 
     def forward(self, operators: PhysicsOperators) -> Tensor:
-        """Patches after all iterations.
+        """The object after all iterations.
 
         Parameters
         ----------
         operators : PhysicsOperators
-            The physics of n positions.
+            The physics of the scan or of some of its positions.
 
         Returns
         -------
         Tensor
-            (n, 1, h, w) complex patches, consistent with each other.
+            (1, H, W) complex object.
         """
-        patches = operators.start_patches()
+        last = object_ = operators.start()
         n_free = self.options.n_iterations - (
             self.options.gradient_iterations or self.options.n_iterations
         )
         for k in range(self.options.n_iterations):
             with torch.set_grad_enabled(torch.is_grad_enabled() and k >= n_free):
                 if self.options.activation_checkpointing and torch.is_grad_enabled():
-                    patches = checkpoint(self._iterate, k, patches, operators, use_reentrant=False)
+                    new = checkpoint(
+                        self._iterate, k, object_, last, operators, use_reentrant=False
+                    )
                 else:
-                    patches = self._iterate(k, patches, operators)
-        return patches
+                    new = self._iterate(k, object_, last, operators)
+            last, object_ = object_, new
+        return object_
 
-    def _iterate(self, k: int, patches: Tensor, operators: PhysicsOperators) -> Tensor:
-        update = operators.data_update(patches)
-        network = self.networks[min(k, len(self.networks) - 1)]
+    def _iterate(
+        self, k: int, object_: Tensor, last: Tensor, operators: PhysicsOperators
+    ) -> Tensor:
+        update = operators.update(object_)
+        coverage = operators.coverage()
+        mean = (coverage * object_).sum() / coverage.sum()
+        seen = coverage * (object_ - mean) / self.object_scale
         scaled = update / self.update_scale
-        features = torch.cat([patches.real - 1, patches.imag, scaled.real, scaled.imag], dim=1)
-        chunks = [features] if torch.is_grad_enabled() else features.split(CHUNK_SIZE)
-        correction = torch.cat([network(chunk) for chunk in chunks])
-        correction = torch.complex(*correction.to(patches.real.dtype).chunk(2, dim=1))
-        correction = correction * self.update_scale
-        return operators.consistency(patches + self.steps[k] * update + correction)
+        features = torch.cat([seen.real, seen.imag, scaled.real, scaled.imag])
+        network = self.networks[min(k, len(self.networks) - 1)]
+        if not self.options.symmetric:
+            orientations = [0]
+        elif torch.is_grad_enabled():
+            orientations = [int(torch.randint(ORIENTATIONS, (1,), device="cpu"))]
+        else:
+            orientations = list(range(ORIENTATIONS))
+        correction = torch.stack(
+            [_turned_back(network(_turned(features, o)[None])[0], o) for o in orientations]
+        ).mean(0)
+        correction = torch.complex(*correction.to(object_.real.dtype)[:, None].unbind())
+        correction = CORRECTION_SCALE * self.object_scale * coverage * correction
+        momentum = self.momenta[k] * (object_ - last)
+        return object_ + self.steps[k] * update + momentum + correction
+
+
+class CorrectingNetwork(nn.Module):
+    """Four real channels to two: a linear path, and a body that departs from it.
+
+    Parameters
+    ----------
+    options : GeneratorOptions
+        ``width``, ``block``, ``n_modes`` and ``unrolled``.
+    patch_shape : tuple[int, int]
+        Height and width of a patch in pixels.
+    """
+
+    def __init__(self, options: GeneratorOptions, patch_shape: tuple[int, int]) -> None:
+        super().__init__()
+        self.lift = convolution(4, options.width, 3, nonlinearity="linear")
+        self.body = _body(options, patch_shape)
+        self.project = convolution(options.width, 2, 3)
+        nn.init.zeros_(cast(Tensor, self.project.weight))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 4, H, W) to (B, 2, H, W), zero before training."""
+        # Spectral layers want even sides.
+        return apply_padded(lambda padded: self.project(self.body(self.lift(padded))), x, 2)
+
+
+class DilatedBlock(nn.Module):
+    """x + conv3x3(act(dilated conv3x3(act(x))))."""
+
+    def __init__(self, width: int, dilation: int) -> None:
+        super().__init__()
+        dilated = convolution(width, width, 3)
+        dilated.dilation = dilated.padding = (dilation, dilation)
+        last = convolution(width, width, 3)
+        with torch.no_grad():
+            last.weight *= RESIDUAL_GAIN
+        self.branch = nn.Sequential(nn.GELU(), dilated, nn.GELU(), last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, H, W) to the same shape."""
+        return x + self.branch(x)
+
+
+class Residual(nn.Module):
+    """x + body(x)."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, H, W) to the same shape."""
+        return x + RESIDUAL_GAIN * self.body(x)
+
+
+def _turned(x: Tensor, orientation: int) -> Tensor:
+    x = x.flip(-1) if orientation & 1 else x
+    x = x.flip(-2) if orientation & 2 else x
+    return x.transpose(-1, -2) if orientation & 4 else x
+
+
+def _turned_back(x: Tensor, orientation: int) -> Tensor:
+    x = x.transpose(-1, -2) if orientation & 4 else x
+    x = x.flip(-2) if orientation & 2 else x
+    return x.flip(-1) if orientation & 1 else x
 
 
 def _body(options: GeneratorOptions, patch_shape: tuple[int, int]) -> nn.Module:
     width, n_layers = options.width, options.unrolled.n_layers
     match options.unrolled.network:
         case UnrolledNetworks.DILATED:
-            layers: list[nn.Module] = []
-            for layer in range(n_layers):
-                dilation = 2 ** (layer % 4)
-                dilated = convolution(width, width, 3)
-                dilated.dilation = dilated.padding = (dilation, dilation)
-                layers += [nn.GELU(), dilated]
-            return nn.Sequential(*layers, nn.GELU())
+            return nn.Sequential(*(DilatedBlock(width, 2 ** (i % 4)) for i in range(n_layers)))
         case UnrolledNetworks.UNET:
-            return UNet(width, width, n_layers)
+            return Residual(UNet(width, width, n_layers))
         case UnrolledNetworks.HYBRID_UNO:
             shape = HybridUNOOptions(depth=n_layers)
-            return HybridUNO(width, patch_shape, options.block, options.n_modes, shape)
+            return Residual(HybridUNO(width, patch_shape, options.block, options.n_modes, shape))
         case UnrolledNetworks.SPECTRAL:
             modes = modes_per_level(options.n_modes, [patch_shape])[0]
             return nn.Sequential(*(BLOCKS[options.block](width, modes) for _ in range(n_layers)))

@@ -202,6 +202,35 @@ def read_run_file(
     )
 
 
+def options_from(
+    options_class: type[PtychographyTaskOptions], *contents: dict[str, Any], source: str
+) -> PtychographyTaskOptions:
+    """Options from the option groups of run files, checked as those are.
+
+    Parameters
+    ----------
+    options_class : type
+        Options of an engine.
+    *contents : dict
+        What differs from the engine's defaults; later ones take the place of earlier ones.
+    source : str
+        Where they come from, for the error.
+
+    Raises
+    ------
+    RunFileError
+        If there are unknown or ill-typed keys, or options that the engine refuses.
+    """
+    chosen: dict[str, Any] = {}
+    for group in contents:
+        chosen = _merged(chosen, group)
+    problems: list[str] = []
+    options = _validate_options(options_class, chosen, list(_names(options_class)), problems)
+    if options is None or problems:
+        raise RunFileError(source, problems)
+    return options
+
+
 def read_recipe(
     path: str | Path | None = None, changes: dict[str, Any] | None = None
 ) -> SimulationOptions:

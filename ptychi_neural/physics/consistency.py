@@ -89,10 +89,11 @@ class Consistency:
 
     def accumulate(self, patches: Tensor, positions: Tensor) -> Canvas:
         """Weighted sums of (n, n_slices, h, w) patches at (n, 2) positions."""
-        weights = self.weights()
-        placed = self.place(weights * patches, positions)
-        weight = self.place(weights.expand(len(positions), 1, -1, -1), positions)[0]
-        return Canvas(placed, weight)
+        return Canvas(self.place(self.weights() * patches, positions), self.total_weight(positions))
+
+    def total_weight(self, positions: Tensor) -> Tensor:
+        """(H, W) sum of the patches' weights at (n, 2) positions."""
+        return self.place(self.weights().expand(len(positions), 1, -1, -1), positions)[0]
 
     def __call__(self, patches: Tensor, positions: Tensor, elsewhere: Tensor) -> Tensor:
         """The consistent patches: cut out of the object stitched of ``patches``."""

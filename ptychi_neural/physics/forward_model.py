@@ -9,6 +9,7 @@ propagation, detector size and blur.
 from typing import Any, NamedTuple, cast
 
 import torch
+from ptychi.api.enums import LossFunctions
 from ptychi.forward_models import PlanarPtychographyForwardModel
 from ptychi.io_handles import PtychographyDataset
 from ptychi.propagate import FourierPropagator, WavefieldPropagator
@@ -16,15 +17,21 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ptychi_neural.api.enums import Lifters
+from ptychi_neural.api.enums import Architectures, Lifters
 from ptychi_neural.api.options import NeuralReconstructorOptions
-from ptychi_neural.generators import Unrolled
+from ptychi_neural.generators import Generator, Unrolled
 from ptychi_neural.generators.cascaded import Cascaded
 from ptychi_neural.parameters import NeuralParameterGroup
 from ptychi_neural.physics.consistency import Canvas, Consistency
+from ptychi_neural.physics.pixel_splits import PixelSplits
+from ptychi_neural.physics.shifted_probes import ShiftedProbes
 
 MODULUS_FLOOR = 1e-9
-"""Added to predicted intensities before their square root is divided by, relative to their mean."""
+"""Added to predicted intensities before they are divided by, relative to their mean."""
+
+LARGEST_CHANGE = 3.0
+"""Of an exit wave's Fourier component, relative to itself, in one step of the likelihood: a photon
+where almost none was predicted would ask for any."""
 
 
 class Prediction(NamedTuple):
@@ -68,9 +75,14 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
         self.dataset = dataset
         self.options = options
         self.consistency = Consistency(self, options.consistency.stitch_weighting)
-        self.start_object = parameter_group.object.data.detach().clone()
+        self.pixels = self._split_pixels()
         self.scan_patches: ScanPatches | None = None
+        self.split: int | None = None
+        self.start_objects: dict[int | None, Tensor] = {}
+        self.start_from(parameter_group.object.data.detach().clone())
+        self._shifted_probes = ShiftedProbes(len(dataset))
         self._patches: Tensor | None = None
+        self.everything = torch.arange(len(dataset))
         self._groups = self._group_neighbours(options.generator.grid_size)
 
     def _group_neighbours(self, grid_size: int) -> Tensor:
@@ -90,12 +102,51 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
 
     def move_intermediate_variables_to_device(self, device: torch.device) -> None:
         super().move_intermediate_variables_to_device(device)
-        self.start_object = self.start_object.to(device)
+        self.start_objects = {key: value.to(device) for key, value in self.start_objects.items()}
         if self.scan_patches is not None:
             self.scan_patches.patches = self.scan_patches.patches.to(device)
             self.scan_patches.total = Canvas(*(part.to(device) for part in self.scan_patches.total))
 
+    # --- pixels ----------------------------------------------------------------------------
+
+    def _split_pixels(self) -> PixelSplits | None:
+        unrolled = self.options.generator.architecture == Architectures.UNROLLED
+        n_splits = self.options.generator.unrolled.n_splits if unrolled else 1
+        held_out = self.options.validation.held_out
+        if n_splits == 1 and held_out == 0:
+            return None
+        patterns = self.dataset.patterns
+        shape = cast(tuple[int, int, int], tuple(patterns.shape))
+        return PixelSplits(
+            shape, n_splits, held_out, self.options.random_seed or 0, patterns.device
+        )
+
+    def seen_pixels(self, indices: Tensor) -> Tensor:
+        """(n, h, w) or (h, w) detector pixels that input and updates may use."""
+        valid = self.dataset.valid_pixel_mask
+        if self.pixels is None:
+            return valid
+        return valid & self.pixels.seen(indices, self.split).to(valid.device)
+
+    def predicted_pixels(self, indices: Tensor) -> Tensor:
+        """(n, h, w) or (h, w) detector pixels that the loss compares."""
+        valid = self.dataset.valid_pixel_mask
+        if self.pixels is None:
+            return valid
+        return valid & self.pixels.predicted(indices, self.split).to(valid.device)
+
+    def held_out_pixels(self, indices: Tensor) -> Tensor:
+        """(n, h, w) detector pixels that are kept for validation."""
+        assert self.pixels is not None
+        valid = self.dataset.valid_pixel_mask
+        return valid & self.pixels.held_out(indices).to(valid.device)
+
     # --- patches ---------------------------------------------------------------------------
+
+    @property
+    def start_object(self) -> Tensor:
+        """(n_slices, H, W) object that the generator starts from, for the present split."""
+        return self.start_objects.get(self.split, self.start_objects[None])
 
     def measured_patterns(self, indices: Tensor) -> Tensor:
         """(n, h, w) measured counts as pty-chi keeps them (far field: DC in the corner)."""
@@ -112,14 +163,15 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
         if self.options.generator.lifter == Lifters.BACKPROJECTION:
             with torch.no_grad():
                 return self.data_update(indices, self.start_patches(indices))
-        patterns = torch.where(self.dataset.valid_pixel_mask, self.measured_patterns(indices), 0.0)
+        seen = self.seen_pixels(indices)
+        patterns = torch.where(seen, self.measured_patterns(indices), 0.0)
         if isinstance(self.free_space_propagator, FourierPropagator):
             patterns = torch.fft.fftshift(patterns, dim=(-2, -1))
         return patterns
 
     def start_from(self, object_: Tensor) -> None:
         """Let the generator start from this (n_slices, H, W) object."""
-        self.start_object = object_
+        self.start_objects = {None: object_}
         if self.scan_patches is not None:
             self.scan_patches = ScanPatches(self)
 
@@ -139,9 +191,7 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
         rough : Tensor or None
             A cascade's rough patches, if a loss on them is asked for.
         """
-        network, rough = self.generator.network, None
-        if isinstance(network, Unrolled):
-            return indices, network(MemberOperators(self, indices)), None
+        network, rough = cast(Generator, self.generator.network), None
         members = self._groups[indices.cpu()].to(indices.device)
         flat = members.flatten()
         start = self.start_patches(flat)
@@ -156,6 +206,12 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
         else:
             factor = network(inputs)
         return flat, start * factor.flatten(0, 1), rough
+
+    @property
+    def coverage(self) -> Tensor:
+        """(H, W) from 0 where no light fell to 1: weight of the data beside the damping."""
+        weight = self.consistency.total_weight(self.positions(self.everything))
+        return weight / (weight + self.options.start.regularization * weight.max())
 
     def stitch(self, members: Tensor, patches: Tensor) -> Tensor:
         """(n_slices, H, W) object of a minibatch's patches, in the scope that the options set."""
@@ -204,6 +260,10 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
         """
         indices = indices.to(self.start_object.device)
         positions = self.positions(indices)
+        if isinstance(self.generator.network, Unrolled):
+            object_ = self.generator.network(ScanOperators(self, indices))
+            patches = self.consistency.extract(object_, positions)
+            return Prediction(self.intensities_of(indices, patches), object_, None)
         members, patches, rough = self.generate(indices)
         rough_intensities = None
         if rough is not None:  # First: the refined patches are to be the latest of the scan.
@@ -216,12 +276,12 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
         return Prediction(intensities, stitched, rough_intensities)
 
     def data_update(self, indices: Tensor, patches: Tensor) -> Tensor:
-        """Step that takes each patch to the measured modulus, back-projected through the probe.
+        """Step that takes each patch to the measured counts, back-projected through the probe.
 
             u = sum_m conj(P_m) d_m / (sum_m |P_m|^2 + eps max),
-            d = F^-1[(sqrt(Y_meas / Y_pred) - 1) Psi],     Psi = F(P o).
+            d = F^-1[c Psi],     Psi = F(P o),     c: see ``exit_wave_correction``.
 
-        Pixels that are not valid keep the prediction's modulus.
+        Pixels that are not valid, or not to be seen, keep the prediction.
 
         Parameters
         ----------
@@ -235,16 +295,19 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
         Tensor
             (n, 1, h, w) complex update of the patches.
         """
-        return self.back_project(*self.exit_wave_correction(indices, patches))
-
-    def back_project(self, probe: Tensor, correction: Tensor) -> Tensor:
-        """(n, 1, h, w) update of patches from (n, n_modes, h, w) corrections of exit waves."""
+        correction = self.exit_wave_correction(indices, patches)
+        probe = correction.probe
         intensity = probe.abs().square().sum(1, keepdim=True)
         floor = self.options.start.regularization * intensity.amax(dim=(-2, -1), keepdim=True)
-        return (probe.conj() * correction).sum(1, keepdim=True) / (intensity + floor)
+        projected = (probe.conj() * correction.exit_waves).sum(1, keepdim=True)
+        return projected / (intensity + floor)
 
-    def exit_wave_correction(self, indices: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
-        """Probes and the change of exit waves that imposes the measured modulus.
+    def exit_wave_correction(self, indices: Tensor, patches: Tensor) -> "ExitWaveCorrection":
+        """Probes and the change of exit waves that brings them to the measured counts.
+
+        The change is that of the modulus, or the likelihood's step (Y_meas / Y_pred - 1) / 2 to
+        which it tends at many counts where the loss is the Poisson likelihood (LSQML's noise
+        models: Odstrcil et al., Opt. Express 26, 3108 (2018)).
 
         Parameters
         ----------
@@ -252,34 +315,90 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
             (n,) indices of positions.
         patches : Tensor
             (n, 1, h, w) object patches.
-
-        Returns
-        -------
-        probe, correction : Tensor
-            (n, n_modes, h, w) each.
         """
         measured = self.measured_patterns(indices)
-        probe = self.shift_unique_probes(
-            indices, self.get_unique_probes(indices), first_mode_only=True
-        )
+        probe = self._incident_probes(indices)
         far = self.forward_far_field(self.propagate_through_object(probe, patches))
-        predicted = far.abs().square().sum(1)
-        if patches.shape[1] > 1 or predicted.shape != measured.shape:
+        power = (far.real.square() + far.imag.square()).sum(1)
+        if patches.shape[1] > 1 or power.shape != measured.shape:
             raise ValueError(
                 "Projections (reconstructor_options.start, generator.lifter = 'backprojection', "
                 "generator.architecture = 'unrolled') need a single-slice object and a detector of "
                 f"the probe's size; here {patches.shape[1]} slices, detector "
-                f"{tuple(measured.shape[-2:])}, probe {tuple(predicted.shape[-2:])}."
+                f"{tuple(measured.shape[-2:])}, probe {tuple(power.shape[-2:])}. Set "
+                "reconstructor_options.start.n_iterations = 0 and another architecture."
             )
         # The floor bounds the gradient where nothing is predicted.
-        floor = MODULUS_FLOOR * predicted.detach().mean(dim=(-2, -1), keepdim=True)
-        ratio = measured.sqrt() / (self.intensity_scale.value * (predicted + floor)).sqrt()
-        change = torch.where(self.dataset.valid_pixel_mask, ratio - 1, 0.0)
+        floor = MODULUS_FLOOR * power.detach().mean(dim=(-2, -1), keepdim=True)
+        predicted = self.intensity_scale.value * (power + floor)
+        if self.options.loss_function == LossFunctions.POISSON:
+            change = ((measured / predicted - 1) / 2).clamp(max=LARGEST_CHANGE)
+        else:
+            change = (measured / predicted).sqrt() - 1
+        change = torch.where(self.seen_pixels(indices), change, 0.0)
         propagator = cast(WavefieldPropagator, self.free_space_propagator)
-        return probe, propagator.propagate_backward(change[:, None] * far)
+        exit_waves = propagator.propagate_backward(change[:, None] * far)
+        return ExitWaveCorrection(probe, exit_waves, predicted)
+
+    def accumulate_update(self, indices: Tensor, object_: Tensor) -> Canvas:
+        """Back-projected corrections of some patterns, summed up on the object's canvas.
+
+        Its ``weighted_patches`` are sum_j P_j^* d_j, its ``weight`` sum_j |P_j|^2.
+        """
+        positions = self.positions(indices)
+        patches = self.consistency.extract(object_, positions)
+        return self.place_correction(self.exit_wave_correction(indices, patches), positions)
+
+    def place_correction(self, correction: "ExitWaveCorrection", positions: Tensor) -> Canvas:
+        """Back-project corrections of exit waves to the object's canvas."""
+        probe = correction.probe
+        projected = (probe.conj() * correction.exit_waves).sum(1, keepdim=True)
+        with torch.no_grad():
+            intensity = (probe.real.square() + probe.imag.square()).sum(1, keepdim=True)
+            weight = self.consistency.place(intensity, positions)[0]
+        return Canvas(self.consistency.place(projected, positions), weight)
+
+    def object_update(self, canvas: Canvas) -> Tensor:
+        """(1, H, W) least-squares step of the object from summed corrections."""
+        damping = self.options.start.regularization * canvas.weight.max()
+        return canvas.weighted_patches / (canvas.weight + damping)
+
+    def _incident_probes(self, indices: Tensor) -> Tensor:
+        return self.shift_unique_probes(
+            indices, self.get_unique_probes(indices), first_mode_only=True
+        )
+
+    def shift_unique_probes(
+        self, indices: Tensor, unique_probes: Tensor, first_mode_only: bool = False
+    ) -> Tensor:
+        """pty-chi's shift, kept while nothing changes."""
+        group = cast(NeuralParameterGroup, self.parameter_group)
+        sources = [cast(Tensor, group.probe.tensor.data), cast(Tensor, self.probe_positions.tensor)]
+        if group.opr_mode_weights is not None:
+            sources.append(cast(Tensor, group.opr_mode_weights.tensor))
+        return self._shifted_probes.get(
+            indices,
+            sources,
+            lambda: super(NeuralForwardModel, self).shift_unique_probes(
+                indices, unique_probes, first_mode_only
+            ),
+        )
 
 
-class MemberOperators:
+class ExitWaveCorrection(NamedTuple):
+    """What brings the exit waves of a batch closer to the measured counts."""
+
+    probe: Tensor
+    """(n, n_modes, h, w) probes at their sub-pixel shifts."""
+
+    exit_waves: Tensor
+    """(n, n_modes, h, w) change of the exit waves."""
+
+    predicted: Tensor
+    """(n, h, w) predicted counts."""
+
+
+class ScanOperators:
     """The physics of some positions, for an unrolled generator (``PhysicsOperators``).
 
     Parameters
@@ -294,25 +413,22 @@ class MemberOperators:
         self.forward_model = forward_model
         self.members = members
 
-    def start_patches(self) -> Tensor:
-        return self.forward_model.start_patches(self.members)
+    def start(self) -> Tensor:
+        return self.forward_model.start_object
 
-    def data_update(self, patches: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            return self.forward_model.data_update(self.members, patches)
-        size = self.forward_model.options.batch_size
-        return torch.cat(
-            [
-                self.forward_model.data_update(*chunk)
-                for chunk in zip(self.members.split(size), patches.split(size))
-            ]
-        )
+    def coverage(self) -> Tensor:
+        return self.forward_model.coverage
 
-    def consistency(self, patches: Tensor) -> Tensor:
-        stitched = self.forward_model.stitch(self.members, patches)
-        return self.forward_model.consistency.extract(
-            stitched, self.forward_model.positions(self.members)
-        )
+    def update(self, object_: Tensor) -> Tensor:
+        model = self.forward_model
+        if object_.requires_grad:
+            return model.object_update(model.accumulate_update(self.members, object_))
+        with torch.no_grad():  # A given object's update is an input of the generator.
+            batches = self.members.split(model.options.batch_size)
+            total = model.accumulate_update(batches[0], object_)
+            for batch in batches[1:]:
+                total = total + model.accumulate_update(batch, object_)
+            return model.object_update(total)
 
 
 class ScanPatches:

@@ -1,9 +1,10 @@
 """Accelerated projections: the engine's iteration without a network.
 
-In each iteration every pattern's modulus is imposed on its exit wave, the back-projected updates u
-are stitched with the probe's intensity w as weight, and the object takes Nesterov's steps:
+In each iteration every pattern's counts are imposed on its exit wave, the back-projected
+corrections d_j are averaged with the probe's intensity as weight, and the object takes Nesterov's
+steps:
 
-    d = P^T(w u) / (P^T(w) + eps max),     v' = beta v + d,     O' = O + v' + beta (v' - v).
+    O' = y + sum_j P_j^* d_j / (sum_j |P_j|^2 + eps max),     y' = O' + beta (O' - O).
 
 All patterns are projected at once, as in the difference map (Thibault et al., Ultramicroscopy 109,
 338 (2009)); the probe is updated from the same corrections of the exit waves, with the object's
@@ -11,6 +12,7 @@ intensity as weight.
 """
 
 import torch
+from skimage.restoration import denoise_tv_chambolle
 from torch import Tensor
 
 from ptychi_neural.api.options import StartOptions
@@ -23,26 +25,37 @@ and their common scale would oscillate."""
 
 
 class AcceleratedProjections:
-    """Projections over the whole scan, with momentum, from the forward model's starting object.
+    """Projections over the whole scan, with momentum.
 
     Parameters
     ----------
     forward_model : NeuralForwardModel
-        Operators, probe, positions and data. Its ``start_object`` is what is iterated.
+        Operators, probe, positions and data.
+    from_object : Tensor
+        (1, H, W) complex object to begin with.
     options : StartOptions
-        Momentum and regularisation.
+        Momentum, regularisation, total variation.
     batch_size : int
         Number of patterns that are projected at a time, to bound the memory.
+    loss_function : torch.nn.Module
+        Of predicted and measured counts, for the held-out pixels.
     """
 
     def __init__(
-        self, forward_model: NeuralForwardModel, options: StartOptions, batch_size: int
+        self,
+        forward_model: NeuralForwardModel,
+        from_object: Tensor,
+        options: StartOptions,
+        batch_size: int,
+        loss_function: torch.nn.Module,
     ) -> None:
         self.forward_model = forward_model
         self.options = options
-        self.batches = torch.arange(len(forward_model.dataset)).split(batch_size)
-        self.velocity = torch.zeros_like(forward_model.start_object)
-        self.probe_velocity = torch.zeros_like(forward_model.probe.data)
+        self.batches = forward_model.everything.split(batch_size)
+        self.loss_function = loss_function
+        self.n_done = 0
+        self.object = self._last_object = from_object
+        self._last_probe = forward_model.probe.data
 
     @torch.no_grad()
     def iterate(self, update_probe: bool) -> float:
@@ -56,42 +69,52 @@ class AcceleratedProjections:
         Returns
         -------
         float
-            Distance to the measured moduli before the iteration: norm of the exit waves'
-            corrections, relative to the norm of the exit waves.
+            Loss at the held-out pixels before the iteration; nan where there are none.
         """
         model = self.forward_model
-        start = model.start_object
         updates: Canvas | None = None
         probe_change = torch.zeros_like(model.probe.data[0])
         exposure = torch.zeros_like(probe_change.real[0])
-        residual = power = 0.0
+        held_out, n_held_out = 0.0, 0
         for batch in self.batches:
             positions = model.positions(batch)
-            patches = model.start_patches(batch)
-            probe, correction = model.exit_wave_correction(batch, patches)
-            residual += float(correction.abs().square().sum())
-            power += float((probe * patches).abs().square().sum())
-            update = model.back_project(probe, correction)
-            canvas = model.consistency.accumulate(update, positions)
+            patches = model.consistency.extract(self.object, positions)
+            correction = model.exit_wave_correction(batch, patches)
+            if model.pixels is not None:
+                pixels = model.held_out_pixels(batch)
+                n_pixels = int(pixels.sum())
+                if n_pixels > 0:
+                    loss = self.loss_function(
+                        correction.predicted[pixels], model.measured_patterns(batch)[pixels]
+                    )
+                    held_out, n_held_out = held_out + n_pixels * float(loss), n_held_out + n_pixels
+            canvas = model.place_correction(correction, positions)
             updates = canvas if updates is None else updates + canvas
             if update_probe:
-                probe_change += (patches.conj() * correction).sum(0)
+                probe_change += (patches.conj() * correction.exit_waves).sum(0)
                 exposure += patches[:, 0].abs().square().sum(0)
         assert updates is not None
-        damping = self.options.regularization * updates.weight.max()
+        self.n_done += 1
         length = JOINT_STEP if update_probe else 1.0
-        step = length * updates.weighted_patches / (updates.weight + damping)
-        model.start_object, self.velocity = self._advance(start, self.velocity, step)
+        new = self._denoised(self.object + length * model.object_update(updates))
+        self.object, self._last_object = self._ahead(new, self._last_object), new
         if update_probe:
             floor = self.options.regularization * exposure.max()
-            step = torch.zeros_like(self.probe_velocity)
+            step = torch.zeros_like(model.probe.data)
             step[0] = length * probe_change / (exposure + floor)
-            probe, self.probe_velocity = self._advance(model.probe.data, self.probe_velocity, step)
-            model.probe.set_data(probe)
-        return (residual / power) ** 0.5
+            new = model.probe.data + step
+            model.probe.set_data(self._ahead(new, self._last_probe))
+            self._last_probe = new
+        return held_out / n_held_out if n_held_out > 0 else float("nan")
 
-    def _advance(self, point: Tensor, velocity: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """Nesterov's next point, one step and momentum ahead, and its velocity."""
-        momentum = self.options.momentum
-        faster = momentum * velocity + step
-        return point + faster + momentum * (faster - velocity), faster
+    def _ahead(self, new: Tensor, last: Tensor) -> Tensor:
+        momentum = min(self.n_done / (self.n_done + 3), self.options.momentum)
+        return new + momentum * (new - last)
+
+    def _denoised(self, object_: Tensor) -> Tensor:
+        weight = self.options.total_variation
+        if weight == 0:
+            return object_
+        image = torch.view_as_real(object_[0]).numpy(force=True)
+        denoised = denoise_tv_chambolle(image, weight, max_num_iter=20, channel_axis=-1)
+        return torch.view_as_complex(torch.as_tensor(denoised).to(object_.real))[None]

@@ -12,19 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from ptychi.api.options.base import (
-    ObjectOptions,
-    OPRModeWeightsOptions,
-    ProbeOptions,
-    ProbePositionOptions,
-)
+from ptychi.api.options.task import PtychographyTaskOptions
 from ptychi.data_structures.object import PlanarObject
 from ptychi.data_structures.opr_mode_weights import OPRModeWeights
 from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGroup
 from ptychi.data_structures.probe import Probe
 from ptychi.data_structures.probe_positions import ProbePositions
 from ptychi.forward_models import PlanarPtychographyForwardModel
-from ptychi.utils import get_suggested_object_size
+from ptychi.utils import get_suggested_object_size, to_tensor
 
 from ptychi_neural.io import write_diffraction, write_product
 from ptychi_neural.io.scan import Scan
@@ -129,23 +124,61 @@ def predict_intensities(
     """
     n = len(positions_px)
     with double_precision_on_cpu(), torch.no_grad():
-        model = PlanarPtychographyForwardModel(
-            PlanarPtychographyParameterGroup(
-                object=PlanarObject(
-                    data=torch.from_numpy(object), options=ObjectOptions(optimizable=False)
-                ),
-                probe=Probe(data=torch.from_numpy(probe), options=ProbeOptions(optimizable=False)),
-                probe_positions=ProbePositions(
-                    data=torch.from_numpy(positions_px),
-                    options=ProbePositionOptions(optimizable=False),
-                ),
-                opr_mode_weights=OPRModeWeights(
-                    data=torch.ones(n, 1), options=OPRModeWeightsOptions(optimizable=False)
-                ),
-            )
-        )
+        model = build_forward_model(object, probe, positions_px, PtychographyTaskOptions())
         chunks = [model(indices) for indices in torch.arange(n).split(CHUNK_SIZE)]
         return torch.fft.fftshift(torch.cat(chunks), dim=(-2, -1)).numpy()
+
+
+def build_forward_model(
+    object: NDArray[np.complexfloating],
+    probe: NDArray[np.complexfloating],
+    positions_px: NDArray[np.floating],
+    options: PtychographyTaskOptions,
+    opr_mode_weights: NDArray[np.floating] | None = None,
+    detector_shape: tuple[int, int] | None = None,
+) -> PlanarPtychographyForwardModel:
+    """pty-chi's forward model, in the default precision and on the default device of the moment.
+
+    Parameters
+    ----------
+    object : ndarray
+        (n_slices, H, W) complex object.
+    probe : ndarray
+        (n_opr_modes, n_modes, h, w) complex probe.
+    positions_px : ndarray
+        (n, 2) positions (y, x) in pixels from pty-chi's origin.
+    options : PtychographyTaskOptions
+        Geometry and propagation.
+    opr_mode_weights : ndarray, optional
+        (n, n_opr_modes) weights; None: ones, for a probe of one OPR mode.
+    detector_shape : tuple, optional
+        (h, w) of the patterns; None: that of the probe.
+
+    Returns
+    -------
+    PlanarPtychographyForwardModel
+        Maps (batch,) indices of positions to (batch, h, w) intensities.
+    """
+    weights = np.ones((len(positions_px), 1)) if opr_mode_weights is None else opr_mode_weights
+    data, forward = options.data_options, options.reconstructor_options.forward_model_options
+    return PlanarPtychographyForwardModel(
+        PlanarPtychographyParameterGroup(
+            object=PlanarObject(data=to_tensor(object), options=options.object_options),
+            probe=Probe(data=to_tensor(probe), options=options.probe_options),
+            probe_positions=ProbePositions(
+                data=to_tensor(positions_px), options=options.probe_position_options
+            ),
+            opr_mode_weights=OPRModeWeights(
+                data=to_tensor(weights), options=options.opr_mode_weight_options
+            ),
+        ),
+        detector_size=detector_shape,
+        wavelength_m=data.wavelength_m,
+        free_space_propagation_distance_m=data.free_space_propagation_distance_m,
+        pad_for_shift=forward.pad_for_shift,
+        low_memory_mode=forward.low_memory_mode,
+        diffraction_pattern_blur_sigma=forward.diffraction_pattern_blur_sigma,
+    )
 
 
 def write_simulation(simulated: SimulatedScan, folder: str | Path, overwrite: bool = False) -> None:

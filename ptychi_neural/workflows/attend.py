@@ -73,7 +73,7 @@ def _progress_bar(reconstructor: IterativeReconstructor, show: bool) -> Iterator
 
     reconstructor.pbar = bar
     try:
-        with bar, _after(reconstructor.loss_tracker, "conclude_epoch", report_loss):
+        with bar, after(reconstructor.loss_tracker, "conclude_epoch", report_loss):
             yield
     finally:
         reconstructor.pbar = before
@@ -100,14 +100,14 @@ def _stop_on_interrupt(reconstructor: IterativeReconstructor) -> Iterator[None]:
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:
-        with _after(reconstructor, "run_post_update_hooks", stop):
+        with after(reconstructor, "run_post_update_hooks", stop):
             yield
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
-def _after(owner: Any, method_name: str, action: Callable[[], None]) -> Iterator[None]:
+def after(owner: Any, method_name: str, action: Callable[[], None]) -> Iterator[None]:
     """Let an instance's method be followed by an action."""
     method = getattr(owner, method_name)
 

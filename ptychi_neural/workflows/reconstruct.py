@@ -139,7 +139,7 @@ def reconstruct(
     if settings.random_seed is None:
         settings.random_seed = int(np.random.default_rng().integers(2**31))
 
-    scan, reference = _load(run)
+    scan, reference = load(run)
     task = build_task(run.options, scan, keep=run.chosen)
     started = datetime.now(UTC)
     clock = time.perf_counter()
@@ -162,7 +162,7 @@ def reconstruct(
         seconds=seconds,
         metrics=None,
     )
-    with _new_folder(run.output_folder, overwrite) as folder:
+    with new_folder(run.output_folder, overwrite) as folder:
         _save(result, run, folder, started)
         if reference is not None:
             known = run.simulation is not None and not (
@@ -170,7 +170,7 @@ def reconstruct(
                 or run.options.probe_position_options.optimizable
             )
             result.metrics = _compare(result.scan, reference, free=not known)
-            _write_json(folder / "metrics.json", result.metrics)
+            write_json(folder / "metrics.json", result.metrics)
         _draw(result, run, folder)
     return result
 
@@ -196,8 +196,14 @@ def check_output_folder(folder: Path, overwrite: bool) -> None:
         )
 
 
-def _load(run: RunFile) -> tuple[Scan, NDArray[np.complexfloating] | None]:
-    """The scan, and the (n_slices, H, W) object to compare with, if there is one."""
+def load(run: RunFile) -> tuple[Scan, NDArray[np.complexfloating] | None]:
+    """The scan, and the (n_slices, H, W) object to compare with, if there is one.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If a file cannot be read, or the reference is on another grid.
+    """
     if run.simulation is not None:
         simulated = simulate(run.simulation)
         return simulated.scan, simulated.truth.object
@@ -261,10 +267,11 @@ def _compare(scan: Scan, reference: NDArray[np.complexfloating], free: bool) -> 
 
 
 @contextmanager
-def _new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
+def new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
     """A temporary folder beside the one to write, which takes its place when it is complete.
 
-    An incomplete one stays, lest hours of computing be lost for a figure.
+    An incomplete one stays, lest hours of computing be lost for a figure. Call
+    ``check_output_folder`` first.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -290,7 +297,10 @@ def _save(result: ReconstructionResult, run: RunFile, folder: Path, started: dat
         reconstructor.save_generator(folder / "generator.safetensors")
     run.write(folder / "run.toml")
     result.losses.to_csv(folder / "losses.csv", index=False)
-    _write_json(folder / "provenance.json", _provenance(result, run, started))
+    device = result.task.get_data("object").device
+    content = provenance(run, started, result.seconds, device)
+    content |= {"epochs": len(result.losses), "stopped": result.stopped}
+    write_json(folder / "provenance.json", content)
 
 
 def _draw(result: ReconstructionResult, run: RunFile, folder: Path) -> None:
@@ -305,15 +315,15 @@ def _draw(result: ReconstructionResult, run: RunFile, folder: Path) -> None:
     )
 
 
-def _provenance(result: ReconstructionResult, run: RunFile, started: datetime) -> dict[str, Any]:
-    device = result.task.get_data("object").device
+def provenance(
+    run: RunFile, started: datetime, seconds: float, device: torch.device
+) -> dict[str, Any]:
+    """How a result came about: command, time, seed, device, versions; for ``provenance.json``."""
     packages = ("torch", "ptychi", "neuraloperator", "numpy")
     return {
         "command": sys.argv,
         "started": started.isoformat(timespec="seconds"),
-        "wall_time_s": round(result.seconds, 3),
-        "epochs": len(result.losses),
-        "stopped": result.stopped,
+        "wall_time_s": round(seconds, 3),
         "seed": run.options.reconstructor_options.random_seed,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "platform": platform.platform(),
@@ -325,5 +335,6 @@ def _provenance(result: ReconstructionResult, run: RunFile, started: datetime) -
     }
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file that is pleasant to read."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

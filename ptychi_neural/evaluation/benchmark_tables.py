@@ -1,0 +1,97 @@
+"""Tables of a benchmark: ratios to the best baseline, and medians over objects and seeds.
+
+A table of cells has a row for each cell: labels of where it stands (scan, object, seed), the
+``engine``, and what its record says. A cell without a record is a row without numbers; nothing
+that would need them is computed.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+
+def with_ratios(
+    cells: pd.DataFrame, where: Sequence[str], baselines: Sequence[str]
+) -> pd.DataFrame:
+    """The cells with a column ``ratio``: error over the smallest error of the baselines.
+
+    Parameters
+    ----------
+    cells : DataFrame
+        Columns ``engine``, ``error`` and those of ``where``.
+    where : sequence of str
+        Columns that tell scans apart.
+    baselines : sequence of str
+        Engines. Where one of them has no error there is no ratio.
+
+    Examples
+    --------
+    >>> cells = pd.DataFrame({"seed": [0, 0], "engine": ["neural", "lsqml"], "error": [0.1, 0.2]})
+    >>> with_ratios(cells, ["seed"], ["lsqml"])["ratio"].tolist()
+    [0.5, 1.0]
+    """
+    errors = cells[cells["engine"].isin(baselines)].pivot(
+        index=list(where), columns="engine", values="error"
+    )
+    best = errors.min(axis=1, skipna=False) if len(errors.columns) else errors.sum(axis=1) * np.nan
+    smallest = cells.join(best.rename("smallest"), on=list(where))["smallest"]
+    return cells.assign(ratio=cells["error"] / smallest)
+
+
+def medians(cells: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
+    """Median of each value over the cells that have it.
+
+    Parameters
+    ----------
+    cells : DataFrame
+        Columns of ``by`` and ``values``, and ``recorded`` (bool).
+    by : sequence of str
+        Columns that stay, in the order in which their labels appear.
+    values : sequence of str
+        Columns whose medians are taken.
+
+    Returns
+    -------
+    DataFrame
+        Columns of ``by``; ``cells``, such as "8/9": how many of them have a record; the medians.
+    """
+    groups = cells.groupby(list(by), sort=False)
+    counts = groups["recorded"].agg(["sum", "size"]).astype(int).astype(str)
+    table = groups[list(values)].median()
+    table.insert(0, "cells", counts["sum"] + "/" + counts["size"])
+    return table.reset_index()
+
+
+def side_by_side(table: pd.DataFrame, where: Sequence[str], value: str) -> pd.DataFrame:
+    """One row for each place, one column for each engine.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From ``medians``, with a column ``engine``.
+    where : sequence of str
+        Columns that name a place.
+    value : str
+        What is shown.
+    """
+    wide = table.pivot(index=list(where), columns="engine", values=value)
+    places = pd.MultiIndex.from_frame(table[list(where)].drop_duplicates())
+    wide = wide.reindex(places if len(where) > 1 else places.get_level_values(0))
+    return wide[table["engine"].unique()].rename_axis(columns=None).reset_index()
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table in Markdown; what is missing is a dash."""
+
+    def text(value: object) -> str:
+        if isinstance(value, float):
+            return "-" if np.isnan(value) else f"{value:.3g}"
+        return str(value)
+
+    rows = [
+        list(map(str, table.columns)),
+        ["---"] * len(table.columns),
+        *([text(value) for value in row] for row in table.itertuples(index=False)),
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

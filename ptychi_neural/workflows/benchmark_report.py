@@ -1,0 +1,207 @@
+"""Tables and figures of a benchmark, made from its records."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ptychi_neural.evaluation.benchmark_figures import (
+    convergence,
+    error_curves,
+    ratio_map,
+    ring_correlations,
+)
+from ptychi_neural.evaluation.benchmark_tables import markdown, medians, side_by_side, with_ratios
+from ptychi_neural.io.hdf5 import replacing
+from ptychi_neural.workflows.benchmark_record import Record
+from ptychi_neural.workflows.suite import Cell, Suite
+
+SCORES = (
+    "error",
+    "ssim_amplitude",
+    "ssim_phase",
+    "frc_resolution_px",
+    "held_out",
+    "phase_correlation",
+    "epoch",
+    "seconds",
+)
+"""Columns of the judged epoch."""
+
+
+def write_report(
+    suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record], folder: Path
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Write ``cells.csv``, ``table.csv``, ``table.md`` and figures.
+
+    Parameters
+    ----------
+    suite : Suite
+        The suite.
+    cells : sequence of Cell
+        The cells to report on. Those without a record are shown as missing.
+    records : mapping
+        Records by the cell's key.
+    folder : Path
+        Where to write; earlier reports are replaced.
+
+    Returns
+    -------
+    DataFrame
+        A row for each cell.
+    DataFrame
+        Medians over objects and seeds, a row for each point of the axes and engine.
+    """
+    axes, where = list(suite.axes), list(cells[0].coordinates)
+    rows = pd.DataFrame([_row(suite, cell, records.get(cell.key)) for cell in cells])
+    rows = with_ratios(rows, where, suite.baselines)
+    values = [name for name in rows if name not in (*where, "engine", "recorded", "stopped")]
+    table = medians(rows, [*axes, "engine"], values).dropna(axis="columns", how="all")
+    _write(folder / "cells.csv", rows.to_csv(index=False))
+    _write(folder / "table.csv", table.to_csv(index=False))
+    _write(folder / "table.md", _text(suite, table, records))
+    if records:
+        _draw(suite, cells, records, rows, folder)
+    return rows, table
+
+
+def _row(suite: Suite, cell: Cell, record: Record | None) -> dict[str, Any]:
+    row = {**cell.coordinates, "engine": cell.engine, "recorded": record is not None}
+    names = ["half_scan_resolution_px", "error_equal_time", "held_out_equal_time"]
+    row |= dict.fromkeys([*SCORES, *names, "engine_seconds", "peak_memory_mib"], np.nan)
+    row["stopped"] = None if record is None else record.stopped
+    if record is None:
+        return row
+    score = getattr(record, suite.judged(cell.engine))
+    found = {name: getattr(score, name) for name in SCORES}
+    if score.half_scans is not None:
+        found["half_scan_resolution_px"] = score.half_scans.resolution_px
+    if record.equal_time is not None:
+        found["error_equal_time"] = record.equal_time.error
+        found["held_out_equal_time"] = record.equal_time.held_out
+    found |= {name: getattr(record, name) for name in ("engine_seconds", "peak_memory_mib")}
+    return row | {name: value for name, value in found.items() if value is not None}
+
+
+def _text(suite: Suite, table: pd.DataFrame, records: Mapping[str, Record]) -> str:
+    axes = list(suite.axes)
+    machines = sorted({f"{r.device}, {r.threads} CPU threads" for r in records.values()})
+    judged = [f"{name}: {suite.judged(name)}" for name in table["engine"].unique()]
+    parts = [
+        f"# {suite.name}",
+        suite.description,
+        f"Run on {'; '.join(machines) or 'nothing yet'}. Numbers are medians over objects and "
+        "seeds; a dash stands for missing records, or for what they do not tell. Engines are "
+        f"judged at: {', '.join(judged)}.",
+    ]
+    if "ratio" in table:
+        baselines = [name for name in table["engine"].unique() if name in suite.baselines]
+        parts[-1] += f" The best baseline is the best of {', '.join(baselines)} in each cell."
+    if "error" in table:
+        parts += ["## Error by engine", markdown(_errors(suite, table))]
+    parts += [f"## All engines at every {' x '.join(axes)}", markdown(table)]
+    stopped = Counter((r.engine, r.stopped) for r in records.values() if r.stopped is not None)
+    if stopped:
+        ends = [(engine, reason, n) for (engine, reason), n in sorted(stopped.items())]
+        parts += [
+            "## Stopped before the last epoch",
+            markdown(pd.DataFrame(ends, columns=["engine", "by", "cells"])),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _errors(suite: Suite, table: pd.DataFrame) -> pd.DataFrame:
+    """One row for each point of the axes: bar, ratio to the best baseline, errors, time."""
+    axes, first = list(suite.axes), next(iter(suite.engines))
+    errors = side_by_side(table, axes, "error")
+    ours = table[table["engine"] == first].set_index(axes).reindex(errors.set_index(axes).index)
+    position = len(axes)
+    if "ratio" in table:
+        errors.insert(position, f"{first} / best baseline", ours["ratio"].to_numpy())
+        bars = [_bar(suite, labels) for labels in errors[axes].itertuples(index=False)]
+        if not np.isnan(bars).all():
+            met = np.where(ours["ratio"] <= bars, "yes", "no")
+            unknown = np.isnan(bars) | ours["ratio"].isna()
+            errors.insert(position, "bar", bars)
+            errors.insert(position + 2, "met", np.where(unknown, "-", met))
+    errors[f"{first}, s"] = ours["engine_seconds"].to_numpy()
+    recorded = table["cells"].str.split("/", expand=True).astype(int)
+    sums = recorded.groupby([table[name] for name in axes], sort=False).sum().astype(str)
+    errors["cells"] = (sums[0] + "/" + sums[1]).to_numpy()
+    return errors
+
+
+def _bar(suite: Suite, labels: Sequence[str]) -> float:
+    """The bar at a point of all axes; NaN where there is none."""
+    points = [
+        point
+        for (points, label) in zip(suite.axes.values(), labels)
+        for point in points
+        if point.label == label
+    ]
+    return min((point.bar for point in points if point.bar is not None), default=np.nan)
+
+
+def _draw(
+    suite: Suite,
+    cells: Sequence[Cell],
+    records: Mapping[str, Record],
+    rows: pd.DataFrame,
+    folder: Path,
+) -> None:
+    axes, where = list(suite.axes), list(cells[0].coordinates)
+    runs = [(cell, records[cell.key]) for cell in cells if cell.key in records]
+    traces = pd.DataFrame(
+        {**cell.coordinates, "engine": cell.engine, "run": k, **score.model_dump()}
+        for k, (cell, record) in enumerate(runs)
+        for score in record.trace
+    )
+    value = "error" if traces["error"].notna().any() else "held_out"
+    convergence(folder / "convergence.png", traces, value, axes, suite.name)
+    if suite.figures.curves is not None:
+        x = suite.figures.curves
+        others = [name for name in axes if name != x]
+        error_curves(folder / "curves.png", rows, x, others, suite.name)
+    if suite.figures.map is not None:
+        x, y = suite.figures.map
+        others = [name for name in axes if name not in (x, y)]
+        ratios = _comparisons(suite, rows, where)
+        ratio_map(folder / "map.png", ratios, x, y, ["error of", *others], suite.name)
+    if suite.half_scans:
+        rings = pd.DataFrame(_rings(suite, runs))
+        ring_correlations(folder / "half_scans.png", rings, axes, suite.name)
+
+
+def _comparisons(suite: Suite, rows: pd.DataFrame, where: list[str]) -> pd.DataFrame:
+    """Medians of the ratio of the first engine's error to the best baseline's and to others'."""
+    first, *others = rows["engine"].unique()
+    measures = {"best baseline": suite.baselines}
+    measures |= {name: [name] for name in others if name not in suite.baselines}
+    tables = []
+    for name, engines in measures.items():
+        ratios = with_ratios(rows, where, engines)
+        ratios = ratios[ratios["engine"] == first]
+        ratios = ratios.assign(recorded=ratios["ratio"].notna())
+        table = medians(ratios, list(suite.axes), ["ratio"])
+        tables.append(table.assign(**{"error of": f"{first} / {name}"}))
+    return pd.concat(tables)
+
+
+def _rings(suite: Suite, runs: Sequence[tuple[Cell, Record]]) -> list[dict[str, Any]]:
+    return [
+        {**cell.coordinates, "engine": cell.engine, "run": k, "frequency": frequency}
+        | {"correlation": correlation, "half_bit": half_bit}
+        for k, (cell, record) in enumerate(runs)
+        if (curve := getattr(record, suite.judged(cell.engine)).half_scans) is not None
+        for frequency, correlation, half_bit in zip(
+            curve.frequencies, curve.correlation, curve.half_bit
+        )
+    ]
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path, overwrite=True) as temporary:
+        temporary.write_text(text, encoding="utf-8")
