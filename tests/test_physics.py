@@ -10,8 +10,8 @@ from ptychi.api.task import PtychographyTask
 
 import ptychi_neural.api as napi
 from ptychi_neural.physics.forward_model import MODULUS_FLOOR, ExitWaveCorrection
-from ptychi_neural.physics.pixel_splits import PixelSplits
 from ptychi_neural.physics.losses import build_loss_function
+from ptychi_neural.physics.pixel_splits import PixelSplits
 
 H = W = 40
 PATCH = 12

@@ -121,11 +121,11 @@ def resolution_px(frc: RingCorrelation, threshold: ArrayLike = ONE_SEVENTH) -> f
     6.667
     """
     margin = frc.correlation - np.broadcast_to(threshold, frc.correlation.shape)
-    below = np.flatnonzero(margin < 0)
+    below = 1 + np.flatnonzero(margin[1:] < 0)  # ring 0 is the mean: one pixel tells nothing
     if len(below) == 0:
         return 2.0
     k = int(below[0])
-    if k <= 1:
+    if k == 1:
         return float("inf")
     part = margin[k - 1] / (margin[k - 1] - margin[k])
     crossing = frc.frequencies[k - 1] + part * (frc.frequencies[k] - frc.frequencies[k - 1])

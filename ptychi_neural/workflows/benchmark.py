@@ -350,7 +350,6 @@ def _half_scans(scan: Scan, first: Snapshot, second: Snapshot) -> RingCurve:
     b = evaluation.align(b, a, ramp=True, shift=True, mask=area).aligned
     rings = evaluation.fourier_ring_correlation(a, b, area)
     half_bit = evaluation.half_bit_threshold(rings.n_pixels)
-    half_bit[0] = 0.0  # the mean is one pixel, whose threshold of 1 nothing exceeds
     return RingCurve(
         frequencies=rings.frequencies.tolist(),
         correlation=rings.correlation.tolist(),
