@@ -38,7 +38,7 @@ from ptychi_neural.physics.projections import AcceleratedProjections
 logger = logging.getLogger(__name__)
 
 PROJECTIONS_PER_AMPLITUDE = 15
-PROJECTIONS = (60, 220)
+PROJECTIONS = (60, 200)
 """Number of projections where the options leave it open: so many times the root of the counts per
 object pixel, fewest and most."""
 

@@ -249,7 +249,7 @@ class NeuralReconstructorOptions(ad.AutodiffPtychographyReconstructorOptions):
     """Poisson likelihood (up to a constant that depends on the data alone), or any other loss
     function of pty-chi, on intensities in counts."""
 
-    num_epochs: int = PydanticField(default=150, ge=0)
+    num_epochs: int = PydanticField(default=120, ge=0)
 
     batch_size: int | None = PydanticField(default=None, ge=1)  # type: ignore[assignment]
     """Frames in a batch. None: chosen from the scan."""
