@@ -12,12 +12,8 @@ README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding=
 
 def test_the_script_runs(tmp_path):
     script = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
-    for long, short in (
-        ("num_epochs = 5", "num_epochs = 1"),
-        ("iterations = 150", "iterations = 2"),
-    ):
-        assert long in script
-        script = script.replace(long, short)
+    assert "num_epochs = 60" in script
+    script = script.replace("num_epochs = 60", "num_epochs = 1")
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True)
     assert [path.name for path in tmp_path.iterdir()] == ["generator.safetensors"]
 

@@ -102,7 +102,7 @@ def reconstruction_figure(
         ax.set(xticks=[], yticks=[])
     if losses:
         epochs, values = zip(*losses)
-        _draw_losses(below[0].subplots(), {"epoch": epochs, "loss": values})
+        _draw_losses([below[0].subplots()], {"epoch": epochs, "loss": values})
     save_figure(figure, path, overwrite)
 
 
@@ -130,26 +130,25 @@ def loss_figure(path: StrPath, table: Mapping[str, ArrayLike], overwrite: bool =
         raise ValueError(f"table needs a column 'epoch' and a loss; it has {list(table)}.")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    _draw_losses(figure.subplots(), table)
+    n_curves = len(list(table)) - 1
+    figure = Figure(figsize=(6, 1 + 3 * n_curves), layout="constrained")
+    _draw_losses(figure.subplots(n_curves, 1, sharex=True, squeeze=False)[:, 0], table)
     save_figure(figure, path, overwrite)
 
 
-def _draw_losses(ax: Axes, table: Mapping[str, ArrayLike]) -> None:
+def _draw_losses(axes: Sequence[Axes], table: Mapping[str, ArrayLike]) -> None:
+    """One curve in each of the axes: losses of different kinds have different scales."""
     epochs = np.asarray(table["epoch"], dtype=np.float64)
-    lowest = np.inf
-    for name in table:
+    for ax, name in zip(axes, [name for name in table if name != "epoch"], strict=True):
         values = np.asarray(table[name], dtype=np.float64)
-        if name == "epoch" or not np.isfinite(values).any():
-            continue
-        lowest = min(lowest, float(np.nanmin(values)))
-        ax.plot(epochs, values, label=str(name), marker="." if len(epochs) < 20 else None)
-    if lowest > 0:
-        ax.set_yscale("log")
-    ax.set(xlabel="epoch", ylabel="loss")
-    ax.grid(alpha=0.3, which="both")
-    if len(ax.lines) > 1:
-        ax.legend()
+        finite = np.isfinite(values)
+        marker = "." if finite.sum() < 30 else None
+        ax.plot(epochs[finite], values[finite], marker=marker)
+        if finite.any() and values[finite].min() > 0:
+            ax.set_yscale("log")
+        ax.set(ylabel=str(name))
+        ax.grid(alpha=0.3, which="both")
+    axes[-1].set(xlabel="epoch")
 
 
 def _extent(shape: tuple[int, ...], pixel_size_m: float | None) -> tuple[tuple[float, ...], str]:

@@ -23,14 +23,16 @@ product = "product.h5"        # ptychodus product: positions, probe, object to s
 
 # From here on, pty-chi's options by their own names.
 [reconstructor_options]
-num_epochs = 100
-batch_size = 64
+# num_epochs = 120            # the neural engine ends earlier where held-out pixels tell
+# batch_size = 64             # none: chosen from the scan (neural engine)
 # random_seed = 0             # without one, a seed is drawn and recorded
 # default_device = "cpu"      # "gpu" falls back to the CPU where there is none
 
-[reconstructor_options.generator]   # of the neural engine: remove it for the others
-architecture = "hybrid_uno"   # "cascaded", "cnn", "unrolled"
-step_size = 2e-3
+# [reconstructor_options.start]       # of the neural engine, as all below generator is
+# n_iterations = 100          # projections before the first epoch; none: from the light
+
+# [reconstructor_options.generator]
+# architecture = "unrolled"   # "cascaded", "hybrid_uno", "cnn"
 
 [object_options.total_variation]
 enabled = false

@@ -111,7 +111,7 @@ def reconstruct(
 
     The folder holds ``product.h5`` (ptychodus product), ``run.toml`` (the run file with all
     defaults, which gives this result again), ``provenance.json``, ``losses.csv``, ``loss.png``,
-    ``figure.png``, ``generator.safetensors`` (neural engine) and ``metrics.json`` (where there is
+    ``figure.png``, ``generator.safetensors`` and ``validation.csv`` (neural engine) and ``metrics.json`` (where there is
     a ground truth or reference). It appears when it is complete.
 
     Parameters
@@ -295,6 +295,7 @@ def _save(result: ReconstructionResult, run: RunFile, folder: Path, started: dat
     reconstructor = result.task.reconstructor
     if isinstance(reconstructor, NeuralReconstructor):
         reconstructor.save_generator(folder / "generator.safetensors")
+        reconstructor.validation.to_csv(folder / "validation.csv", index=False)
     run.write(folder / "run.toml")
     result.losses.to_csv(folder / "losses.csv", index=False)
     device = result.task.get_data("object").device
@@ -304,7 +305,14 @@ def _save(result: ReconstructionResult, run: RunFile, folder: Path, started: dat
 
 
 def _draw(result: ReconstructionResult, run: RunFile, folder: Path) -> None:
-    evaluation.loss_figure(folder / "loss.png", result.losses)
+    curves = result.losses
+    reconstructor = result.task.reconstructor
+    if isinstance(reconstructor, NeuralReconstructor):
+        validation = reconstructor.validation.query("stage == 'epoch'")
+        held_out = pd.Series(validation.loss.array, index=validation.step - 1, name="held-out loss")
+        held_out.index.name = "epoch"
+        curves = curves.merge(held_out.reset_index(), on="epoch", how="left")
+    evaluation.loss_figure(folder / "loss.png", curves)
     evaluation.reconstruction_figure(
         folder / "figure.png",
         result.scan.object,
