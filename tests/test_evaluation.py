@@ -342,7 +342,7 @@ class TestFigures:
         losses = {"epoch": [0, 1, 2], "loss": [3.0, 2.0, 1.0], "reg_loss": [0.0] * 3}
         table = pandas.DataFrame(losses)
         loss_figure(tmp_path / "loss.png", table)
-        assert self.image_size(tmp_path / "loss.png") == (600, 900)
+        assert self.image_size(tmp_path / "loss.png") == (1050, 900)  # a panel for each curve
 
     def test_figures_do_not_replace_each_other_unless_asked(self, tmp_path):
         path, table = tmp_path / "loss.png", {"epoch": [0, 1], "loss": [1.0, np.nan]}

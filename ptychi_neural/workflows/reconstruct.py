@@ -111,8 +111,8 @@ def reconstruct(
 
     The folder holds ``product.h5`` (ptychodus product), ``run.toml`` (the run file with all
     defaults, which gives this result again), ``provenance.json``, ``losses.csv``, ``loss.png``,
-    ``figure.png``, ``generator.safetensors`` and ``validation.csv`` (neural engine) and ``metrics.json`` (where there is
-    a ground truth or reference). It appears when it is complete.
+    ``figure.png``, ``generator.safetensors`` and ``validation.csv`` (neural engine) and
+    ``metrics.json`` (where there is a ground truth or reference). It appears when it is complete.
 
     Parameters
     ----------
