@@ -84,6 +84,91 @@ def reconstruct(
 
 
 @app.command()
+def train(
+    training_file: Annotated[Path, typer.Argument(metavar="TRAIN.toml", help="Training file.")],
+    output: Output = None,
+    data: Data = None,
+    changes: Changes = None,
+    overwrite: Overwrite = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an earlier training was stopped.")
+    ] = False,
+) -> None:
+    """Train one generator on many scans.
+
+    Writes one folder, results/<name of the training file> by default: generator-best and
+    generator-last.safetensors, training.csv and .png, train.toml with all defaults,
+    provenance.json, state.safetensors. Ctrl-C finishes the scan and saves; --resume goes on from
+    there, as if training had never ended.
+    """
+    with _plain_errors():
+        from ptychi_neural.io.run_file import parse_changes
+        from ptychi_neural.workflows.training_file import read_training_file
+
+        training = read_training_file(training_file, data, parse_changes(changes or []))
+        from ptychi_neural.workflows import train
+
+        result = train(training, output, overwrite, resume)
+    workflow = result.workflow
+    typer.echo(
+        f"{result.folder}: {workflow.epoch} epochs, best score {workflow.best_score:.6g} after "
+        f"{workflow.best_epoch}"
+    )
+    if result.stopped is not None:
+        typer.echo(f"Stopped early: {result.stopped}", err=True)
+    if result.stopped == "interrupted":
+        raise typer.Exit(130)
+
+
+@app.command()
+def infer(
+    generator: Annotated[
+        Path, typer.Argument(metavar="GENERATOR.safetensors", help="Trained generator.")
+    ],
+    diffraction: Annotated[
+        Path, typer.Option("--diffraction", metavar="FILE", help="HDF5 file of counts.")
+    ],
+    product: Annotated[
+        Path,
+        typer.Option("--product", metavar="FILE", help="Product with positions, probe, canvas."),
+    ],
+    output: Output = None,
+    overwrite: Overwrite = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Follow a file that is being written (HDF5 SWMR).")
+    ] = False,
+    every: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.05, help="Between looks at the file.")
+    ] = 2.0,
+    timeout: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", min=0.1, help="Without a new frame that end following."),
+    ] = 30.0,
+) -> None:
+    """Predict a scan with a trained generator.
+
+    Writes one folder, results/<name of the scan>-inferred by default: product.h5 with object_std
+    beside the object, figure.png, provenance.json. With --follow it is written anew as frames
+    arrive; Ctrl-C ends the following.
+    """
+    with _plain_errors():
+        from ptychi_neural.workflows import infer
+
+        result = infer(
+            *(generator, diffraction, product, output, overwrite),
+            follow=follow,
+            every_s=every,
+            timeout_s=timeout,
+        )
+    typer.echo(
+        f"{result.folder}: {len(result.scan.positions_px)} frames in {result.seconds:.1f} s, "
+        f"re-projection error {result.prediction.reprojection_error.mean():.3f}"
+    )
+    if result.interrupted:
+        raise typer.Exit(130)
+
+
+@app.command()
 def compare(
     run_file: RunPath,
     engines: Annotated[

@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ptychi_neural import __version__
+from ptychi_neural.api.enums import Architectures, Blocks, Lifters
 from ptychi_neural.api.options import GeneratorOptions
 from ptychi_neural.generators import Generator, Unrolled, build_generator
 from ptychi_neural.io.hdf5 import replacing
@@ -21,7 +22,6 @@ def save_generator(
     path: str | Path,
     network: Generator | Unrolled,
     options: GeneratorOptions,
-    patch_shape: tuple[int, int],
     *,
     overwrite: bool = False,
     **notes: Any,
@@ -36,8 +36,6 @@ def save_generator(
         The generator.
     options : GeneratorOptions
         Its options.
-    patch_shape : tuple of int
-        (h, w) of the patterns in pixels.
     overwrite : bool
         Whether an existing file is replaced.
     **notes
@@ -53,7 +51,7 @@ def save_generator(
         "ptychi_neural_version": __version__,
         "generator": options.get_dict(),
         "n_slices": network.n_slices,
-        "patch_shape": list(patch_shape),
+        "patch_shape": list(network.patch_shape),
         **notes,
     }
     tensors = {
@@ -111,3 +109,53 @@ def load_generator(
         network = build_generator(options, metadata["n_slices"], tuple(metadata["patch_shape"]))
         network.load_tensors(tensors)
     return network.eval(), options, metadata
+
+
+def check_patch_shape(
+    options: GeneratorOptions, trained: tuple[int, ...], patch_shape: tuple[int, ...]
+) -> None:
+    """Refuse patterns of a size for which the generator was not made.
+
+    An unrolled generator works on the object, of any size. A one-shot generator passes from one
+    size to another, frames being the same field of view sampled more or less finely, where what it
+    sees lies in real space as what it predicts does (a pattern's pixels are reciprocal to those of
+    its patch: no resampling serves both), and nothing but spectral layers and 1x1 convolutions
+    works on the new grid. The cascade's convolutional refiner keeps the grid of its training.
+
+    Parameters
+    ----------
+    options : GeneratorOptions
+        Options of the trained generator.
+    trained : tuple of int
+        (h, w) of the patterns that it was trained with.
+    patch_shape : tuple of int
+        (h, w) of the patterns that it is to work with.
+
+    Raises
+    ------
+    ValueError
+        If it cannot, telling why and what can.
+    """
+    if tuple(trained) == tuple(patch_shape) or options.architecture == Architectures.UNROLLED:
+        return
+    if options.architecture != Architectures.CASCADED:
+        why = "its convolutions know only the pixel size of their training"
+    elif options.lifter != Lifters.BACKPROJECTION:
+        why = (
+            f"with generator.lifter = {options.lifter.value!r} it sees detector pixels, which are "
+            "reciprocal to those that it predicts"
+        )
+    elif options.block != Blocks.FNO or options.shallow_cnn:
+        why = (
+            "the 3x3 convolutions of generator.block = 'ptycho' or generator.shallow_cnn know only "
+            "the pixel size of their training"
+        )
+    else:
+        return
+    raise ValueError(
+        f"The generator (architecture {options.architecture.value!r}) was trained with frames of "
+        f"{trained[0]} x {trained[1]} pixels and cannot work with {patch_shape[0]} x "
+        f"{patch_shape[1]}: {why}. Crop or bin the frames alike, train a generator for this size, "
+        "or one that takes any: generator.architecture = 'unrolled', or 'cascaded' with "
+        "lifter = 'backprojection', block = 'fno' and shallow_cnn = False."
+    )

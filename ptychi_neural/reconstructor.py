@@ -22,7 +22,7 @@ from ptychi_neural.api.enums import Architectures, StitchScopes
 from ptychi_neural.api.options import NeuralReconstructorOptions
 from ptychi_neural.generators import Generator, Unrolled, build_generator
 from ptychi_neural.generators.cascaded import Cascaded
-from ptychi_neural.inference import load_generator, save_generator
+from ptychi_neural.inference import check_patch_shape, load_generator, save_generator
 from ptychi_neural.parameters import GeneratorParameter, IntensityScale, NeuralParameterGroup
 from ptychi_neural.physics.consistency import Canvas
 from ptychi_neural.physics.data import check_data
@@ -132,11 +132,11 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             raise ValueError(
                 f"{where}: was saved with other options: {different}. Set the same, or train anew."
             )
-        if (metadata["n_slices"], tuple(metadata["patch_shape"])) != (n_slices, patch_shape):
+        if metadata["n_slices"] != n_slices:
             raise ValueError(
-                f"{where}: made for {metadata['n_slices']} slices and patches of "
-                f"{metadata['patch_shape']}, the scan has {n_slices} and {list(patch_shape)}."
+                f"{where}: made for {metadata['n_slices']} slices, the object has {n_slices}."
             )
+        check_patch_shape(saved, network.patch_shape, patch_shape)
         return network.to(group.object.data.device, torch.get_default_dtype())
 
     # --- building --------------------------------------------------------------------------
@@ -247,6 +247,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             group.probe.set_data(group.probe.data * group.intensity_scale.value.sqrt())
             group.intensity_scale.set_data(torch.zeros(1))
             if self._remove_ambiguity:
+                group.object.preconditioner = None  # Else it tells where earlier runs ended.
                 self.update_preconditioners()
                 group.object.remove_object_probe_ambiguity(group.probe)
             self._finished = {name: tensor.clone() for name, tensor in self._shared().items()}
@@ -527,9 +528,11 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             path,
             self.parameter_group.generator.network,
             self.options.generator,
-            self.parameter_group.probe.get_spatial_shape(),
             overwrite=overwrite,
             epochs=self.current_epoch,
+            loss_function=self.options.loss_function.value,
+            start=self.options.start.get_dict(),
+            consistency=self.options.consistency.get_dict(),
         )
 
 

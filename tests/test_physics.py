@@ -342,6 +342,13 @@ def test_held_out_pixels_reach_neither_input_nor_update():
     torch.testing.assert_close(before[1], after.exit_waves)
 
 
+def test_frames_at_the_same_position_are_groups_of_their_own():
+    task = make_task(15)
+    task.probe_positions.set_data(torch.zeros(15, 2))
+    groups = task.reconstructor.forward_model._group_neighbours(1)
+    assert groups[:, 0].tolist() == list(range(15))
+
+
 def test_splits_partition_the_pixels_that_are_not_held_out():
     pixels = PixelSplits((7, 16, 16), 3, 0.1, seed=5, device=torch.device("cpu"))
     indices = torch.arange(7)

@@ -1,5 +1,8 @@
 """What a script touches. Importing it registers the engine with pty-chi."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from ptychi_neural.api.enums import (
     Architectures,
     Blocks,
@@ -33,6 +36,9 @@ from ptychi_neural.api.options import (
 )
 from ptychi_neural.api.registration import register
 
+if TYPE_CHECKING:
+    from ptychi_neural.prediction import NeuralPredictor
+
 __all__ = [
     "Architectures",
     "Blocks",
@@ -49,6 +55,7 @@ __all__ = [
     "Lifters",
     "NeuralOPRModeWeightsOptions",
     "NeuralObjectOptions",
+    "NeuralPredictor",
     "NeuralProbeOptions",
     "NeuralProbePositionOptions",
     "NeuralPtychographyOptions",
@@ -64,3 +71,16 @@ __all__ = [
 ]
 
 register()
+
+_LAZY = {
+    "MultiscanTrainingWorkflow": "ptychi_neural.workflows",
+    "NeuralPredictor": "ptychi_neural.prediction",
+    "TrainingScan": "ptychi_neural.workflows",
+}
+"""Names that are imported when they are asked for: their modules import this one."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

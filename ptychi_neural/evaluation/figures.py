@@ -132,7 +132,7 @@ def loss_figure(path: StrPath, table: Mapping[str, ArrayLike], overwrite: bool =
 
     n_curves = len(list(table)) - 1
     figure = Figure(figsize=(6, 1 + 3 * n_curves), layout="constrained")
-    _draw_losses(figure.subplots(n_curves, 1, sharex=True, squeeze=False)[:, 0], table)
+    _draw_losses(figure.subplots(n_curves, 1, sharex=True, squeeze=False)[:, 0].tolist(), table)
     save_figure(figure, path, overwrite)
 
 

@@ -3,6 +3,7 @@
 features -> L blocks -> rough object (or features) -> U-Net -> correction; rough + correction
 """
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ptychi_neural.api.enums import CascadeLinks
@@ -42,6 +43,7 @@ class Cascaded(nn.Module):
         self.stage_one_only = False
         """Whether ``forward`` ends with the rough object, as while stage 1 is trained alone."""
 
+        self.patch_shape = patch_shape
         self.blocks = nn.Sequential(*(block(width, n_modes) for _ in range(cascade.n_blocks)))
         if self.has_rough_object:
             self.rough_output = output_convolution(width, 2 * n_patches)
@@ -53,7 +55,7 @@ class Cascaded(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Complex (B, n_patches, H, W) patches from (B, width, H, W) features."""
         if not self.has_rough_object and not self.stage_one_only:
-            return self.head(self.output(self.refiner(self.blocks(features))))
+            return self.head(self._on_trained_grid(self.blocks(features)))
         rough = self._rough(features)
         return self.head(rough if self.stage_one_only else self._refined(rough))
 
@@ -71,4 +73,12 @@ class Cascaded(nn.Module):
         return self.rough_output(self.blocks(features))
 
     def _refined(self, rough: Tensor) -> Tensor:
-        return rough + self.output(self.refiner(self.head.image(rough)))
+        return rough + self._on_trained_grid(self.head.image(rough))
+
+    def _on_trained_grid(self, features: Tensor) -> Tensor:
+        """Refine features of any sampling: convolutions know only the pixels of their training."""
+        shape = features.shape[-2:]
+        if shape == self.patch_shape:
+            return self.output(self.refiner(features))
+        coarse = F.interpolate(features, self.patch_shape, mode="bilinear", antialias=True)
+        return F.interpolate(self.output(self.refiner(coarse)), shape, mode="bicubic")

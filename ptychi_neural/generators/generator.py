@@ -39,6 +39,7 @@ class Generator(SavedTensors):
         """What ``forward`` takes: complex features for BACKPROJECTION, else patterns."""
         self.n_patterns = options.grid_size**2
         self.n_slices = n_slices
+        self.patch_shape = patch_shape
         self.lifter = build_lifter(options, n_slices, patch_shape)
         self.network = network
 

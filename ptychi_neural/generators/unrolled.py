@@ -65,6 +65,7 @@ class Unrolled(SavedTensors):
     def __init__(self, options: GeneratorOptions, patch_shape: tuple[int, int]) -> None:
         super().__init__()
         self.n_slices = 1
+        self.patch_shape = patch_shape
         unrolled = options.unrolled
         self.options = unrolled
         n_networks = 1 if unrolled.shared_weights else unrolled.n_iterations
@@ -87,13 +88,16 @@ class Unrolled(SavedTensors):
         ):
             scale.copy_(image[0][covered].std().clamp_min(1e-3))
 
-    def forward(self, operators: PhysicsOperators) -> Tensor:
+    def forward(self, operators: PhysicsOperators, orientation: int | None = None) -> Tensor:
         """The object after all iterations.
 
         Parameters
         ----------
         operators : PhysicsOperators
             The physics of the scan or of some of its positions.
+        orientation : int, optional
+            The one of ``ORIENTATIONS`` in which the network sees the object. None: as the options
+            have it.
 
         Returns
         -------
@@ -108,15 +112,22 @@ class Unrolled(SavedTensors):
             with torch.set_grad_enabled(torch.is_grad_enabled() and k >= n_free):
                 if self.options.activation_checkpointing and torch.is_grad_enabled():
                     new = checkpoint(
-                        self._iterate, k, object_, last, operators, use_reentrant=False
+                        self._iterate,
+                        *(k, object_, last, operators, orientation),
+                        use_reentrant=False,
                     )
                 else:
-                    new = self._iterate(k, object_, last, operators)
+                    new = self._iterate(k, object_, last, operators, orientation)
             last, object_ = object_, new
         return object_
 
     def _iterate(
-        self, k: int, object_: Tensor, last: Tensor, operators: PhysicsOperators
+        self,
+        k: int,
+        object_: Tensor,
+        last: Tensor,
+        operators: PhysicsOperators,
+        orientation: int | None,
     ) -> Tensor:
         update = operators.update(object_)
         coverage = operators.coverage()
@@ -125,8 +136,8 @@ class Unrolled(SavedTensors):
         scaled = update / self.update_scale
         features = torch.cat([seen.real, seen.imag, scaled.real, scaled.imag])
         network = self.networks[min(k, len(self.networks) - 1)]
-        if not self.options.symmetric:
-            orientations = [0]
+        if orientation is not None or not self.options.symmetric:
+            orientations = [orientation or 0]
         elif torch.is_grad_enabled():
             orientations = [int(torch.randint(ORIENTATIONS, (1,), device="cpu"))]
         else:

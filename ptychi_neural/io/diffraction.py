@@ -55,7 +55,7 @@ def read_diffraction(path: StrPath, frame_indexes: ArrayLike | None = None) -> D
                 f"{path}: patterns must be real numbers of shape (n, h, w), got {data.dtype} of "
                 f"shape {data.shape}; store counts as one stack of 2D images."
             )
-        mask = _mask(file)
+        mask = pixel_mask(file)
         if mask is not None and mask.shape != data.shape[1:]:
             raise ValueError(
                 f"{path}: the pixel mask has shape {mask.shape}, patterns {data.shape[1:]}; "
@@ -110,7 +110,8 @@ def write_diffraction(
             file.create_dataset("valid_pixel_mask", data=valid_pixel_mask.astype(bool))
 
 
-def _mask(file: h5py.File) -> NDArray[np.bool_] | None:
+def pixel_mask(file: h5py.File) -> NDArray[np.bool_] | None:
+    """(h, w) True where the detector works; None where the file has no mask."""
     for name in VALID_PIXELS:
         if name in file:
             return np.asarray(file[name][()] != 0)

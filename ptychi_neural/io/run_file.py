@@ -166,8 +166,28 @@ def read_run_file(
         If the file is not valid TOML, has unknown, missing or ill-typed keys, options that the
         engine refuses, or names files that do not exist. All problems are listed at once.
     """
-    path = Path(path)
-    contents = _merged(_read_toml(path), changes or {})
+    return run_from(_merged(_read_toml(Path(path)), changes or {}), Path(path), data_folder)
+
+
+def run_from(
+    contents: dict[str, Any], path: Path, data_folder: str | Path | None = None
+) -> RunFile:
+    """The run file of these contents, checked as ``read_run_file`` does.
+
+    Parameters
+    ----------
+    contents : dict
+        Contents of a run file.
+    path : Path
+        The file that they belong to: relative paths are relative to it.
+    data_folder : str or Path, optional
+        As for ``read_run_file``.
+
+    Raises
+    ------
+    RunFileError
+        If the contents are not those of a valid run file.
+    """
     engine = contents.get("engine", "neural")
     # The options of an unknown engine cannot be judged; their groups are those of every engine.
     known_engine = isinstance(engine, str) and engine in ENGINES

@@ -93,6 +93,8 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
                 f"generator.grid_size = {grid_size} needs {grid_size**2} positions, the scan has "
                 f"{len(positions)}: set it to 1."
             )
+        if grid_size == 1:  # Frames at one position are each other's nearest.
+            return torch.arange(len(positions), device="cpu")[:, None]
         _, neighbours = cKDTree(positions).query(positions, k=[*range(1, grid_size**2 + 1)])
         rank = torch.empty(len(positions), dtype=torch.long, device="cpu")
         order = sorted(range(len(positions)), key=lambda i: tuple(positions[i].tolist()))

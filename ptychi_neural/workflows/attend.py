@@ -81,9 +81,30 @@ def _progress_bar(reconstructor: IterativeReconstructor, show: bool) -> Iterator
 
 @contextmanager
 def _stop_on_interrupt(reconstructor: IterativeReconstructor) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    with interruptible("the batch") as interrupted:
+
+        def stop() -> None:
+            if interrupted():
+                raise _Stop
+
+        with after(reconstructor, "run_post_update_hooks", stop):
+            yield
+
+
+@contextmanager
+def interruptible(unit: str) -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C be asked for, and the second raise ``KeyboardInterrupt``.
+
+    Parameters
+    ----------
+    unit : str
+        What is finished after the first, for the message.
+
+    Yields
+    ------
+    callable
+        Tells whether Ctrl-C was pressed. Outside the main thread Ctrl-C is left to others.
+    """
     pressed = False
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
@@ -91,17 +112,15 @@ def _stop_on_interrupt(reconstructor: IterativeReconstructor) -> Iterator[None]:
         if pressed:
             raise KeyboardInterrupt
         pressed = True
-        message = "Finishing the batch, then saving. Ctrl-C again stops at once and saves nothing."
+        message = f"Finishing {unit}, then saving. Ctrl-C again stops at once and saves nothing."
         tqdm.tqdm.write(message, file=sys.stderr)
 
-    def stop() -> None:
-        if pressed:
-            raise _Stop
-
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
     before = signal.signal(signal.SIGINT, interrupt)
     try:
-        with after(reconstructor, "run_post_update_hooks", stop):
-            yield
+        yield lambda: pressed
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -1,0 +1,77 @@
+"""Picture of what a trained generator predicts, and of where to distrust it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptychi_neural.evaluation.figures import COLOUR_PERCENTILES, _crop, _extent, save_figure
+from ptychi_neural.io.hdf5 import StrPath
+
+
+def prediction_figure(
+    path: StrPath,
+    object: NDArray[np.complexfloating],
+    standard_deviation: NDArray[np.floating],
+    reprojection_errors: NDArray[np.floating],
+    *,
+    title: str | None = None,
+    pixel_size_m: float | None = None,
+    mask: NDArray[np.bool_] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Draw amplitude and phase of the product of all slices, its deviation, and the errors.
+
+    Parameters
+    ----------
+    path : path
+        The picture; its suffix is the format.
+    object : ndarray
+        (n_slices, H, W) object.
+    standard_deviation : ndarray
+        (H, W) disagreement of the predictions; nan where there is none to tell.
+    reprojection_errors : ndarray
+        (k, 2) numbers of frames and re-projection errors.
+    title : str, optional
+        Above the picture.
+    pixel_size_m : float, optional
+        Scales the axes; None: in pixels.
+    mask : ndarray, optional
+        (H, W) the area to show. None: everything.
+    overwrite : bool
+        Whether an existing file may be replaced.
+
+    Raises
+    ------
+    FileExistsError
+        If the file exists and ``overwrite`` is False.
+    """
+    from matplotlib.figure import Figure
+
+    mask = np.ones(object.shape[-2:], bool) if mask is None else mask
+    product = object.prod(axis=0)
+    turned = product * np.exp(-1j * np.angle(product[mask].sum()))
+    figure = Figure(figsize=(11, 9), layout="constrained")
+    if title is not None:
+        figure.suptitle(title)
+    axes = figure.subplots(2, 2).ravel()
+    extent, unit = _extent(product.shape, pixel_size_m)
+    for ax, name, image, colours in zip(
+        axes,
+        ("amplitude", "phase (rad)", "standard deviation of the predictions"),
+        (np.abs(turned), np.angle(turned), standard_deviation),
+        ("gray", "inferno", "viridis"),
+    ):
+        shown = image[mask & np.isfinite(image)]
+        low, high = np.percentile(shown, COLOUR_PERCENTILES) if shown.size else (0.0, 1.0)
+        drawn = ax.imshow(
+            image, cmap=colours, vmin=low, vmax=high, extent=extent, interpolation="nearest"
+        )
+        figure.colorbar(drawn, ax=ax, shrink=0.8)
+        ax.set(title=name, xlabel=f"x ({unit})", ylabel=f"y ({unit})")
+        if mask.any():
+            _crop(ax, mask, extent)
+    axes[3].plot(*reprojection_errors.T, ".", markersize=4)
+    axes[3].set(title="re-projection error of the amplitudes", xlabel="frame", ylim=(0, None))
+    axes[3].grid(alpha=0.3)
+    save_figure(figure, path, overwrite)

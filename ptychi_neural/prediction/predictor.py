@@ -1,0 +1,243 @@
+"""A trained generator from its file: patches, whole scans, streams."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from ptychi.api.enums import BatchingModes, LossFunctions
+from ptychi.api.task import PtychographyTask
+
+from ptychi_neural.api.enums import Architectures, Lifters, StitchWeightings
+from ptychi_neural.api.options import NeuralPtychographyOptions
+from ptychi_neural.generators import Generator, Unrolled
+from ptychi_neural.inference import check_patch_shape, load_generator
+from ptychi_neural.io.load import empty_object
+from ptychi_neural.prediction.stream import PredictedObject, PredictionStream, as_counts
+from ptychi_neural.prediction.uncertainty import disagreement, reprojection_error
+from ptychi_neural.reconstructor import NeuralReconstructor
+
+BATCH_SIZE = 64
+"""Frames at a time, where the caller does not say."""
+
+
+class NeuralPredictor:
+    """A trained generator that predicts without being fitted; see ``from_file``.
+
+    Parameters
+    ----------
+    path : str or Path
+        A generator saved with ``save_generator``.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the file is missing, truncated, no generator or of a later format.
+    """
+
+    options: NeuralPtychographyOptions
+    """Options of the tasks that predict: device, geometry (slice spacings, wavelength, near
+    field), whether the probe is refined in the projections before the network (it is not)."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.network: Generator | Unrolled
+        self.network, generator, self.metadata = load_generator(path)
+        self.options = NeuralPtychographyOptions()
+        self.options.probe_options.optimizable = False
+        self.options.object_options.remove_object_probe_ambiguity.enabled = False
+        settings = self.options.reconstructor_options
+        settings.generator = generator
+        settings.generator.checkpoint = str(path)
+        settings.loss_function = LossFunctions(self.metadata["loss_function"])
+        settings.start.load_from_dict(self.metadata["start"])
+        settings.start.from_empty = True
+        weighting = self.metadata["consistency"]["stitch_weighting"]
+        settings.consistency.stitch_weighting = StitchWeightings(weighting)
+        settings.validation.held_out = 0.0
+        settings.batching_mode = BatchingModes.RANDOM  # no epochs: no need to find clusters
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "NeuralPredictor":
+        """Load a generator that ``task.reconstructor.save_generator`` saved."""
+        return cls(path)
+
+    def predict(
+        self, patterns: ArrayLike, batch_size: int = BATCH_SIZE
+    ) -> NDArray[np.complexfloating]:
+        """Predict the patch under each pattern, with neither probe nor positions.
+
+        Parameters
+        ----------
+        patterns : array_like
+            (n, h, w) counts, DC at the image centre.
+        batch_size : int
+            Frames at a time.
+
+        Returns
+        -------
+        ndarray
+            (n, n_slices, h, w) patches of an object that is 1 + 0i where it is empty.
+
+        Raises
+        ------
+        ValueError
+            If the generator needs more than patterns, or patterns of another size, or the
+            patterns are not counts.
+        """
+        generator, network = self.options.reconstructor_options.generator, self.network
+        if isinstance(network, Unrolled):
+            needs = "an unrolled generator works on the object, for which it needs"
+        elif generator.lifter == Lifters.BACKPROJECTION:
+            needs = "generator.lifter = 'backprojection' needs"
+        elif generator.grid_size > 1:
+            needs = f"generator.grid_size = {generator.grid_size} needs the neighbours, so"
+        else:
+            counts = as_counts(patterns)
+            check_patch_shape(generator, network.patch_shape, counts.shape[1:])
+            device = next(network.parameters()).device
+            with torch.no_grad():
+                patches = [
+                    network(batch[:, None].to(device))[:, 0].cpu()
+                    for batch in counts.split(batch_size)
+                ]
+            return torch.cat(patches).numpy()
+        raise ValueError(f"predict: {needs} probe and positions too; use reconstruct.")
+
+    def reconstruct(
+        self,
+        patterns: ArrayLike,
+        positions: ArrayLike,
+        probe: ArrayLike,
+        object_shape: tuple[int, int] | None = None,
+        **task_data: Any,
+    ) -> PredictedObject:
+        """Predict the object of a whole scan: the engine without epochs.
+
+        Parameters
+        ----------
+        patterns : array_like
+            (n, h, w) counts, DC at the image centre.
+        positions : array_like
+            (n, 2) positions in object pixels, (y, x); 0, 0 is the object's centre.
+        probe : array_like
+            (n_opr_modes, n_modes, h, w) probe, of any power.
+        object_shape : tuple of int, optional
+            (H, W) of the object. None: as large as the positions need.
+        **task_data
+            ``valid_pixel_mask``, ``opr_mode_weights_data`` as ``PtychographyTask`` takes them.
+
+        Returns
+        -------
+        PredictedObject
+            Object, weight, disagreement, and the re-projection error of every frame.
+
+        Raises
+        ------
+        ValueError
+            If data do not fit each other or the generator.
+        """
+        where = np.asarray(positions, dtype=np.float64)
+        task = self._task(np.asarray(patterns), where, np.asarray(probe), object_shape, **task_data)
+        task.run(0)
+        assert isinstance(task.reconstructor, NeuralReconstructor)
+        model = task.reconstructor.model
+        object_ = task.get_data("object")
+        with torch.no_grad():
+            weight = model.consistency.total_weight(model.positions(model.everything))
+        error = reprojection_error(model, model.everything, object_)
+        return PredictedObject(
+            object=object_.numpy(force=True),
+            weight=weight.numpy(force=True),
+            standard_deviation=disagreement(model).float().numpy(force=True),
+            reprojection_error=error.numpy(force=True),
+            probe=task.get_data("probe").numpy(force=True),
+        )
+
+    def stream(
+        self,
+        probe: ArrayLike,
+        object_shape: tuple[int, int],
+        *,
+        batch_size: int = BATCH_SIZE,
+        valid_pixel_mask: ArrayLike | None = None,
+    ) -> PredictionStream:
+        """Predict while frames arrive, in any order, with gaps and duplicates.
+
+        The probe's power is trusted: were it estimated from the frames, the first to arrive would
+        decide. ``reconstruct`` returns a probe at the right power, and so does
+        ``ptychi.utils.rescale_probe``.
+
+        Parameters
+        ----------
+        probe : array_like
+            (1, n_modes, h, w) probe at the intensity of the measured counts.
+        object_shape : tuple of int
+            (H, W) of the canvas, which all positions that will come must fit into
+            (``ptychi_neural.io.empty_object`` gives one from the planned positions).
+        batch_size : int
+            Frames that are predicted at a time, which bound the memory.
+        valid_pixel_mask : array_like, optional
+            (h, w) True where the detector works.
+
+        Returns
+        -------
+        PredictionStream
+            Takes frames with ``add``; ``current`` is the object at any time.
+
+        Raises
+        ------
+        ValueError
+            If a frame's share in the object depends on other frames, so that it cannot be added
+            up, or probe and generator do not fit each other.
+        """
+        problem = self._why_not_frame_by_frame()
+        if problem is not None:
+            raise ValueError(
+                f"stream: frames cannot be added up one by one, as {problem}. Use reconstruct with "
+                "all frames, or a generator for which they can: a one-shot one, or an unrolled one "
+                "trained with generator.unrolled.n_iterations = 1 and start.n_iterations = 0."
+            )
+        probe = np.asarray(probe)
+        if probe.ndim != 4 or len(probe) != 1:
+            raise ValueError(
+                f"stream: the probe must have the shape (1, n_modes, h, w), got {probe.shape}; OPR "
+                "modes have weights for each frame: use reconstruct."
+            )
+        spread = np.linspace(0, 1, batch_size)[:, None] * np.ones(2)  # replaced by those that come
+        blank = np.ones((batch_size, *probe.shape[-2:]), dtype=np.float32)
+        return PredictionStream(
+            self._task(blank, spread, probe, object_shape, valid_pixel_mask=valid_pixel_mask)
+        )
+
+    def _why_not_frame_by_frame(self) -> str | None:
+        settings = self.options.reconstructor_options
+        generator = settings.generator
+        if generator.architecture == Architectures.UNROLLED:
+            if generator.unrolled.n_iterations > 1:
+                return f"this unrolled generator makes {generator.unrolled.n_iterations} iterations"
+            if settings.start.n_iterations != 0:
+                return "this unrolled generator was trained to start from projections of all frames"
+        elif generator.grid_size > 1:
+            return f"generator.grid_size = {generator.grid_size} takes neighbours together"
+        return None
+
+    def _task(
+        self,
+        patterns: NDArray[np.generic],
+        positions: NDArray[np.float64],
+        probe: NDArray[np.generic],
+        object_shape: tuple[int, int] | None,
+        **task_data: Any,
+    ) -> PtychographyTask:
+        if object_shape is None:
+            object_shape = empty_object(positions, probe.shape).shape[-2:]
+        return PtychographyTask(
+            self.options,
+            diffraction_data=patterns,
+            object_data=np.ones((self.network.n_slices, *object_shape), dtype=np.complex64),
+            probe_data=probe,
+            probe_position_x_px=positions[:, 1],
+            probe_position_y_px=positions[:, 0],
+            **task_data,
+        )

@@ -1,0 +1,168 @@
+"""Where to distrust a prediction: disagreement of its parts, and the error of re-projection.
+
+Patches of different frames that overlap predict the same object: with w their weights in the
+stitch,
+
+    std = sqrt(sum_j w_j |o_j - o|^2 / sum_j w_j),     o = sum_j w_j o_j / sum_j w_j.
+
+An unrolled generator makes one object, not patches. Its parts are the predictions in the eight
+orientations of a square and, where it was fitted with splits of the pixels, those without the
+pixels of one split, whose spread is the jackknife's standard error (Efron & Stein, Annals of
+Statistics 9, 586 (1981)).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ptychi_neural.generators import Unrolled
+from ptychi_neural.generators.unrolled import ORIENTATIONS, PhysicsOperators
+from ptychi_neural.physics.consistency import COVERAGE_FLOOR, Canvas
+from ptychi_neural.physics.forward_model import NeuralForwardModel, ScanOperators
+
+LEAST_OVERLAP = 1e-6
+"""By how much (sum w)^2 / sum w^2 exceeds 1 where more than one frame counts."""
+
+
+class OverlapSums(NamedTuple):
+    """Sums over patches, in double precision: the stitched object and how far patches differ."""
+
+    canvas: Canvas
+    """Weighted patches and weights."""
+
+    weighted_squares: Tensor
+    """(H, W) sum of w |o|^2 over patches and slices."""
+
+    squared_weights: Tensor
+    """(H, W) sum of w^2."""
+
+    def __add__(self, other: tuple) -> "OverlapSums":  # type: ignore[override]
+        return OverlapSums(*(a + b for a, b in zip(self, other)))
+
+    def standard_deviation(self) -> Tensor:
+        """(H, W) weighted deviation of the patches, over all slices; nan where fewer than two
+        frames overlap."""
+        weight = self.canvas.weight
+        overlap = (weight > COVERAGE_FLOOR * weight.max()) & (
+            weight.square() > (1 + LEAST_OVERLAP) * self.squared_weights
+        )
+        divisor = torch.where(overlap, weight, 1.0)
+        mean_square = (self.canvas.weighted_patches / divisor).abs().square().sum(0)
+        variance = self.weighted_squares / divisor - mean_square
+        return torch.where(overlap, variance.clamp_min(0).sqrt(), torch.nan)
+
+
+def overlap_sums(model: NeuralForwardModel, patches: Tensor, positions: Tensor) -> OverlapSums:
+    """Sums of (n, n_slices, h, w) patches at (n, 2) positions."""
+    consistency, patches = model.consistency, patches.to(torch.complex128)
+    weights = consistency.weights().double()
+    of_each = weights.expand(len(patches), 1, -1, -1)
+    squares = weights * patches.abs().square().sum(1, keepdim=True)
+    return OverlapSums(
+        Canvas(
+            consistency.place(weights * patches, positions),
+            consistency.place(of_each, positions)[0],
+        ),
+        consistency.place(squares, positions)[0],
+        consistency.place(of_each.square(), positions)[0],
+    )
+
+
+@torch.no_grad()
+def disagreement(model: NeuralForwardModel) -> Tensor:
+    """Standard deviation of the predictions that make up the scan's object, pixel by pixel.
+
+    Parameters
+    ----------
+    model : NeuralForwardModel
+        Forward model of a task whose generator is trained, ``task.reconstructor.model``.
+
+    Returns
+    -------
+    Tensor
+        (H, W) in units of the object; nan where there is nothing to compare: fewer than two
+        frames overlap, or an unrolled generator that is neither symmetric nor was fitted with
+        splits.
+    """
+    split, network = model.split, model.generator.network
+    model.split = None
+    try:
+        if isinstance(network, Unrolled):
+            everything = ScanOperators(model, model.everything)
+            parts = (
+                orientation_variance(network, everything),
+                _split_variance(network, model, everything),
+            )
+            known = [part for part in parts if part is not None]
+            if not known:
+                return torch.full_like(everything.coverage(), torch.nan)
+            return torch.stack(known).sum(0).sqrt()
+        total: OverlapSums | None = None
+        for batch in model.everything.split(model.options.batch_size):
+            members, patches, _ = model.generate(batch)
+            sums = overlap_sums(model, patches, model.positions(members))
+            total = sums if total is None else total + sums
+        assert total is not None
+        return total.standard_deviation()
+    finally:
+        model.split = split
+
+
+def orientation_variance(network: Unrolled, operators: PhysicsOperators) -> Tensor | None:
+    """(H, W) variance of the objects predicted in the orientations, if there are several."""
+    if not network.options.symmetric:
+        return None
+    objects = torch.stack(
+        [network(operators, orientation)[0] for orientation in range(ORIENTATIONS)]
+    )
+    return objects.var(0, correction=0)
+
+
+def _split_variance(
+    network: Unrolled, model: NeuralForwardModel, everything: PhysicsOperators
+) -> Tensor | None:
+    """(H, W) squared standard error by the jackknife, if splits have their own start."""
+    splits = [split for split in model.start_objects if split is not None]
+    if len(splits) < 2:
+        return None
+    objects = []
+    whole = network(everything)
+    for model.split in splits:
+        object_ = network(everything)[0]
+        # Their common phase is free.
+        turn = (object_.conj() * everything.coverage() * whole[0]).sum()
+        objects.append(object_ * turn / turn.abs())
+    model.split = None
+    return (len(splits) - 1) * torch.stack(objects).var(0, correction=0)
+
+
+@torch.no_grad()
+def reprojection_error(model: NeuralForwardModel, indices: Tensor, object_: Tensor) -> Tensor:
+    """How badly an object predicts the counts of some frames.
+
+        sqrt(sum (sqrt(Y_pred) - sqrt(Y_meas))^2 / sum Y_meas),  over the valid pixels of a frame.
+
+    Parameters
+    ----------
+    model : NeuralForwardModel
+        Probe, positions and counts.
+    indices : Tensor
+        (n,) indices of the frames.
+    object_ : Tensor
+        (n_slices, H, W) object.
+
+    Returns
+    -------
+    Tensor
+        (n,) errors, 0 where an object predicts the counts exactly; inf for frames without counts.
+    """
+    errors = []
+    for batch in indices.split(model.options.batch_size):
+        patches = model.consistency.extract(object_, model.positions(batch))
+        valid = model.dataset.valid_pixel_mask
+        measured = model.measured_patterns(batch) * valid
+        predicted = model.intensities_of(batch, patches) * valid
+        difference = (predicted.sqrt() - measured.sqrt()).square().sum(dim=(-2, -1))
+        errors.append((difference / measured.sum(dim=(-2, -1))).sqrt())
+    return torch.cat(errors)
