@@ -75,6 +75,7 @@ register()
 _LAZY = {
     "MultiscanTrainingWorkflow": "ptychi_neural.workflows",
     "NeuralPredictor": "ptychi_neural.prediction",
+    "NeuralWarmStartWorkflow": "ptychi_neural.workflows",
     "TrainingScan": "ptychi_neural.workflows",
 }
 """Names that are imported when they are asked for: their modules import this one."""

@@ -103,6 +103,27 @@ class _Frame(BaseModel):
     output: OutputSection = OutputSection()
 
 
+INHERITED = (
+    ("probe_options", "optimizable"),
+    ("probe_position_options", "optimizable"),
+    ("reconstructor_options", "random_seed"),
+    ("reconstructor_options", "default_device"),
+    ("reconstructor_options", "default_dtype"),
+)
+"""Options that ``[refine]`` takes from the file where it does not set them itself."""
+
+
+@dataclass
+class Refinement:
+    """``[refine]``: another engine that starts from the first one's result."""
+
+    engine: str
+    """One of ``ENGINES``."""
+
+    options: PtychographyTaskOptions
+    """Options of the engine."""
+
+
 @dataclass
 class RunFile:
     """A valid run file."""
@@ -119,6 +140,9 @@ class RunFile:
     simulation: SimulationOptions | None = None
     """Recipe of the simulated scan; None for a measured scan."""
 
+    refine: Refinement | None = None
+    """The engine that goes on where the first ends, if there is one."""
+
     output_folder: Path = Path("results/run")
     """Results folder, relative to the current directory."""
 
@@ -133,6 +157,9 @@ class RunFile:
                 dump = TypeAdapter(type(section)).dump_python
                 contents[name] = dump(section, mode="json", exclude_none=True)
         contents["output"] = {"folder": str(self.output_folder)}
+        if self.refine is not None:
+            options = self.refine.options
+            contents["refine"] = {"engine": self.refine.engine} | _stated(options, type(options)())
         return contents | _stated(self.options, type(self.options)())
 
     def write(self, path: str | Path) -> None:
@@ -194,7 +221,7 @@ def run_from(
     options_class = ENGINES[engine] if known_engine else PtychographyTaskOptions
     groups = _annotations(options_class)
     chosen = {key: value for key, value in contents.items() if key in groups}
-    rest = {key: value for key, value in contents.items() if key not in groups}
+    rest = {key: value for key, value in contents.items() if key not in groups and key != "refine"}
     names = [*_names(_Frame), *_names(options_class)]
 
     problems: list[str] = []
@@ -210,16 +237,36 @@ def run_from(
             simulation = _absolute(frame.simulation, path.parent, "simulation", problems)
     if isinstance(options, napi.NeuralPtychographyOptions):
         problems.extend(_locate_checkpoint(options, path.parent))
+    refine = None
+    if "refine" in contents:
+        refine = _refinement(contents["refine"], chosen, problems)
     if problems or frame is None or options is None:
         raise RunFileError(str(path), problems)
     return RunFile(
         engine=engine,
+        refine=refine,
         options=options,
         data=frame.data,
         simulation=simulation,
         output_folder=frame.output.folder or Path("results") / path.stem,
         chosen=frozenset(_dotted(chosen)),
     )
+
+
+def _refinement(section: Any, of_first: dict[str, Any], problems: list[str]) -> Refinement | None:
+    engine = section.get("engine") if isinstance(section, dict) else None
+    if engine not in ENGINES:
+        problems.append(f"refine.engine: choose from {', '.join(ENGINES)}, not {engine!r}")
+        return None
+    inherited: dict[str, Any] = {}
+    for group, name in INHERITED:
+        if name in of_first.get(group, {}):
+            inherited.setdefault(group, {})[name] = of_first[group][name]
+    chosen = _merged(inherited, {key: value for key, value in section.items() if key != "engine"})
+    found: list[str] = []
+    options = _validate_options(ENGINES[engine], chosen, list(_names(ENGINES[engine])), found)
+    problems.extend(f"refine.{problem}" for problem in found)
+    return None if options is None else Refinement(engine, options)
 
 
 def options_from(

@@ -12,6 +12,7 @@ from ptychi_neural.workflows.train import (
     train,
 )
 from ptychi_neural.workflows.training_file import read_training_file
+from ptychi_neural.workflows.warm_start import NeuralWarmStartWorkflow
 
 __all__ = [
     "ENGINES",
@@ -20,6 +21,7 @@ __all__ = [
     "EngineRun",
     "InferenceResult",
     "MultiscanTrainingWorkflow",
+    "NeuralWarmStartWorkflow",
     "ReconstructionResult",
     "Snapshot",
     "TrainingResult",

@@ -32,6 +32,7 @@ from ptychi_neural.io.run_file import RunFile
 from ptychi_neural.reconstructor import NeuralReconstructor
 from ptychi_neural.simulation import simulate
 from ptychi_neural.workflows.attend import run_attended
+from ptychi_neural.workflows.warm_start import NeuralWarmStartWorkflow
 
 
 @dataclass
@@ -42,13 +43,17 @@ class ReconstructionResult:
     """The results folder."""
 
     task: PtychographyTask
-    """The task in its last state."""
+    """The task in its last state; of a run with ``[refine]`` the one that ran last."""
+
+    first_task: PtychographyTask
+    """The task of ``engine``."""
 
     scan: Scan
     """The scan with the reconstructed object, probe and positions."""
 
     losses: pd.DataFrame
-    """Columns ``epoch`` and ``loss``."""
+    """Columns ``epoch`` and ``loss``; of a run with ``[refine]`` those of both engines in a row,
+    with a column ``engine``."""
 
     stopped: str | None
     """What ended the run before its last epoch: "interrupted", or the message of an error."""
@@ -135,28 +140,51 @@ def reconstruct(
     run = copy.deepcopy(run)
     run.output_folder = Path(output_folder or run.output_folder)
     check_output_folder(run.output_folder, overwrite)
-    settings = run.options.reconstructor_options
-    if settings.random_seed is None:
-        settings.random_seed = int(np.random.default_rng().integers(2**31))
+    drawn = int(np.random.default_rng().integers(2**31))
+    for engine in (run, run.refine):
+        if engine is not None and engine.options.reconstructor_options.random_seed is None:
+            engine.options.reconstructor_options.random_seed = drawn
 
     scan, reference = load(run)
-    task = build_task(run.options, scan, keep=run.chosen)
+    task = first_task = build_task(run.options, scan, keep=run.chosen)
     started = datetime.now(UTC)
     clock = time.perf_counter()
+    stopped = None
     try:
-        stopped = "interrupted" if run_attended(task, show_progress) else None
+        if run.refine is None:
+            interrupted = run_attended(task, show_progress)
+        else:
+            workflow = NeuralWarmStartWorkflow(task, build_task(run.refine.options, scan))
+            try:
+                interrupted = workflow.run(show_progress)
+            finally:
+                task = workflow.reached
+        stopped = "interrupted" if interrupted else None
     except FloatingPointError as error:
         if not task.get_data("object").isfinite().all():
             raise
         stopped = str(error)
     seconds = time.perf_counter() - clock
 
-    assert task.reconstructor is not None
-    losses = task.reconstructor.loss_tracker.table[["epoch", "loss"]].astype({"epoch": int})
+    if run.refine is None:
+        assert task.reconstructor is not None
+        losses = task.reconstructor.loss_tracker.table[["epoch", "loss"]].astype({"epoch": int})
+        how = f"{run.engine}, {len(losses)} epochs"
+    else:
+        losses = workflow.losses
+        losses["engine"] = losses.task.map({0: run.engine, 1: run.refine.engine})
+        losses["epoch"] = range(len(losses))
+        n_refined = int((losses.task == 1).sum())
+        how = (
+            f"{run.engine}, {len(losses) - n_refined} epochs, then {run.refine.engine}, "
+            f"{n_refined} epochs"
+        )
+        losses = losses[["epoch", "loss", "engine"]]
     result = ReconstructionResult(
         folder=run.output_folder,
         task=task,
-        scan=_reconstructed(scan, task, f"{run.engine}, {len(losses)} epochs"),
+        first_task=first_task,
+        scan=_reconstructed(scan, task, how),
         losses=losses,
         stopped=stopped,
         seconds=seconds,
@@ -165,10 +193,13 @@ def reconstruct(
     with new_folder(run.output_folder, overwrite) as folder:
         _save(result, run, folder, started)
         if reference is not None:
-            known = run.simulation is not None and not (
-                run.options.probe_options.optimizable
-                or run.options.probe_position_options.optimizable
+            refined = any(
+                engine.options.probe_options.optimizable
+                or engine.options.probe_position_options.optimizable
+                for engine in (run, run.refine)
+                if engine is not None
             )
+            known = run.simulation is not None and not refined
             result.metrics = _compare(result.scan, reference, free=not known)
             write_json(folder / "metrics.json", result.metrics)
         _draw(result, run, folder)
@@ -290,9 +321,9 @@ def new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def _save(result: ReconstructionResult, run: RunFile, folder: Path, started: datetime) -> None:
-    losses = list(result.losses.itertuples(index=False, name=None))
+    losses = list(result.losses[["epoch", "loss"]].itertuples(index=False, name=None))
     write_product(folder / "product.h5", result.scan, losses)
-    reconstructor = result.task.reconstructor
+    reconstructor = result.first_task.reconstructor
     if isinstance(reconstructor, NeuralReconstructor):
         reconstructor.save_generator(folder / "generator.safetensors")
         reconstructor.validation.to_csv(folder / "validation.csv", index=False)
@@ -305,8 +336,8 @@ def _save(result: ReconstructionResult, run: RunFile, folder: Path, started: dat
 
 
 def _draw(result: ReconstructionResult, run: RunFile, folder: Path) -> None:
-    curves = result.losses
-    reconstructor = result.task.reconstructor
+    curves = result.losses[["epoch", "loss"]]
+    reconstructor = result.first_task.reconstructor
     if isinstance(reconstructor, NeuralReconstructor):
         validation = reconstructor.validation.query("stage == 'epoch'")
         held_out = pd.Series(validation.loss.array, index=validation.step - 1, name="held-out loss")
@@ -317,7 +348,8 @@ def _draw(result: ReconstructionResult, run: RunFile, folder: Path) -> None:
         folder / "figure.png",
         result.scan.object,
         result.scan.probe,
-        title=f"{result.scan.name}, {run.engine}",
+        title=f"{result.scan.name}, {run.engine}"
+        + (f" and {run.refine.engine}" if run.refine is not None else ""),
         pixel_size_m=result.scan.pixel_size_m,
         mask=evaluation.scanned_area(result.scan.positions_px, result.scan.object.shape),
     )
