@@ -467,3 +467,10 @@ def test_what_is_wrong_with_a_training_file_is_named(training_file, old, new, me
     with pytest.raises(RunFileError) as caught:
         read_training_file(training_file)
     assert message in str(caught.value)
+
+
+def test_the_training_files_that_come_with_the_package_are_valid():
+    files = sorted((Path(__file__).resolve().parents[1] / "configs" / "training").glob("*.toml"))
+    assert files
+    for path in files:
+        assert len(read_training_file(path).scans) > 1
