@@ -493,9 +493,14 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         self.parameter_group.object.set_data(self._assembled_object())
         self._assembled = True
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether the generator has been fitted, here or before it was saved."""
+        return self.current_epoch > 0 or self.options.generator.checkpoint is not None
+
     def _assembled_object(self) -> Tensor:
         network = self.parameter_group.generator.network
-        if self.current_epoch == 0 and self.options.generator.checkpoint is None:
+        if not self.is_trained:
             return self.model.start_object
         if isinstance(network, Unrolled):
             return network(ScanOperators(self.model, self.model.everything))

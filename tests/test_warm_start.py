@@ -1,5 +1,6 @@
 """Neural first, then a classical engine from its object and probe."""
 
+import h5py
 import numpy as np
 import pandas as pd
 import ptychi.api as api
@@ -70,6 +71,24 @@ def test_lsqml_goes_on_from_the_neural_object_and_is_ahead_of_an_empty_start():
     cold = lsqml()
     cold.run()
     assert error(workflow.reached) < 0.7 * error(cold)
+
+
+def test_the_disagreement_of_the_predictions_stands_beside_the_object(tmp_path, run_file):
+    path = run_file()
+    contents = path.read_text().split("[refine]")[0]
+    typical = []
+    for photons in (1e3, 1e6):
+        dose = f"[simulation]\nphotons_per_frame = {photons}"
+        path.write_text(contents.replace("[simulation]", dose))
+        result = reconstruct(
+            read_run_file(path), tmp_path / f"result-{photons}", show_progress=False
+        )
+        area = scanned_area(result.scan.positions_px, result.scan.object.shape[-2:])
+        with h5py.File(result.folder / "product.h5") as file:
+            deviation = file["object_std"][()][area]
+        assert np.isfinite(deviation).all()
+        typical.append(np.median(deviation))
+    assert typical[0] > 2 * typical[1] > 0
 
 
 def test_a_run_file_with_refine_gives_one_result_with_both_histories(run_file, tmp_path):

@@ -27,6 +27,7 @@ def reconstruction_figure(
     title: str | None = None,
     pixel_size_m: float | None = None,
     mask: NDArray[np.bool_] | None = None,
+    standard_deviation: NDArray[np.floating] | None = None,
     crop: bool = True,
     overwrite: bool = False,
 ) -> None:
@@ -51,6 +52,8 @@ def reconstruction_figure(
         Scales the axes in micrometres or nanometres; None: in pixels.
     mask : ndarray, optional
         (H, W) the scanned area. None: everywhere.
+    standard_deviation : ndarray, optional
+        (H, W) how far the predictions that make up the object disagree; nan where unknown.
     crop : bool
         Whether only the bounding box of the mask is drawn.
     overwrite : bool
@@ -71,20 +74,27 @@ def reconstruction_figure(
     from matplotlib.figure import Figure
 
     mask = np.ones(object.shape[-2:], bool) if mask is None else mask
-    figure = Figure(figsize=(13, 4.6 * len(object)), layout="constrained")
+    n_columns = 2 if standard_deviation is None else 3
+    figure = Figure(figsize=(3 + 5 * n_columns, 4.6 * len(object)), layout="constrained")
     if title is not None:
         figure.suptitle(title)
-    pictures, aside = np.ravel(figure.subfigures(1, 2, squeeze=False, width_ratios=(10, 3.4)))
-    axes = pictures.subplots(len(object), 2, squeeze=False)
+    ratios = (5 * n_columns, 3.4)
+    pictures, aside = np.ravel(figure.subfigures(1, 2, squeeze=False, width_ratios=ratios))
+    axes = pictures.subplots(len(object), n_columns, squeeze=False)
     extent, unit = _extent(object.shape[-2:], pixel_size_m)
     for row, (slice_, pair) in enumerate(zip(object, axes)):
         turned = slice_ * np.exp(-1j * np.angle(slice_[mask].sum()))
         number = f" {row + 1}" if len(object) > 1 else ""
-        for name, image, colours, ax in (
-            (f"amplitude{number}", np.abs(turned), "gray", pair[0]),
-            (f"phase{number} (rad)", np.angle(turned), "inferno", pair[1]),
-        ):
-            low, high = np.percentile(image[mask], COLOUR_PERCENTILES)
+        images = [
+            (f"amplitude{number}", np.abs(turned), "gray"),
+            (f"phase{number} (rad)", np.angle(turned), "inferno"),
+        ]
+        if standard_deviation is not None and row == 0:
+            images.append(("disagreement of predictions", standard_deviation, "viridis"))
+        for ax in pair[len(images) :]:
+            ax.set_axis_off()
+        for (name, image, colours), ax in zip(images, pair):
+            low, high = np.nanpercentile(image[mask], COLOUR_PERCENTILES)
             drawn = ax.imshow(
                 image, cmap=colours, vmin=low, vmax=high, extent=extent, interpolation="nearest"
             )

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import torch
@@ -29,6 +30,7 @@ from ptychi_neural import evaluation
 from ptychi_neural.io import Scan, load_scan, write_product
 from ptychi_neural.io.hdf5 import dataset, opened
 from ptychi_neural.io.run_file import RunFile
+from ptychi_neural.prediction import disagreement
 from ptychi_neural.reconstructor import NeuralReconstructor
 from ptychi_neural.simulation import simulate
 from ptychi_neural.workflows.attend import run_attended
@@ -60,6 +62,10 @@ class ReconstructionResult:
 
     seconds: float
     """Wall time of the epochs, without loading and saving."""
+
+    standard_deviation: NDArray[np.floating] | None
+    """(H, W) disagreement of the predictions that make up the object; None where it is not a
+    trained generator's."""
 
     metrics: dict[str, float] | None
     """Comparison with the ground truth or the reference; None where there is neither."""
@@ -114,10 +120,11 @@ def reconstruct(
 ) -> ReconstructionResult:
     """Reconstruct a scan and write the results folder.
 
-    The folder holds ``product.h5`` (ptychodus product), ``run.toml`` (the run file with all
-    defaults, which gives this result again), ``provenance.json``, ``losses.csv``, ``loss.png``,
-    ``figure.png``, ``generator.safetensors`` and ``validation.csv`` (neural engine) and
-    ``metrics.json`` (where there is a ground truth or reference). It appears when it is complete.
+    The folder holds ``product.h5`` (ptychodus product, with ``object_std`` beside the object where
+    a trained generator made it: how far its predictions disagree), ``run.toml`` (the run file with
+    all defaults, which gives this result again), ``provenance.json``, ``losses.csv``,
+    ``loss.png``, ``figure.png``, ``generator.safetensors`` and ``validation.csv`` (neural engine)
+    and ``metrics.json`` (where there is a ground truth or reference). It appears when complete.
 
     Parameters
     ----------
@@ -188,6 +195,7 @@ def reconstruct(
         losses=losses,
         stopped=stopped,
         seconds=seconds,
+        standard_deviation=_disagreement(task),
         metrics=None,
     )
     with new_folder(run.output_folder, overwrite) as folder:
@@ -204,6 +212,14 @@ def reconstruct(
             write_json(folder / "metrics.json", result.metrics)
         _draw(result, run, folder)
     return result
+
+
+def _disagreement(task: PtychographyTask) -> NDArray[np.floating] | None:
+    reconstructor = task.reconstructor
+    if not isinstance(reconstructor, NeuralReconstructor) or not reconstructor.is_trained:
+        return None
+    standard_deviation = disagreement(reconstructor.model).numpy(force=True)
+    return None if np.isnan(standard_deviation).all() else standard_deviation
 
 
 def check_output_folder(folder: Path, overwrite: bool) -> None:
@@ -323,6 +339,9 @@ def new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
 def _save(result: ReconstructionResult, run: RunFile, folder: Path, started: datetime) -> None:
     losses = list(result.losses[["epoch", "loss"]].itertuples(index=False, name=None))
     write_product(folder / "product.h5", result.scan, losses)
+    if result.standard_deviation is not None:
+        with h5py.File(folder / "product.h5", "a") as file:
+            file["object_std"] = result.standard_deviation
     reconstructor = result.first_task.reconstructor
     if isinstance(reconstructor, NeuralReconstructor):
         reconstructor.save_generator(folder / "generator.safetensors")
@@ -351,6 +370,7 @@ def _draw(result: ReconstructionResult, run: RunFile, folder: Path) -> None:
         title=f"{result.scan.name}, {run.engine}"
         + (f" and {run.refine.engine}" if run.refine is not None else ""),
         pixel_size_m=result.scan.pixel_size_m,
+        standard_deviation=result.standard_deviation,
         mask=evaluation.scanned_area(result.scan.positions_px, result.scan.object.shape),
     )
 
