@@ -1,18 +1,15 @@
 """Trained generators as files: one safetensors file, with JSON metadata inside, no pickle."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ptychi_neural import __version__
 from ptychi_neural.api.enums import Architectures, Blocks, Lifters
-from ptychi_neural.api.options import GeneratorOptions
+from ptychi_neural.api.options import GeneratorOptions, NeuralReconstructorOptions
 from ptychi_neural.generators import Generator, Unrolled, build_generator
-from ptychi_neural.io.hdf5 import replacing
+from ptychi_neural.io.tensors import read_tensors, write_tensors
 
 FORMAT_VERSION = 1
 METADATA_KEY = "ptychi_neural"
@@ -21,7 +18,7 @@ METADATA_KEY = "ptychi_neural"
 def save_generator(
     path: str | Path,
     network: Generator | Unrolled,
-    options: GeneratorOptions,
+    options: NeuralReconstructorOptions,
     *,
     overwrite: bool = False,
     **notes: Any,
@@ -34,8 +31,8 @@ def save_generator(
         A ``.safetensors`` file.
     network : Generator or Unrolled
         The generator.
-    options : GeneratorOptions
-        Its options.
+    options : NeuralReconstructorOptions
+        Options that it was trained with: its own, loss function, start and consistency are saved.
     overwrite : bool
         Whether an existing file is replaced.
     **notes
@@ -49,7 +46,10 @@ def save_generator(
     metadata = {
         "format_version": FORMAT_VERSION,
         "ptychi_neural_version": __version__,
-        "generator": options.get_dict(),
+        "generator": options.generator.get_dict(),
+        "loss_function": options.loss_function.value,
+        "start": options.start.get_dict(),
+        "consistency": options.consistency.get_dict(),
         "n_slices": network.n_slices,
         "patch_shape": list(network.patch_shape),
         **notes,
@@ -57,8 +57,7 @@ def save_generator(
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in network.tensors().items()
     }
-    with replacing(path, overwrite) as temporary:
-        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(metadata)})
+    write_tensors(path, METADATA_KEY, metadata, tensors, overwrite)
 
 
 def load_generator(
@@ -89,14 +88,7 @@ def load_generator(
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such generator; save one with save_generator.")
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = json.loads((file.metadata() or {})[METADATA_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error}).") from error
-    except KeyError as error:
-        raise ValueError(f"{path}: has no {METADATA_KEY!r} metadata: no generator.") from error
+    metadata, tensors = read_tensors(path, METADATA_KEY, "generator")
     if metadata["format_version"] > FORMAT_VERSION:
         raise ValueError(
             f"{path}: format {metadata['format_version']} was written by ptychi_neural "

@@ -3,7 +3,7 @@
 import copy
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +32,7 @@ from ptychi_neural.physics.forward_model import (
     ScanOperators,
     ScanPatches,
 )
-from ptychi_neural.physics.losses import build_loss_function
+from ptychi_neural.physics.losses import MeanLoss, build_loss_function
 from ptychi_neural.physics.projections import AcceleratedProjections
 
 logger = logging.getLogger(__name__)
@@ -373,23 +373,41 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         """Let held-out pixels judge the assembled object; keep the state if it is the best."""
         if self.model.pixels is None or self.options.validation.held_out == 0:
             return
-        loss = self._held_out_loss(self.parameter_group.object.data)
+        held_out = MeanLoss(self.loss_function)
+        self._add_losses(
+            held_out,
+            self.parameter_group.object.data,
+            lambda indices, _: self.model.held_out_pixels(indices),
+        )
+        loss = held_out.value
         self._record(stage, step, loss)
         if self._best is None or loss < self._best_loss:
             self._best_loss, self._patience_from = loss, self.current_epoch
             self._best = self._state()
 
     @torch.no_grad()
-    def _held_out_loss(self, object_: Tensor) -> float:
-        total, n_total = 0.0, 0
+    def _add_losses(
+        self, mean: MeanLoss, object_: Tensor, pixels: Callable[[Tensor, Tensor], Tensor]
+    ) -> None:
+        """Losses of an object at the pixels chosen by (indices, measured counts)."""
         for batch in self.model.everything.split(self.batch_size):
+            measured = self.model.measured_patterns(batch)
             patches = self.model.consistency.extract(object_, self.model.positions(batch))
-            mask = self.model.held_out_pixels(batch)
-            n_pixels = int(mask.sum())
-            predicted = self.model.intensities_of(batch, patches)[mask]
-            loss = self.loss_function(predicted, self.model.measured_patterns(batch)[mask])
-            total, n_total = total + n_pixels * float(loss), n_total + n_pixels
-        return total / n_total
+            predicted = self.model.intensities_of(batch, patches)
+            mean.add(predicted, measured, pixels(batch, measured))
+
+    @torch.no_grad()
+    def prediction_loss(self) -> float:
+        """Loss of what the generator makes of the scan as it is, at all pixels that count; where
+        they are split, those of each split are predicted from the others."""
+        mean = MeanLoss(self.loss_function)
+        try:
+            for split in [None] if self.model.pixels is None else range(self.model.pixels.n_splits):
+                self.model.split = split
+                self._add_losses(mean, self._assembled_object(), self._loss_pixels)
+        finally:
+            self.model.split = None
+        return mean.value
 
     def _record(self, stage: str, step: int, loss: float) -> None:
         self.validation.loc[len(self.validation)] = [stage, step, loss]
@@ -532,12 +550,9 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         save_generator(
             path,
             self.parameter_group.generator.network,
-            self.options.generator,
+            self.options,
             overwrite=overwrite,
             epochs=self.current_epoch,
-            loss_function=self.options.loss_function.value,
-            start=self.options.start.get_dict(),
-            consistency=self.options.consistency.get_dict(),
         )
 
 

@@ -5,7 +5,6 @@ schedulers, the objects that the projections made, epoch, best state, tables and
 data are not in it.
 """
 
-import json
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +16,10 @@ import pandas as pd
 import torch
 from ptychi.data_structures.base import ReconstructParameter
 from ptychi.utils import move_nested_tensors_to_device
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ptychi_neural.io.hdf5 import replacing
+from ptychi_neural.io.tensors import read_tensors, write_tensors
 from ptychi_neural.reconstructor import NeuralReconstructor
 
 FORMAT_VERSION = 1
@@ -257,8 +254,7 @@ def write_state(path: str | Path, kind: str, state: State) -> None:
     """
     tensors: dict[str, Tensor] = {}
     content = {"format_version": FORMAT_VERSION, "kind": kind, "state": _described(state, tensors)}
-    with replacing(path, overwrite=True) as temporary:
-        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(content)})
+    write_tensors(path, METADATA_KEY, content, tensors, overwrite=True)
 
 
 def read_state(path: str | Path, kind: str) -> State:
@@ -273,14 +269,7 @@ def read_state(path: str | Path, kind: str) -> State:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such training state.")
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            content = json.loads((file.metadata() or {})[METADATA_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error}).") from error
-    except KeyError as error:
-        raise ValueError(f"{path}: has no {METADATA_KEY!r} metadata: no training state.") from error
+    content, tensors = read_tensors(path, METADATA_KEY, "training state")
     if content["format_version"] > FORMAT_VERSION:
         raise ValueError(
             f"{path}: has format {content['format_version']}, this version reads up to "

@@ -193,7 +193,7 @@ def read_run_file(
         If the file is not valid TOML, has unknown, missing or ill-typed keys, options that the
         engine refuses, or names files that do not exist. All problems are listed at once.
     """
-    return run_from(_merged(_read_toml(Path(path)), changes or {}), Path(path), data_folder)
+    return run_from(merged(read_toml(Path(path)), changes or {}), Path(path), data_folder)
 
 
 def run_from(
@@ -222,10 +222,10 @@ def run_from(
     groups = _annotations(options_class)
     chosen = {key: value for key, value in contents.items() if key in groups}
     rest = {key: value for key, value in contents.items() if key not in groups and key != "refine"}
-    names = [*_names(_Frame), *_names(options_class)]
+    names = [*key_names(_Frame), *key_names(options_class)]
 
     problems: list[str] = []
-    frame = _validate(_Frame, rest, names, problems)
+    frame = validated(_Frame, rest, names, problems)
     options = _validate_options(options_class, chosen, names, problems) if known_engine else None
     simulation = None
     if frame is not None:
@@ -262,9 +262,9 @@ def _refinement(section: Any, of_first: dict[str, Any], problems: list[str]) -> 
     for group, name in INHERITED:
         if name in of_first.get(group, {}):
             inherited.setdefault(group, {})[name] = of_first[group][name]
-    chosen = _merged(inherited, {key: value for key, value in section.items() if key != "engine"})
+    chosen = merged(inherited, {key: value for key, value in section.items() if key != "engine"})
     found: list[str] = []
-    options = _validate_options(ENGINES[engine], chosen, list(_names(ENGINES[engine])), found)
+    options = _validate_options(ENGINES[engine], chosen, list(key_names(ENGINES[engine])), found)
     problems.extend(f"refine.{problem}" for problem in found)
     return None if options is None else Refinement(engine, options)
 
@@ -290,9 +290,9 @@ def options_from(
     """
     chosen: dict[str, Any] = {}
     for group in contents:
-        chosen = _merged(chosen, group)
+        chosen = merged(chosen, group)
     problems: list[str] = []
-    options = _validate_options(options_class, chosen, list(_names(options_class)), problems)
+    options = _validate_options(options_class, chosen, list(key_names(options_class)), problems)
     if options is None or problems:
         raise RunFileError(source, problems)
     return options
@@ -317,11 +317,11 @@ def read_recipe(
     RunFileError
         If the section is missing or not valid.
     """
-    contents = {"simulation": {}} if path is None else _read_toml(Path(path))
-    values = _merged(contents, changes or {}).get("simulation")
+    contents = {"simulation": {}} if path is None else read_toml(Path(path))
+    values = merged(contents, changes or {}).get("simulation")
     source, base = ("The recipe", Path()) if path is None else (str(path), Path(path).parent)
     problems: list[str] = []
-    frame = _validate(_Frame, {"simulation": values}, list(_names(_Frame)), problems)
+    frame = validated(_Frame, {"simulation": values}, list(key_names(_Frame)), problems)
     if frame is None or frame.simulation is None:
         raise RunFileError(source, problems or ["simulation: required"])
     recipe = _absolute(frame.simulation, base, "simulation", problems)
@@ -348,7 +348,7 @@ def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
         key, equals, value = change.partition("=")
         for text in (change, f"{key}{equals}{json.dumps(value)}"):
             try:
-                contents = _merged(contents, tomllib.loads(text))
+                contents = merged(contents, tomllib.loads(text))
                 break
             except tomllib.TOMLDecodeError:
                 continue
@@ -357,19 +357,20 @@ def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
     return contents
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RunFileError(str(path), [f"not valid TOML: {error}"]) from error
 
 
-def _merged(contents: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(contents)
+def merged(contents: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Contents of a run file with changes, group by group."""
+    result = dict(contents)
     for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both else value
-    return merged
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if both else value
+    return result
 
 
 def _locate(data: DataSection, base: Path, data_folder: str | Path | None) -> Iterator[str]:
@@ -411,7 +412,7 @@ def _validate_options(
 ) -> PtychographyTaskOptions | None:
     data_problems: list[str] = []
     values = _over_defaults(options_class(), chosen, data_problems)
-    options = _validate(options_class, values, names, problems)
+    options = validated(options_class, values, names, problems)
     problems.extend(data_problems)
     if options is None or data_problems:
         return None
@@ -457,7 +458,7 @@ def _stated(group: Options, defaults: Options) -> dict[str, Any]:
     return values
 
 
-def _validate(model: type, values: dict[str, Any], names: list[str], problems: list[str]) -> Any:
+def validated(model: type, values: dict[str, Any], names: list[str], problems: list[str]) -> Any:
     """An instance of a pydantic model or dataclass, or None and a line for each problem.
 
     Validation is that of JSON in strict mode: ``"3"`` or ``true`` is no integer, while the name
@@ -508,12 +509,12 @@ def _suggestion(key: str, names: list[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _names(model: type, prefix: str = "") -> Iterator[str]:
+def key_names(model: type, prefix: str = "") -> Iterator[str]:
     """Dotted names of all keys of a model."""
     for name, annotation in _annotations(model).items():
         yield prefix + name
         for group in (annotation, *typing.get_args(annotation)):
-            yield from _names(group, f"{prefix}{name}.")
+            yield from key_names(group, f"{prefix}{name}.")
 
 
 def _annotations(model: Any) -> dict[str, Any]:

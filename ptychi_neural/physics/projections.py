@@ -18,6 +18,7 @@ from torch import Tensor
 from ptychi_neural.api.options import StartOptions
 from ptychi_neural.physics.consistency import Canvas
 from ptychi_neural.physics.forward_model import NeuralForwardModel
+from ptychi_neural.physics.losses import MeanLoss
 
 JOINT_STEP = 0.5
 """Step of object and probe where both are updated: full steps would correct the same error twice,
@@ -75,19 +76,14 @@ class AcceleratedProjections:
         updates: Canvas | None = None
         probe_change = torch.zeros_like(model.probe.data[0])
         exposure = torch.zeros_like(probe_change.real[0])
-        held_out, n_held_out = 0.0, 0
+        held_out = MeanLoss(self.loss_function)
         for batch in self.batches:
             positions = model.positions(batch)
             patches = model.consistency.extract(self.object, positions)
             correction = model.exit_wave_correction(batch, patches)
             if model.pixels is not None:
-                pixels = model.held_out_pixels(batch)
-                n_pixels = int(pixels.sum())
-                if n_pixels > 0:
-                    loss = self.loss_function(
-                        correction.predicted[pixels], model.measured_patterns(batch)[pixels]
-                    )
-                    held_out, n_held_out = held_out + n_pixels * float(loss), n_held_out + n_pixels
+                measured = model.measured_patterns(batch)
+                held_out.add(correction.predicted, measured, model.held_out_pixels(batch))
             canvas = model.place_correction(correction, positions)
             updates = canvas if updates is None else updates + canvas
             if update_probe:
@@ -105,7 +101,7 @@ class AcceleratedProjections:
             new = model.probe.data + step
             model.probe.set_data(self._ahead(new, self._last_probe))
             self._last_probe = new
-        return held_out / n_held_out if n_held_out > 0 else float("nan")
+        return held_out.value
 
     def _ahead(self, new: Tensor, last: Tensor) -> Tensor:
         momentum = min(self.n_done / (self.n_done + 3), self.options.momentum)

@@ -44,10 +44,9 @@ from ptychi_neural.workflows.engines import (
     aligned,
     engine_options,
     hold_out,
-    is_refined,
     run_engine,
 )
-from ptychi_neural.workflows.reconstruct import load
+from ptychi_neural.workflows.reconstruct import is_refined, load
 from ptychi_neural.workflows.suite import Cell, Suite, changed, read_suite, run_file
 
 BAND_EDGES = (0, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1)

@@ -29,11 +29,11 @@ from ptychi_neural.workflows.engines import (
     check_engine_names,
     engine_options,
     hold_out,
-    is_refined,
     run_engine,
 )
 from ptychi_neural.workflows.reconstruct import (
     check_output_folder,
+    is_refined,
     load,
     new_folder,
     provenance,

@@ -34,7 +34,7 @@ from ptychi_neural.physics.losses import POISSON_EPS
 from ptychi_neural.reconstructor import NeuralReconstructor
 from ptychi_neural.simulation.simulate import CHUNK_SIZE, build_forward_model
 from ptychi_neural.workflows.attend import after, run_attended
-from ptychi_neural.workflows.reconstruct import build_task
+from ptychi_neural.workflows.reconstruct import build_task, in_register, is_refined
 
 TOTAL_VARIATION_WEIGHTS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 """Tried by ``network-off-tv``; the one with the best held-out likelihood is kept."""
@@ -379,16 +379,8 @@ def aligned(
     Parameters are those of ``object_error``.
     """
     known = isinstance(compare_with, Scan)
-    theirs = (compare_with.object if isinstance(compare_with, Scan) else compare_with).prod(axis=0)
-    free = refined or not known
-    area = evaluation.scanned_area(scan.positions_px, theirs.shape)
-    ours = evaluation.align(object.prod(axis=0), theirs, ramp=free, shift=free, mask=area).aligned
-    return ours, theirs, area
-
-
-def is_refined(options: PtychographyTaskOptions) -> bool:
-    """Whether an engine refines the probe or the positions."""
-    return options.probe_options.optimizable or options.probe_position_options.optimizable
+    reference = compare_with.object if isinstance(compare_with, Scan) else compare_with
+    return in_register(object, reference, scan.positions_px, free=refined or not known)
 
 
 def run_engine(

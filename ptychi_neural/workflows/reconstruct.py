@@ -201,14 +201,9 @@ def reconstruct(
     with new_folder(run.output_folder, overwrite) as folder:
         _save(result, run, folder, started)
         if reference is not None:
-            refined = any(
-                engine.options.probe_options.optimizable
-                or engine.options.probe_position_options.optimizable
-                for engine in (run, run.refine)
-                if engine is not None
-            )
-            known = run.simulation is not None and not refined
-            result.metrics = _compare(result.scan, reference, free=not known)
+            refined = any(is_refined(e.options) for e in (run, run.refine) if e is not None)
+            free = run.simulation is None or refined
+            result.metrics = _compare(result.scan, reference, free)
             write_json(folder / "metrics.json", result.metrics)
         _draw(result, run, folder)
     return result
@@ -295,15 +290,41 @@ def _reconstructed(scan: Scan, task: PtychographyTask, how: str) -> Scan:
     )
 
 
+def is_refined(options: PtychographyTaskOptions) -> bool:
+    """Whether an engine refines the probe or the positions."""
+    return options.probe_options.optimizable or options.probe_position_options.optimizable
+
+
+def in_register(
+    object: NDArray[np.complexfloating],
+    reference: NDArray[np.complexfloating],
+    positions_px: NDArray[np.float64],
+    free: bool,
+) -> tuple[NDArray[np.complexfloating], NDArray[np.complexfloating], NDArray[np.bool_]]:
+    """(H, W) products of the slices of two objects, brought into register, and the scanned area.
+
+    Parameters
+    ----------
+    object, reference : ndarray
+        (n_slices, H, W) objects; the first is aligned with the second.
+    positions_px : ndarray
+        (n, 2) positions (y, x) that bound the scanned area.
+    free : bool
+        Whether a phase ramp and a translation are removed, besides one complex scale.
+    """
+    ours, theirs = object.prod(axis=0), reference.prod(axis=0)
+    area = evaluation.scanned_area(positions_px, theirs.shape)
+    ours = evaluation.align(ours, theirs, ramp=free, shift=free, mask=area).aligned
+    return ours, theirs, area
+
+
 def _compare(scan: Scan, reference: NDArray[np.complexfloating], free: bool) -> dict[str, float]:
     """Metrics of the product of all slices after one complex scale.
 
     Where probe and positions are not known (``free``), a phase ramp and a translation are
     ambiguous as well, and removed first.
     """
-    ours, theirs = scan.object.prod(axis=0), reference.prod(axis=0)
-    area = evaluation.scanned_area(scan.positions_px, scan.object.shape)
-    ours = evaluation.align(ours, theirs, ramp=free, shift=free, mask=area).aligned
+    ours, theirs, area = in_register(scan.object, reference, scan.positions_px, free)
     return {
         "complex_error": evaluation.complex_error(ours, theirs, area),
         "amplitude_correlation": evaluation.amplitude_correlation(ours, theirs, area),

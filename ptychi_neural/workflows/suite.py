@@ -6,7 +6,6 @@ it. A cell is one point of each axis, one kind of object, one seed and one engin
 
 import itertools
 import json
-import os
 import tomllib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from ptychi_neural.io import Scan, select_frames
-from ptychi_neural.io.run_file import RunFile, RunFileError, read_run_file
+from ptychi_neural.io.run_file import RunFile, RunFileError, run_from
 from ptychi_neural.workflows.engines import ENGINES
 
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]+$")]
@@ -320,12 +319,8 @@ def run_file(cell: Cell, suite_path: Path, data_folder: str | Path | None = None
     RunFileError
         If the contents are not those of a valid run file.
     """
-    contents = cell.contents
-    if "data" in contents:
-        folder = (suite_path.parent / contents["data"].get("folder", ".")).resolve()
-        contents = changed(contents, {"data.folder": str(folder)})
     try:
-        return read_run_file(os.devnull, data_folder, contents)  # an empty file, and changes
+        return run_from(cell.contents, suite_path, data_folder)
     except RunFileError as error:
         raise RunFileError(f"{suite_path}, {cell.key}", error.problems) from None
 

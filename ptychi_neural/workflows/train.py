@@ -221,7 +221,9 @@ class MultiscanTrainingWorkflow:
 
     def _score(self, loss: float, clock: float) -> None:
         """Let the held-out scan judge the generator, and keep the best."""
-        score = _prediction_loss(self._started(VALIDATION), self.epoch)
+        reconstructor = self._started(VALIDATION)
+        reconstructor.current_epoch = self.epoch
+        score = reconstructor.prediction_loss()
         if score < self.best_score:
             self.best_score, self.best_epoch = score, self.epoch
             self._best = {
@@ -341,18 +343,14 @@ class MultiscanTrainingWorkflow:
                 raise ValueError("There is no best generator yet: train first.")
             network, epochs, score = copy.deepcopy(network), self.best_epoch, self.best_score
             network.load_tensors(self._best)
-        options = self.options.reconstructor_options
         scans = dict(sorted(self._described.items()))
         validation = scans.pop(VALIDATION, None)
         save_generator(
             path,
             network,
-            self.generator.options,
+            self.options.reconstructor_options,
             overwrite=overwrite,
             epochs=epochs,
-            loss_function=options.loss_function.value,
-            start=options.start.get_dict(),
-            consistency=options.consistency.get_dict(),
             score=score,
             scans=list(scans.values()),
             validation=validation,
@@ -424,30 +422,6 @@ def _training_scan(scan: TrainingScan | Scan | SimulationOptions) -> TrainingSca
 
 def _reconstructor(task: PtychographyTask) -> NeuralReconstructor:
     return cast(NeuralReconstructor, task.reconstructor)
-
-
-@torch.no_grad()
-def _prediction_loss(reconstructor: NeuralReconstructor, epoch: int) -> float:
-    """Loss over all pixels of a scan of what the generator makes of it, unfitted; where pixels are
-    split, those of each split are predicted from the others."""
-    model = reconstructor.model
-    reconstructor.current_epoch = epoch
-    total, n_total = 0.0, 0
-    try:
-        for split in [None] if model.pixels is None else range(model.pixels.n_splits):
-            model.split = split
-            object_ = reconstructor._assembled_object()
-            for batch in model.everything.split(reconstructor.batch_size):
-                measured = model.measured_patterns(batch)
-                patches = model.consistency.extract(object_, model.positions(batch))
-                mask = reconstructor._loss_pixels(batch, measured)
-                predicted = model.intensities_of(batch, patches)[mask]
-                n_pixels = int(mask.sum())
-                loss = float(reconstructor.loss_function(predicted, measured[mask]))
-                total, n_total = total + n_pixels * loss, n_total + n_pixels
-    finally:
-        model.split = None
-    return total / n_total
 
 
 # --- a training file ---------------------------------------------------------------------------

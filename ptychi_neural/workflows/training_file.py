@@ -13,12 +13,12 @@ from ptychi_neural.io.run_file import (
     OutputSection,
     RunFile,
     RunFileError,
-    _merged,
-    _names,
-    _read_toml,
-    _validate,
+    key_names,
+    merged,
     options_from,
+    read_toml,
     run_from,
+    validated,
 )
 
 DEFAULTS: dict[str, Any] = {
@@ -175,13 +175,13 @@ def read_training_file(
         engine refuses, or names files that do not exist. All problems are listed at once.
     """
     path = Path(path)
-    contents = _merged(_read_toml(path), changes or {})
+    contents = merged(read_toml(path), changes or {})
     framed = {key: value for key, value in contents.items() if key in _Frame.model_fields}
     shared = {key: value for key, value in contents.items() if key not in framed}
-    shared = _merged(DEFAULTS, shared)
+    shared = merged(DEFAULTS, shared)
 
     problems: list[str] = []
-    frame: _Frame | None = _validate(_Frame, framed, list(_names(_Frame)), problems)
+    frame: _Frame | None = validated(_Frame, framed, list(key_names(_Frame)), problems)
     options = None
     try:
         options = options_from(napi.NeuralPtychographyOptions, shared, source=str(path))
@@ -194,7 +194,7 @@ def read_training_file(
         own = section.model_dump(include={"data", "simulation"}, exclude_none=True)
         if "reference" in own.get("data", {}):
             problems.append(f"{name}.data.reference: nothing is compared with it; remove it")
-        groups = _merged(shared, {"probe_options": section.probe_options})
+        groups = merged(shared, {"probe_options": section.probe_options})
         try:
             return run_from(own | groups, path, data_folder)
         except RunFileError as error:
