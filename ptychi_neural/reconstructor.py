@@ -25,6 +25,7 @@ from ptychi_neural.generators.cascaded import Cascaded
 from ptychi_neural.inference import check_patch_shape, load_generator, save_generator
 from ptychi_neural.parameters import GeneratorParameter, IntensityScale, NeuralParameterGroup
 from ptychi_neural.physics.consistency import Canvas
+from ptychi_neural.physics.contrast_transfer import ContrastTransfer
 from ptychi_neural.physics.data import check_data
 from ptychi_neural.physics.forward_model import (
     NeuralForwardModel,
@@ -37,10 +38,10 @@ from ptychi_neural.physics.projections import AcceleratedProjections
 
 logger = logging.getLogger(__name__)
 
-PROJECTIONS_PER_AMPLITUDE = 15
-PROJECTIONS = (60, 200)
-"""Number of projections where the options leave it open: so many times the root of the counts per
-object pixel, fewest and most."""
+PROJECTIONS = (15, 60, 200)
+PROJECTIONS_DIVIDED = (9, 60, 120)
+"""Number of projections where the options leave it open, without and with division by the contrast
+transfer: so many times the root of the counts per object pixel, but at least and at most."""
 
 BATCH_PIXELS = 2**22
 """Detector pixels of a batch for an unrolled generator: its network passes the whole object in
@@ -106,6 +107,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         group.object.options = copy.deepcopy(object_options)
         group.object.options.remove_object_probe_ambiguity.enabled = False
         self._unprojected: Tensor | None = None
+        self._transfer: ContrastTransfer | None = None
         self._splits_started = False
         self.validation = pd.DataFrame(columns=["stage", "step", "loss"])
         self._best: dict[str, Any] | None = None
@@ -311,6 +313,10 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             return
         if self._unprojected is None:
             self._unprojected = self.model.start_object
+            if (floor := self._transfer_floor) is not None:
+                self._transfer = ContrastTransfer(
+                    self.model, self._unprojected, self.batch_size, floor
+                )
             self._project(None, self._unprojected)
         pixels = self.model.pixels
         if with_splits and not self._splits_started and pixels is not None and pixels.n_splits > 1:
@@ -322,7 +328,12 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         probe, plan = self.parameter_group.probe, self.parameter_group.probe.optimization_plan
         self.model.split = split
         projections = AcceleratedProjections(
-            self.model, from_object, self.options.start, self.batch_size, self.loss_function
+            self.model,
+            from_object,
+            self.options.start,
+            self.batch_size,
+            self.loss_function,
+            self._transfer,
         )
         bar = tqdm(
             range(self.n_projections()),
@@ -349,6 +360,13 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             else:
                 self.model.start_objects[split] = projections.object
 
+    @property
+    def _transfer_floor(self) -> float | None:
+        """What the projections divide their updates by; a probe that is refined along does not
+        follow such steps."""
+        probe = self.parameter_group.probe
+        return None if probe.optimizable else self.options.start.transfer_floor
+
     def n_projections(self) -> int:
         """The options' number, or one that grows with the root of the counts per object pixel.
 
@@ -360,8 +378,9 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             return n_iterations
         counts = float((self.dataset.patterns * self.dataset.valid_pixel_mask).sum())
         n_pixels = float((self.model.coverage > 0.5).sum())
-        fewest, most = PROJECTIONS
-        return int(min(max(PROJECTIONS_PER_AMPLITUDE * math.sqrt(counts / n_pixels), fewest), most))
+        divided = self._transfer_floor is not None
+        factor, fewest, most = PROJECTIONS_DIVIDED if divided else PROJECTIONS
+        return int(min(max(factor * math.sqrt(counts / n_pixels), fewest), most))
 
     def run_post_projection_hooks(self) -> None:
         """After each projection of everything, when the task's object is the projected one."""

@@ -9,9 +9,11 @@ from ptychi.api import LossFunctions
 from ptychi.api.task import PtychographyTask
 
 import ptychi_neural.api as napi
+from ptychi_neural.physics.contrast_transfer import ContrastTransfer
 from ptychi_neural.physics.forward_model import MODULUS_FLOOR, ExitWaveCorrection
 from ptychi_neural.physics.losses import build_loss_function
 from ptychi_neural.physics.pixel_splits import PixelSplits
+from ptychi_neural.simulation import Raster, SimulationOptions, simulate
 
 H = W = 40
 PATCH = 12
@@ -324,6 +326,38 @@ def test_a_summed_update_is_the_least_squares_object_for_the_corrected_exit_wave
     lit = canvas.weight > 0.3 * canvas.weight.max()
     found = model.object_update(canvas)
     torch.testing.assert_close(found[0][lit], change[0][lit], rtol=5e-3, atol=5e-3)
+
+
+def test_contrast_transfer_agrees_with_that_of_one_frame_in_numpy():
+    """A wave's image in the likelihood's step is half itself and half its twin, which adds in
+    amplitude and subtracts in phase."""
+    simulated = simulate(SimulationOptions(seed=0, scan=Raster(n_y=10, n_x=10)))
+    options = napi.NeuralPtychographyOptions()
+    options.reconstructor_options.default_device = "cpu"
+    scan = simulated.scan
+    task = PtychographyTask(
+        options,
+        diffraction_data=scan.patterns,
+        object_data=scan.object,
+        probe_data=scan.probe,
+        probe_position_x_px=scan.positions_px[:, 1],
+        probe_position_y_px=scan.positions_px[:, 0],
+    )
+    model = task.reconstructor.model
+    amplitude, phase = ContrastTransfer(model, model.start_object, 30, floor=0.1).response
+    assert torch.allclose(amplitude + phase, torch.ones_like(phase))
+    assert amplitude[0] > 0.97
+    probe = scan.probe[0, 0]
+    size = probe.shape[-1]
+    pattern = np.fft.fft2(probe)
+    for periods in (1, 2, 3, 4, 6, 8):
+        wave = np.exp(2j * np.pi * np.arange(size) * periods / size)
+        shares = []
+        for turned in (wave[None, :], wave[:, None]):
+            one, other = np.fft.fft2(probe * turned), np.fft.fft2(probe * turned.conj())
+            twin = (one * other).conj() * pattern**2 / np.abs(pattern) ** 2
+            shares.append((1 - twin.sum().real / (np.abs(one) ** 2).sum()) / 2)
+        assert float(phase[2 * periods]) == pytest.approx(np.mean(shares), abs=0.12)
 
 
 def test_held_out_pixels_reach_neither_input_nor_update():

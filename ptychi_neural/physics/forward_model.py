@@ -304,7 +304,9 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
         projected = (probe.conj() * correction.exit_waves).sum(1, keepdim=True)
         return projected / (intensity + floor)
 
-    def exit_wave_correction(self, indices: Tensor, patches: Tensor) -> "ExitWaveCorrection":
+    def exit_wave_correction(
+        self, indices: Tensor, patches: Tensor, measured: Tensor | None = None
+    ) -> "ExitWaveCorrection":
         """Probes and the change of exit waves that brings them to the measured counts.
 
         The change is that of the modulus, or the likelihood's step (Y_meas / Y_pred - 1) / 2 to
@@ -317,8 +319,11 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
             (n,) indices of positions.
         patches : Tensor
             (n, 1, h, w) object patches.
+        measured : Tensor, optional
+            (n, h, w) counts instead of those of the dataset.
         """
-        measured = self.measured_patterns(indices)
+        if measured is None:
+            measured = self.measured_patterns(indices)
         probe = self._incident_probes(indices)
         far = self.forward_far_field(self.propagate_through_object(probe, patches))
         power = (far.real.square() + far.imag.square()).sum(1)

@@ -4,12 +4,16 @@ In each iteration every pattern's counts are imposed on its exit wave, the back-
 corrections d_j are averaged with the probe's intensity as weight, and the object takes Nesterov's
 steps:
 
-    O' = y + sum_j P_j^* d_j / (sum_j |P_j|^2 + eps max),     y' = O' + beta (O' - O).
+    O' = y + a sum_j P_j^* d_j / (sum_j |P_j|^2 + eps max),     y' = O' + beta (O' - O).
 
 All patterns are projected at once, as in the difference map (Thibault et al., Ultramicroscopy 109,
-338 (2009)); the probe is updated from the same corrections of the exit waves, with the object's
-intensity as weight.
+338 (2009)). With a known probe the update is divided by the scan's contrast transfer, so that
+coarse phase comes as fast as the rest; whenever that raises the loss, the iteration goes back,
+without momentum and with a shorter step a. A probe that is refined is updated from the same
+corrections of the exit waves, with the object's intensity as weight.
 """
+
+import math
 
 import torch
 from skimage.restoration import denoise_tv_chambolle
@@ -17,12 +21,16 @@ from torch import Tensor
 
 from ptychi_neural.api.options import StartOptions
 from ptychi_neural.physics.consistency import Canvas
+from ptychi_neural.physics.contrast_transfer import ContrastTransfer
 from ptychi_neural.physics.forward_model import NeuralForwardModel
 from ptychi_neural.physics.losses import MeanLoss
 
-JOINT_STEP = 0.5
-"""Step of object and probe where both are updated: full steps would correct the same error twice,
-and their common scale would oscillate."""
+SHORT_STEP = 0.5
+"""Of object and probe where both are updated, as full steps would correct the same error twice and
+their common scale would oscillate; and of updates that were divided by the contrast transfer."""
+
+SHORTER = 0.7
+"""Factor of the step when the loss has risen."""
 
 
 class AcceleratedProjections:
@@ -39,7 +47,9 @@ class AcceleratedProjections:
     batch_size : int
         Number of patterns that are projected at a time, to bound the memory.
     loss_function : torch.nn.Module
-        Of predicted and measured counts, for the held-out pixels.
+        Of predicted and measured counts.
+    transfer : ContrastTransfer, optional
+        By which updates are divided.
     """
 
     def __init__(
@@ -49,13 +59,17 @@ class AcceleratedProjections:
         options: StartOptions,
         batch_size: int,
         loss_function: torch.nn.Module,
+        transfer: ContrastTransfer | None,
     ) -> None:
         self.forward_model = forward_model
         self.options = options
         self.batches = forward_model.everything.split(batch_size)
         self.loss_function = loss_function
+        self.transfer = transfer
         self.n_done = 0
         self.object = self._last_object = from_object
+        self._step = 1.0 if transfer is None else SHORT_STEP
+        self._lowest_loss = math.inf
         self._last_probe = forward_model.probe.data
 
     @torch.no_grad()
@@ -76,23 +90,30 @@ class AcceleratedProjections:
         updates: Canvas | None = None
         probe_change = torch.zeros_like(model.probe.data[0])
         exposure = torch.zeros_like(probe_change.real[0])
-        held_out = MeanLoss(self.loss_function)
+        held_out, loss = MeanLoss(self.loss_function), 0.0
         for batch in self.batches:
             positions = model.positions(batch)
             patches = model.consistency.extract(self.object, positions)
             correction = model.exit_wave_correction(batch, patches)
+            measured = model.measured_patterns(batch)
             if model.pixels is not None:
-                measured = model.measured_patterns(batch)
                 held_out.add(correction.predicted, measured, model.held_out_pixels(batch))
+            if self.transfer is not None:  # Pixels that are not to be seen add a constant.
+                seen = torch.where(model.seen_pixels(batch), correction.predicted, measured)
+                loss += len(batch) * float(self.loss_function(seen, measured))
             canvas = model.place_correction(correction, positions)
             updates = canvas if updates is None else updates + canvas
             if update_probe:
                 probe_change += (patches.conj() * correction.exit_waves).sum(0)
                 exposure += patches[:, 0].abs().square().sum(0)
         assert updates is not None
+        update = model.object_update(updates)
+        if self.transfer is not None:
+            update = self.transfer.divide(update, self.object)
+            update = self._checked(update, loss)
         self.n_done += 1
-        length = JOINT_STEP if update_probe else 1.0
-        new = self._denoised(self.object + length * model.object_update(updates))
+        length = SHORT_STEP if update_probe else self._step
+        new = self._denoised(self.object + length * update)
         self.object, self._last_object = self._ahead(new, self._last_object), new
         if update_probe:
             floor = self.options.regularization * exposure.max()
@@ -102,6 +123,16 @@ class AcceleratedProjections:
             model.probe.set_data(self._ahead(new, self._last_probe))
             self._last_probe = new
         return held_out.value
+
+    def _checked(self, update: Tensor, loss: float) -> Tensor:
+        """The object's update, or, where the loss has risen, that of the best object so far."""
+        if loss <= self._lowest_loss:
+            self._lowest_loss, self._best = loss, (self.object, update)
+            return update
+        self.object, update = self._best
+        self._last_object, self.n_done = self.object, 0
+        self._step *= SHORTER
+        return update
 
     def _ahead(self, new: Tensor, last: Tensor) -> Tensor:
         momentum = min(self.n_done / (self.n_done + 3), self.options.momentum)
