@@ -11,7 +11,7 @@ from ptychi_neural.api.options import GeneratorOptions, NeuralReconstructorOptio
 from ptychi_neural.generators import Generator, Unrolled, build_generator
 from ptychi_neural.io.tensors import read_tensors, write_tensors
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 METADATA_KEY = "ptychi_neural"
 
 
@@ -84,16 +84,16 @@ def load_generator(
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is no generator, truncated, of a later format or does not fit its own options.
+        If it is no generator, truncated, of another format or does not fit its own options.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such generator; save one with save_generator.")
     metadata, tensors = read_tensors(path, METADATA_KEY, "generator")
-    if metadata["format_version"] > FORMAT_VERSION:
+    if (version := metadata["format_version"]) != FORMAT_VERSION:
+        remedy = "upgrade ptychi_neural" if version > FORMAT_VERSION else "train it anew"
         raise ValueError(
-            f"{path}: format {metadata['format_version']} was written by ptychi_neural "
-            f"{metadata['ptychi_neural_version']}; this version reads up to {FORMAT_VERSION}: "
-            "upgrade ptychi_neural."
+            f"{path}: format {version} was written by ptychi_neural "
+            f"{metadata['ptychi_neural_version']}; this version reads {FORMAT_VERSION}: {remedy}."
         )
     options = GeneratorOptions()
     options.load_from_dict(metadata["generator"])

@@ -313,10 +313,6 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             return
         if self._unprojected is None:
             self._unprojected = self.model.start_object
-            if (floor := self._transfer_floor) is not None:
-                self._transfer = ContrastTransfer(
-                    self.model, self._unprojected, self.batch_size, floor
-                )
             self._project(None, self._unprojected)
         pixels = self.model.pixels
         if with_splits and not self._splits_started and pixels is not None and pixels.n_splits > 1:
@@ -326,6 +322,10 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
 
     def _project(self, split: int | None, from_object: Tensor) -> None:
         probe, plan = self.parameter_group.probe, self.parameter_group.probe.optimization_plan
+        if self._transfer is None and self._transfer_floor is not None:
+            self._transfer = ContrastTransfer(
+                self.model, from_object, self.batch_size, self._transfer_floor
+            )
         self.model.split = split
         projections = AcceleratedProjections(
             self.model,
@@ -346,7 +346,8 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
                 loss = projections.iterate(
                     update_probe=split is None and probe.optimizable and iteration >= plan.start
                 )
-                bar.set_postfix_str(f"held-out loss {loss:.5g}")
+                if not math.isnan(loss):
+                    bar.set_postfix_str(f"held-out loss {loss:.5g}")
                 if split is None:
                     self.parameter_group.object.set_data(projections.object)
                     self._record("projections", iteration, loss)

@@ -163,6 +163,13 @@ def test_options_round_trip_through_json():
             ),
             "diffraction_pattern_blur_sigma",
         ),
+        (
+            lambda o: (
+                setattr(o.reconstructor_options.generator, "architecture", "unrolled"),
+                setattr(o.reconstructor_options.consistency, "scope", "scan"),
+            ),
+            "consistency.scope",
+        ),
     ],
 )
 def test_an_option_that_cannot_be_honoured_is_refused_by_name(simulated, change, named):

@@ -171,16 +171,18 @@ def test_a_fresh_process_predicts_the_same_bits(one_shot, scan, tmp_path):
     assert done.stdout.strip() == hashlib.sha256(patches.tobytes()).hexdigest()
 
 
-def test_a_truncated_file_and_one_of_a_later_format_are_refused(one_shot, tmp_path):
+def test_a_truncated_file_and_one_of_another_format_are_refused(one_shot, tmp_path):
     path = tmp_path / "damaged.safetensors"
     path.write_bytes(one_shot.read_bytes()[:-50])
     with pytest.raises(ValueError, match="not a whole safetensors file"):
         napi.NeuralPredictor.from_file(path)
     with safe_open(one_shot, framework="pt") as file:
-        metadata = json.loads(file.metadata()["ptychi_neural"]) | {"format_version": 99}
-    save_file(load_file(one_shot), path, metadata={"ptychi_neural": json.dumps(metadata)})
-    with pytest.raises(ValueError, match="format 99"):
-        napi.NeuralPredictor.from_file(path)
+        written = json.loads(file.metadata()["ptychi_neural"])
+    for version, remedy in ((99, "upgrade ptychi_neural"), (1, "train it anew")):
+        metadata = json.dumps(written | {"format_version": version})
+        save_file(load_file(one_shot), path, metadata={"ptychi_neural": metadata})
+        with pytest.raises(ValueError, match=f"format {version} .* {remedy}"):
+            napi.NeuralPredictor.from_file(path)
 
 
 # --- streams -------------------------------------------------------------------------------

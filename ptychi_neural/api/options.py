@@ -374,9 +374,15 @@ def unsupported_options(options: NeuralPtychographyOptions) -> Iterator[str]:
             "probe_options.pixel_size_m: patches are made on the object's grid; leave it and "
             "pixel_size_aspect_ratio None"
         )
+    unrolled = generator.architecture == enums.Architectures.UNROLLED
+    if unrolled and reconstructor.consistency.scope != enums.StitchScopes.BATCH:
+        yield (
+            "reconstructor_options.consistency.scope: has no effect with "
+            "reconstructor_options.generator.architecture = 'unrolled', which makes no patches"
+        )
     projects = (
         reconstructor.start.n_iterations != 0
-        or generator.architecture == enums.Architectures.UNROLLED
+        or unrolled
         or generator.lifter == enums.Lifters.BACKPROJECTION
     )
     blur = reconstructor.forward_model_options.diffraction_pattern_blur_sigma
