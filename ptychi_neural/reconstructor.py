@@ -364,9 +364,10 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
     @property
     def _transfer_floor(self) -> float | None:
         """What the projections divide their updates by; a probe that is refined along does not
-        follow such steps."""
-        probe = self.parameter_group.probe
-        return None if probe.optimizable else self.options.start.transfer_floor
+        follow such steps, and total variation has the loss rise as it should not."""
+        probe, start = self.parameter_group.probe, self.options.start
+        alone = not probe.optimizable and start.total_variation == 0
+        return start.transfer_floor if alone else None
 
     def n_projections(self) -> int:
         """The options' number, or one that grows with the root of the counts per object pixel.

@@ -223,8 +223,9 @@ class StartOptions(Options):
     """Added to the probe intensity in the back-projection, relative to its maximum."""
 
     transfer_floor: float | None = PydanticField(default=0.1, gt=0)
-    """With a known probe, updates are divided by the scan's contrast transfer plus this, so that
-    coarse phase, which the data tell least of, comes as fast as the rest. None: not divided."""
+    """With a known probe and no total variation, updates are divided by the scan's contrast
+    transfer plus this, so that coarse phase, which the data tell least of, comes as fast as the
+    rest. None: not divided."""
 
     total_variation: float = PydanticField(default=0.0, ge=0)
     """Weight of total-variation denoising of real and imaginary part after each iteration

@@ -8,9 +8,10 @@ steps:
 
 All patterns are projected at once, as in the difference map (Thibault et al., Ultramicroscopy 109,
 338 (2009)). With a known probe the update is divided by the scan's contrast transfer, so that
-coarse phase comes as fast as the rest; whenever that raises the loss, the iteration goes back,
-without momentum and with a shorter step a. A probe that is refined is updated from the same
-corrections of the exit waves, with the object's intensity as weight.
+coarse phase comes as fast as the rest; whenever that raises the loss, the iteration goes back and
+takes shorter steps a. A probe that is refined is updated from the same corrections of the exit
+waves, with the object's intensity as weight. Momentum starts anew where the loss has risen
+(O'Donoghue & Candes, Found. Comput. Math. 15, 715 (2015)).
 """
 
 import math
@@ -69,7 +70,7 @@ class AcceleratedProjections:
         self.n_done = 0
         self.object = self._last_object = from_object
         self._step = 1.0 if transfer is None else SHORT_STEP
-        self._lowest_loss = math.inf
+        self._lowest_loss = self._last_loss = math.inf
         self._last_probe = forward_model.probe.data
 
     @torch.no_grad()
@@ -98,9 +99,9 @@ class AcceleratedProjections:
             measured = model.measured_patterns(batch)
             if model.pixels is not None:
                 held_out.add(correction.predicted, measured, model.held_out_pixels(batch))
-            if self.transfer is not None:  # Pixels that are not to be seen add a constant.
-                seen = torch.where(model.seen_pixels(batch), correction.predicted, measured)
-                loss += len(batch) * float(self.loss_function(seen, measured))
+            # Pixels that are not to be seen add a constant.
+            seen = torch.where(model.seen_pixels(batch), correction.predicted, measured)
+            loss += len(batch) * float(self.loss_function(seen, measured))
             canvas = model.place_correction(correction, positions)
             updates = canvas if updates is None else updates + canvas
             if update_probe:
@@ -111,6 +112,9 @@ class AcceleratedProjections:
         if self.transfer is not None:
             update = self.transfer.divide(update, self.object)
             update = self._checked(update, loss)
+        elif loss > self._last_loss and self.options.total_variation == 0:
+            self._last_object, self._last_probe, self.n_done = self.object, model.probe.data, 0
+        self._last_loss = loss
         self.n_done += 1
         length = SHORT_STEP if update_probe else self._step
         new = self._denoised(self.object + length * update)
