@@ -4,10 +4,10 @@ import time
 
 import pytest
 import torch
-from ptychi.api.task import PtychographyTask
 
 import ptychi_neural.api as napi
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
+from ptychi_neural.workflows.reconstruct import build_task
 
 
 class FreeNetwork(torch.nn.Module):
@@ -38,14 +38,7 @@ def test_at_most_35_percent_of_an_epoch_is_not_the_generators_forward_and_backwa
     settings.generator.width = 32
 
     def seconds(network=None):
-        task = PtychographyTask(
-            options,
-            diffraction_data=scan.patterns,
-            object_data=scan.object,
-            probe_data=scan.probe,
-            probe_position_x_px=scan.positions_px[:, 1],
-            probe_position_y_px=scan.positions_px[:, 0],
-        )
+        task = build_task(options, scan)
         task.run(1)
         if network is not None:
             generator = task.reconstructor.parameter_group.generator

@@ -14,6 +14,7 @@ from ptychi_neural.physics.forward_model import MODULUS_FLOOR, ExitWaveCorrectio
 from ptychi_neural.physics.losses import build_loss_function
 from ptychi_neural.physics.pixel_splits import PixelSplits
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
+from ptychi_neural.workflows.reconstruct import build_task
 
 H = W = 40
 PATCH = 12
@@ -334,20 +335,12 @@ def test_contrast_transfer_agrees_with_that_of_one_frame_in_numpy():
     simulated = simulate(SimulationOptions(seed=0, scan=Raster(n_y=10, n_x=10)))
     options = napi.NeuralPtychographyOptions()
     options.reconstructor_options.default_device = "cpu"
-    scan = simulated.scan
-    task = PtychographyTask(
-        options,
-        diffraction_data=scan.patterns,
-        object_data=scan.object,
-        probe_data=scan.probe,
-        probe_position_x_px=scan.positions_px[:, 1],
-        probe_position_y_px=scan.positions_px[:, 0],
-    )
+    task = build_task(options, simulated.scan)
     model = task.reconstructor.model
     amplitude, phase = ContrastTransfer(model, model.start_object, 30, floor=0.1).response
     assert torch.allclose(amplitude + phase, torch.ones_like(phase))
     assert amplitude[0] > 0.97
-    probe = scan.probe[0, 0]
+    probe = simulated.scan.probe[0, 0]
     size = probe.shape[-1]
     pattern = np.fft.fft2(probe)
     for periods in (1, 2, 3, 4, 6, 8):

@@ -383,6 +383,18 @@ def resampled(n):
     return np.array(patterns), positions, probe[None, None], object_
 
 
+def resampled_task(options, n):
+    patterns, positions, probe, truth = resampled(n)
+    return PtychographyTask(
+        options,
+        diffraction_data=patterns,
+        object_data=np.ones((1, *truth.shape), complex),
+        probe_data=probe,
+        probe_position_x_px=positions[:, 1],
+        probe_position_y_px=positions[:, 0],
+    )
+
+
 def relative_error(predicted, truth):
     weight = predicted.weight > 0.3 * predicted.weight.max()
     ours, theirs = predicted.object[0][weight], truth[weight]
@@ -401,16 +413,7 @@ def relative_error(predicted, truth):
 def test_frames_of_twice_the_resolution_are_predicted_with_an_error_of_the_same_size(
     chosen, tmp_path
 ):
-    patterns, positions, probe, truth = resampled(16)
-    options = options_of(**chosen)
-    task = PtychographyTask(
-        options,
-        diffraction_data=patterns,
-        object_data=np.ones((1, *truth.shape), complex),
-        probe_data=probe,
-        probe_position_x_px=positions[:, 1],
-        probe_position_y_px=positions[:, 0],
-    )
+    task = resampled_task(options_of(**chosen), 16)
     task.run(20)
     task.reconstructor.save_generator(tmp_path / "g.safetensors")
     predictor = predictor_of(tmp_path / "g.safetensors")
@@ -445,18 +448,11 @@ def test_generators_that_are_bound_to_their_frame_size_say_why(chosen, reason, s
 def test_a_generator_fitted_further_at_another_size_is_saved_and_loaded_again(tmp_path):
     path = tmp_path / "first.safetensors"
     for n, name in ((16, "first"), (32, "second")):
-        patterns, positions, probe, truth = resampled(n)
         options = options_of(**SPECTRAL, checkpoint=None if n == 16 else str(path))
-        task = PtychographyTask(
-            options,
-            diffraction_data=patterns,
-            object_data=np.ones((1, *truth.shape), complex),
-            probe_data=probe,
-            probe_position_x_px=positions[:, 1],
-            probe_position_y_px=positions[:, 0],
-        )
+        task = resampled_task(options, n)
         task.run(1)
         task.reconstructor.save_generator(tmp_path / f"{name}.safetensors")
+    patterns, positions, probe, truth = resampled(32)
     predicted = predictor_of(tmp_path / "second.safetensors").reconstruct(
         patterns, positions, probe, truth.shape
     )

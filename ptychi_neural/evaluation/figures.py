@@ -81,7 +81,6 @@ def reconstruction_figure(
     ratios = (5 * n_columns, 3.4)
     pictures, aside = np.ravel(figure.subfigures(1, 2, squeeze=False, width_ratios=ratios))
     axes = pictures.subplots(len(object), n_columns, squeeze=False)
-    extent, unit = _extent(object.shape[-2:], pixel_size_m)
     for row, (slice_, pair) in enumerate(zip(object, axes)):
         turned = slice_ * np.exp(-1j * np.angle(slice_[mask].sum()))
         number = f" {row + 1}" if len(object) > 1 else ""
@@ -94,14 +93,7 @@ def reconstruction_figure(
         for ax in pair[len(images) :]:
             ax.set_axis_off()
         for (name, image, colours), ax in zip(images, pair):
-            low, high = np.nanpercentile(image[mask], COLOUR_PERCENTILES)
-            drawn = ax.imshow(
-                image, cmap=colours, vmin=low, vmax=high, extent=extent, interpolation="nearest"
-            )
-            figure.colorbar(drawn, ax=ax, shrink=0.8)
-            ax.set(title=name, xlabel=f"x ({unit})", ylabel=f"y ({unit})")
-            if crop:
-                _crop(ax, mask, extent)
+            draw_image(ax, image, name, colours, mask, pixel_size_m, crop)
     n_modes = min(probe.shape[1], MAX_PROBE_MODES)
     above, *below = np.ravel(aside.subfigures(2 if losses else 1, 1, squeeze=False))
     power = (np.abs(probe[0]) ** 2).sum(axis=(-2, -1))
@@ -161,7 +153,32 @@ def _draw_losses(axes: Sequence[Axes], table: Mapping[str, ArrayLike]) -> None:
     axes[-1].set(xlabel="epoch")
 
 
-def _extent(shape: tuple[int, ...], pixel_size_m: float | None) -> tuple[tuple[float, ...], str]:
+def draw_image(
+    ax: Axes,
+    image: NDArray[np.floating],
+    title: str,
+    palette: str,
+    mask: NDArray[np.bool_],
+    pixel_size_m: float | None,
+    crop: bool = True,
+) -> None:
+    """Draw an image with its scale: colours span the ``COLOUR_PERCENTILES`` of what is finite
+    inside the (H, W) mask, whose bounding box is shown where ``crop`` is set."""
+    extent, unit = _extent(image.shape, pixel_size_m)
+    shown = image[mask & np.isfinite(image)]
+    low, high = np.percentile(shown, COLOUR_PERCENTILES) if shown.size else (0.0, 1.0)
+    drawn = ax.imshow(
+        image, cmap=palette, vmin=low, vmax=high, extent=extent, interpolation="nearest"
+    )
+    ax.figure.colorbar(drawn, ax=ax, shrink=0.8)
+    ax.set(title=title, xlabel=f"x ({unit})", ylabel=f"y ({unit})")
+    if crop and mask.any():
+        _crop(ax, mask, extent)
+
+
+def _extent(
+    shape: tuple[int, ...], pixel_size_m: float | None
+) -> tuple[tuple[float, float, float, float], str]:
     """Left, right, bottom, top edges with the origin in the middle; pixels count from a corner."""
     height, width = shape
     if pixel_size_m is None:

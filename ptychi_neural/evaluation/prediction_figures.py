@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychi_neural.evaluation.figures import COLOUR_PERCENTILES, _crop, _extent, save_figure
+from ptychi_neural.evaluation.figures import draw_image, save_figure
 from ptychi_neural.io.hdf5 import StrPath
 
 
@@ -55,22 +55,13 @@ def prediction_figure(
     if title is not None:
         figure.suptitle(title)
     axes = figure.subplots(2, 2).ravel()
-    extent, unit = _extent(product.shape, pixel_size_m)
     for ax, name, image, colours in zip(
         axes,
         ("amplitude", "phase (rad)", "standard deviation of the predictions"),
         (np.abs(turned), np.angle(turned), standard_deviation),
         ("gray", "inferno", "viridis"),
     ):
-        shown = image[mask & np.isfinite(image)]
-        low, high = np.percentile(shown, COLOUR_PERCENTILES) if shown.size else (0.0, 1.0)
-        drawn = ax.imshow(
-            image, cmap=colours, vmin=low, vmax=high, extent=extent, interpolation="nearest"
-        )
-        figure.colorbar(drawn, ax=ax, shrink=0.8)
-        ax.set(title=name, xlabel=f"x ({unit})", ylabel=f"y ({unit})")
-        if mask.any():
-            _crop(ax, mask, extent)
+        draw_image(ax, image, name, colours, mask, pixel_size_m)
     axes[3].plot(*reprojection_errors.T, ".", markersize=4)
     axes[3].set(title="re-projection error of the amplitudes", xlabel="frame", ylim=(0, None))
     axes[3].grid(alpha=0.3)

@@ -20,6 +20,11 @@ COVERAGE_FLOOR = 1e-8
 """Pixels with less than this share of the largest total weight count as not stitched."""
 
 
+def coverage(weight: Tensor, damping: float) -> Tensor:
+    """(H, W) from 0 where no light fell to 1: total weight beside a share of its maximum."""
+    return weight / (weight + damping * weight.max())
+
+
 class Canvas(NamedTuple):
     """Sums from which a stitched object is made. Canvases of different batches add up."""
 

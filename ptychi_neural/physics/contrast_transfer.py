@@ -9,7 +9,7 @@ response, the update approaches all frequencies alike.
 import torch
 from torch import Tensor
 
-from ptychi_neural.physics.consistency import Canvas
+from ptychi_neural.physics.consistency import Canvas, coverage
 from ptychi_neural.physics.forward_model import NeuralForwardModel
 
 PROBING_CONTRAST = 0.02
@@ -45,7 +45,7 @@ class ContrastTransfer:
         self.batches = forward_model.everything.split(batch_size)
         positions = forward_model.positions(forward_model.everything)
         weight = forward_model.consistency.total_weight(positions)
-        self.window = weight / (weight + RIM * weight.max())
+        self.window = coverage(weight, RIM)
         fy, fx = map(torch.fft.fftfreq, weight.shape)
         frequency = torch.hypot(fy[:, None], fx)
         self.rings = (2 * max(forward_model.probe.get_spatial_shape()) * frequency).long()

@@ -22,7 +22,7 @@ from ptychi_neural.api.options import NeuralReconstructorOptions
 from ptychi_neural.generators import Generator, Unrolled
 from ptychi_neural.generators.cascaded import Cascaded
 from ptychi_neural.parameters import NeuralParameterGroup
-from ptychi_neural.physics.consistency import Canvas, Consistency
+from ptychi_neural.physics.consistency import Canvas, Consistency, coverage
 from ptychi_neural.physics.pixel_splits import PixelSplits
 from ptychi_neural.physics.shifted_probes import ShiftedProbes
 
@@ -213,7 +213,7 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
     def coverage(self) -> Tensor:
         """(H, W) from 0 where no light fell to 1: weight of the data beside the damping."""
         weight = self.consistency.total_weight(self.positions(self.everything))
-        return weight / (weight + self.options.start.regularization * weight.max())
+        return coverage(weight, self.options.start.regularization)
 
     def stitch(self, members: Tensor, patches: Tensor) -> Tensor:
         """(n_slices, H, W) object of a minibatch's patches, in the scope that the options set."""

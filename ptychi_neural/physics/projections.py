@@ -70,7 +70,7 @@ class AcceleratedProjections:
         self.n_done = 0
         self.object = self._last_object = from_object
         self._step = 1.0 if transfer is None else SHORT_STEP
-        self._lowest_loss = self._last_loss = math.inf
+        self._loss = math.inf
         self._last_probe = forward_model.probe.data
 
     @torch.no_grad()
@@ -95,8 +95,8 @@ class AcceleratedProjections:
         for batch in self.batches:
             positions = model.positions(batch)
             patches = model.consistency.extract(self.object, positions)
-            correction = model.exit_wave_correction(batch, patches)
             measured = model.measured_patterns(batch)
+            correction = model.exit_wave_correction(batch, patches, measured)
             if model.pixels is not None:
                 held_out.add(correction.predicted, measured, model.held_out_pixels(batch))
             # Pixels that are not to be seen add a constant.
@@ -111,10 +111,7 @@ class AcceleratedProjections:
         update = model.object_update(updates)
         if self.transfer is not None:
             update = self.transfer.divide(update, self.object)
-            update = self._checked(update, loss)
-        elif loss > self._last_loss and self.options.total_variation == 0:
-            self._last_object, self._last_probe, self.n_done = self.object, model.probe.data, 0
-        self._last_loss = loss
+        update = self._watched(update, loss)
         self.n_done += 1
         length = SHORT_STEP if update_probe else self._step
         new = self._denoised(self.object + length * update)
@@ -128,14 +125,19 @@ class AcceleratedProjections:
             self._last_probe = new
         return held_out.value
 
-    def _checked(self, update: Tensor, loss: float) -> Tensor:
-        """The object's update, or, where the loss has risen, that of the best object so far."""
-        if loss <= self._lowest_loss:
-            self._lowest_loss, self._best = loss, (self.object, update)
+    def _watched(self, update: Tensor, loss: float) -> Tensor:
+        """The object's update. Where the loss has risen, momentum starts anew, and a divided update
+        is taken back: the object is the one before it, the update what is to be tried again."""
+        if not loss > self._loss or self.options.total_variation > 0:
+            self._loss, self._before = loss, (self.object, update)
             return update
-        self.object, update = self._best
-        self._last_object, self.n_done = self.object, 0
-        self._step *= SHORTER
+        if self.transfer is None:
+            self._loss = loss
+        else:
+            self.object, update = self._before
+            self._step *= SHORTER
+        self._last_object, self._last_probe = self.object, self.forward_model.probe.data
+        self.n_done = 0
         return update
 
     def _ahead(self, new: Tensor, last: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from ptychi.api.task import PtychographyTask
 from torch import Tensor
 
 from ptychi_neural.generators import Unrolled
-from ptychi_neural.physics.consistency import Canvas
+from ptychi_neural.physics.consistency import Canvas, coverage
 from ptychi_neural.physics.forward_model import NeuralForwardModel
 from ptychi_neural.prediction.uncertainty import (
     OverlapSums,
@@ -211,9 +211,8 @@ class _SummedOperators:
         return self.model.object_update(self.sums.update).to(object_.dtype)
 
     def coverage(self) -> Tensor:
-        weight = self.sums.weight
-        damping = self.model.options.start.regularization * weight.max()
-        return (weight / (weight + damping)).to(self.model.start_object.real.dtype)
+        damping = self.model.options.start.regularization
+        return coverage(self.sums.weight, damping).to(self.model.start_object.real.dtype)
 
 
 def as_counts(patterns: ArrayLike, shape: tuple[int, ...] | None = None) -> Tensor:
