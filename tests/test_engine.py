@@ -762,3 +762,17 @@ def test_projections_survive_a_wrong_probe_when_they_refine_it():
         aligned = align(object_of(task)[0], truth.object[0], ramp=True, shift=True, mask=mask)
         errors.append(complex_error(aligned.aligned, truth.object[0], mask))
     assert errors[1] < 0.5 * errors[0]
+
+
+def test_projections_that_refine_the_probe_impose_the_modulus_whatever_the_loss(dim):
+    objects = []
+    for loss in (api.LossFunctions.POISSON, api.LossFunctions.MSE_SQRT):
+        options = default_options(num_epochs=0)
+        options.probe_options.optimizable = True
+        options.reconstructor_options.loss_function = loss
+        options.reconstructor_options.start.n_iterations = 10
+        options.reconstructor_options.validation.held_out = 0
+        task = make_task(options, dim.scan)
+        task.run()
+        objects.append(object_of(task))
+    assert np.abs(objects[0] - objects[1]).max() < 1e-4

@@ -206,9 +206,9 @@ class IntensityScaleOptions(ParameterOptions):
 class StartOptions(Options):
     """Accelerated projections without a network, from which the generator starts.
 
-    Every pattern's counts are imposed on its exit wave - as the Poisson likelihood weights them
-    where it is the loss, by their modulus with any other loss -, the back-projected patches are
-    stitched into one object, and the object carries momentum.
+    Every pattern's counts are imposed on its exit wave - by their modulus, or as the Poisson
+    likelihood weights them where it is the loss and the probe is known -, the back-projected
+    patches are stitched into one object, and the object carries momentum.
     """
 
     n_iterations: int | None = PydanticField(default=None, ge=0)

@@ -305,13 +305,17 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
         return projected / (intensity + floor)
 
     def exit_wave_correction(
-        self, indices: Tensor, patches: Tensor, measured: Tensor | None = None
+        self,
+        indices: Tensor,
+        patches: Tensor,
+        measured: Tensor | None = None,
+        of_modulus: bool = False,
     ) -> "ExitWaveCorrection":
         """Probes and the change of exit waves that brings them to the measured counts.
 
-        The change is that of the modulus, or the likelihood's step (Y_meas / Y_pred - 1) / 2 to
-        which it tends at many counts where the loss is the Poisson likelihood (LSQML's noise
-        models: Odstrcil et al., Opt. Express 26, 3108 (2018)).
+        The change is that of the modulus, or, where the loss is the Poisson likelihood, its step
+        (Y_meas / Y_pred - 1) / 2, to which the other tends at many counts (LSQML's noise models:
+        Odstrcil et al., Opt. Express 26, 3108 (2018)).
 
         Parameters
         ----------
@@ -321,6 +325,8 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
             (n, 1, h, w) object patches.
         measured : Tensor, optional
             (n, h, w) counts instead of those of the dataset.
+        of_modulus : bool
+            Whatever the loss.
         """
         if measured is None:
             measured = self.measured_patterns(indices)
@@ -338,7 +344,7 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
         # The floor bounds the gradient where nothing is predicted.
         floor = MODULUS_FLOOR * power.detach().mean(dim=(-2, -1), keepdim=True)
         predicted = self.intensity_scale.value * (power + floor)
-        if self.options.loss_function == LossFunctions.POISSON:
+        if self.options.loss_function == LossFunctions.POISSON and not of_modulus:
             change = ((measured / predicted - 1) / 2).clamp(max=LARGEST_CHANGE)
         else:
             change = (measured / predicted).sqrt() - 1

@@ -96,7 +96,10 @@ class AcceleratedProjections:
             positions = model.positions(batch)
             patches = model.consistency.extract(self.object, positions)
             measured = model.measured_patterns(batch)
-            correction = model.exit_wave_correction(batch, patches, measured)
+            # A probe yet to be found errs by more than the noise, most where little is predicted.
+            correction = model.exit_wave_correction(
+                batch, patches, measured, of_modulus=model.probe.optimizable
+            )
             if model.pixels is not None:
                 held_out.add(correction.predicted, measured, model.held_out_pixels(batch))
             # Pixels that are not to be seen add a constant.
