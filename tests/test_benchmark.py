@@ -111,6 +111,41 @@ def a_record(folder, **cell):
     return next(path for path in files if labels <= set(path.stem.split(",")))
 
 
+WARM = TINY.replace(
+    "[figures]",
+    """
+[engines.warm]
+engine = "lsqml"
+after = "network-off"
+judged_at = "best_truth"
+held_out_fraction = 0
+changes = { "reconstructor_options.num_epochs" = 4 }
+
+[figures]""",
+)
+
+
+def test_an_engine_starts_from_what_another_leaves_and_is_compared_with_itself(tmp_path):
+    path, folder = tmp_path / "warm.toml", tmp_path / "warm"
+    path.write_text(WARM)
+    benchmark(path, folder, show_progress=False)
+    lines = (folder / "table.md").read_text().split("## Head starts")[1].splitlines()
+    shown = [[text.strip() for text in line.strip("|").split("|")] for line in lines[4:6]]
+    for dose, row in zip(("1e3", "1e5"), shown):
+        off, cold, warm = (
+            json.loads(a_record(folder, dose=dose, engine=engine).read_text())
+            for engine in ("network-off", "lsqml", "warm")
+        )
+        first = warm["trace"][0]
+        assert (first["epoch"], first["error"]) == (0, off["end"]["error"])
+        assert first["seconds"] > 0
+        assert warm["settings"]["after.reconstructor_options.start.n_iterations"] == 4
+        target = cold["trace"][-1]["error"]
+        epochs = [score["epoch"] for score in warm["trace"] if score["error"] <= target]
+        assert row[:5] == [dose, "75", "warm", "4", "1/1"]
+        assert float(row[5]) == min(epochs, default=math.inf)
+
+
 # --- records ---------------------------------------------------------------------------------
 
 
@@ -415,6 +450,8 @@ def test_bars_compares_the_defaults_with_all_classical_baselines_on_six_scans():
         ("overlap = [", "seed = [", "axes.seed: the name is taken"),
         ('judged_at = "best_truth"', "", "engines.lsqml.held_out_fraction: above 0"),
         ("[base.simulation]", "[base.data]", "engines.lsqml.judged_at: best_truth needs"),
+        ("[engines.lsqml]", '[engines.lsqml]\nafter = "nobody"', "engines.lsqml.after: must be"),
+        ("[engines.lsqml]", '[engines.lsqml]\nafter = "lsqml"', "engines.lsqml.after: must be"),
         ("[axes]", "[axes", "not valid TOML"),
     ],
 )

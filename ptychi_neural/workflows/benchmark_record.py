@@ -126,7 +126,7 @@ class Record(_Model):
     """At the smallest error; None where there is no ground truth."""
 
     equal_time: FullScore | None
-    """At the suite's ``equal_seconds``; None where it has none."""
+    """At the suite's ``equal_seconds``; None where there is none, or this one had not begun."""
 
     def write(self, path: Path, overwrite: bool = False) -> None:
         """Write the record whole or not at all."""

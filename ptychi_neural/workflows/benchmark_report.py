@@ -1,7 +1,8 @@
 """Tables and figures of a benchmark, made from its records."""
 
+import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ptychi_neural.evaluation.benchmark_figures import (
 )
 from ptychi_neural.evaluation.benchmark_tables import markdown, medians, side_by_side, with_ratios
 from ptychi_neural.io.hdf5 import replacing
-from ptychi_neural.workflows.benchmark_record import Record
+from ptychi_neural.workflows.benchmark_record import Record, Score
 from ptychi_neural.workflows.suite import Cell, Suite
 
 SCORES = (
@@ -30,6 +31,10 @@ SCORES = (
     "seconds",
 )
 """Columns of the judged epoch."""
+
+
+HEAD_START_EPOCHS = (40, 200)
+"""Of an engine from an empty object, to which the same engine after another is compared."""
 
 
 def write_report(
@@ -62,7 +67,8 @@ def write_report(
     table = medians(rows, [*axes, "engine"], values).dropna(axis="columns", how="all")
     _write(folder / "cells.csv", rows.to_csv(index=False))
     _write(folder / "table.csv", table.to_csv(index=False))
-    _write(folder / "table.md", _text(suite, table, records))
+    head_starts = pd.DataFrame(_head_starts(suite, cells, records))
+    _write(folder / "table.md", _text(suite, table, head_starts, records))
     if records:
         _draw(suite, cells, records, rows, folder)
     return rows, table
@@ -86,7 +92,45 @@ def _row(suite: Suite, cell: Cell, record: Record | None) -> dict[str, Any]:
     return row | {name: value for name, value in found.items() if value is not None}
 
 
-def _text(suite: Suite, table: pd.DataFrame, records: Mapping[str, Record]) -> str:
+def _head_starts(
+    suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record]
+) -> Iterator[dict[str, Any]]:
+    """When an engine that starts after another is as good as it is after some epochs alone."""
+    for cell in cells:
+        alone = suite.without_start(cell.engine)
+        if alone is None or cell.key not in records:
+            continue
+        from_empty = records.get(dataclasses.replace(cell, engine=alone).key)
+        if from_empty is None:
+            continue
+        trace = records[cell.key].trace
+        there_at = {
+            score.epoch: score
+            for n_epochs in HEAD_START_EPOCHS
+            for score in [s for s in from_empty.trace if s.epoch <= n_epochs][-1:]
+        }
+        for there in there_at.values():
+            as_good = [s for s in trace if _error(s) <= _error(there)]
+            yield {
+                **{name: cell.coordinates[name] for name in suite.axes},
+                "engine": cell.engine,
+                "epochs from empty": there.epoch,
+                "as good in epochs": as_good[0].epoch if as_good else np.inf,
+                "seconds from empty": there.seconds,
+                "as good in seconds": as_good[0].seconds if as_good else np.inf,
+                "recorded": True,
+            }
+
+
+def _error(score: Score) -> float:
+    """Error, or likelihood where there is no ground truth."""
+    value = score.held_out if score.error is None else score.error
+    return np.nan if value is None else value
+
+
+def _text(
+    suite: Suite, table: pd.DataFrame, head_starts: pd.DataFrame, records: Mapping[str, Record]
+) -> str:
     axes = list(suite.axes)
     machines = sorted({f"{r.device}, {r.threads} CPU threads" for r in records.values()})
     judged = [f"{name}: {suite.judged(name)}" for name in table["engine"].unique()]
@@ -102,6 +146,10 @@ def _text(suite: Suite, table: pd.DataFrame, records: Mapping[str, Record]) -> s
         parts[-1] += f" The best baseline is the best of {', '.join(baselines)} in each cell."
     if "error" in table:
         parts += ["## Error by engine", markdown(_errors(suite, table))]
+    if not head_starts.empty:
+        by = [*suite.axes, "engine", "epochs from empty"]
+        values = [name for name in head_starts if name not in (*by, "recorded")]
+        parts += ["## Head starts", markdown(medians(head_starts, by, values))]
     parts += [f"## All engines at every {' x '.join(axes)}", markdown(table)]
     stopped = Counter((r.engine, r.stopped) for r in records.values() if r.stopped is not None)
     if stopped:

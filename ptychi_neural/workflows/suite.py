@@ -77,6 +77,10 @@ class Variant(_Model):
     changes: dict[str, Any] = {}
     """Options, dotted or nested, that differ from those of all engines and the engine's own."""
 
+    after: Label | None = None
+    """Engine of the suite from whose object, probe and positions, as it leaves them, this one
+    starts. Its time counts."""
+
     judged_at: Moment | None = None
     """Takes the place of the suite's."""
 
@@ -183,6 +187,12 @@ class Suite(_Model):
             engine = variant.engine or name
             if engine not in ENGINES:
                 problems.append(f"engines.{name}.engine: required, one of {', '.join(ENGINES)}")
+            if variant.after is not None and (
+                variant.after not in self.engines or self.engines[variant.after].after is not None
+            ):
+                problems.append(
+                    f"engines.{name}.after: must be an engine of the suite that is after none"
+                )
             chooses = self.judged(name) == "best_held_out" or engine == "network-off-tv"
             if chooses and self.held_out(name) == 0:
                 problems.append(
@@ -203,6 +213,17 @@ class Suite(_Model):
         """Share of the detector's pixels that an engine does not see."""
         fraction = self.engines[engine].held_out_fraction
         return self.held_out_fraction if fraction is None else fraction
+
+    def without_start(self, engine: str) -> str | None:
+        """The engine of the suite that is as one that is ``after`` another, but starts empty."""
+        variant = self.engines[engine]
+        alone = variant.model_copy(update={"engine": variant.engine or engine, "after": None})
+        same = (
+            name
+            for name, other in self.engines.items()
+            if other.model_copy(update={"engine": other.engine or name}) == alone
+        )
+        return None if variant.after is None else next(same, None)
 
     def cells(self, whole: bool) -> list["Cell"]:
         """The cells of the whole or the reduced form; those of one scan follow each other."""
