@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import ptychi_neural.api as napi
 from ptychi_neural.cli import app
 from ptychi_neural.inference import load_generator
-from ptychi_neural.io.run_file import RunFileError
+from ptychi_neural.io.run_file import RunFileError, parse_changes
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate, write_simulation
 from ptychi_neural.training_state import (
     ATTRIBUTES,
@@ -467,6 +467,15 @@ def test_what_is_wrong_with_a_training_file_is_named(training_file, old, new, me
     with pytest.raises(RunFileError) as caught:
         read_training_file(training_file)
     assert message in str(caught.value)
+
+
+def test_simulated_scans_share_what_the_file_says_of_all(training_file):
+    changes = parse_changes(["simulation.photons_per_frame=77", "simulation.seed=5"])
+    training = read_training_file(training_file, changes=changes)
+    assert training.scans[0].run.simulation is None
+    for scan, seed in ((training.scans[1], 1), (training.validation, 9)):
+        assert scan.run.simulation.photons_per_frame == 77
+        assert scan.run.simulation.seed == seed  # its own
 
 
 def test_the_training_files_that_come_with_the_package_are_valid():

@@ -72,6 +72,8 @@ class _Frame(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     training: TrainingSection = TrainingSection()
+    simulation: dict[str, Any] = {}
+    """What all simulated scans share; what a scan's own section says takes its place."""
     scans: list[ScanSection] = Field(min_length=1)
     validation: HeldOutScan
     output: OutputSection = OutputSection()
@@ -194,6 +196,8 @@ def read_training_file(
         own = section.model_dump(include={"data", "simulation"}, exclude_none=True)
         if "reference" in own.get("data", {}):
             problems.append(f"{name}.data.reference: nothing is compared with it; remove it")
+        if "simulation" in own:
+            own["simulation"] = merged(frame.simulation, own["simulation"])
         groups = merged(shared, {"probe_options": section.probe_options})
         try:
             return run_from(own | groups, path, data_folder)
