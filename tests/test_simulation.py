@@ -355,6 +355,28 @@ def test_an_unfit_probe_file_is_refused_with_the_remedy(tmp_path):
         small(probe=sim.ProbeFile(path=path))
 
 
+def test_an_object_comes_from_the_middle_of_a_file(tmp_path):
+    whole = np.arange(70).reshape(7, 10) * np.exp(0.3j)
+    np.save(tmp_path / "object.npy", whole)
+    with h5py.File(tmp_path / "product.h5", "w") as file:
+        file["object"] = whole[None]
+        file["slices"] = np.stack([whole, whole])
+    for name in ("object.npy", "product.h5"):
+        np.testing.assert_array_equal(objects.from_file((3, 4), tmp_path / name), whole[2:5, 3:7])
+    with pytest.raises(ValueError, match=r"one slice of at least \(8, 4\)"):
+        objects.from_file((8, 4), tmp_path / "product.h5")
+    with pytest.raises(ValueError, match="one slice"):
+        objects.from_file((3, 4), tmp_path / "product.h5", dataset="slices")
+
+
+def test_a_scan_is_simulated_of_the_object_in_a_file(tmp_path):
+    path = tmp_path / "object.npy"
+    np.save(path, objects.cells((200, 200), 3))
+    simulated = small(object=sim.ObjectFile(path=path))
+    shape = simulated.truth.object.shape[-2:]
+    np.testing.assert_allclose(simulated.truth.object[0], objects.from_file(shape, path))
+
+
 # Scans
 
 

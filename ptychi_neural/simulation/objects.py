@@ -7,8 +7,8 @@ material absorbs, and shifts the phase by an amount that the composition varies:
     m = (1 - k) d + k c, stretched to [0, 1], with k = ``COMPOSITION_SHARE``
 
 so amplitude and phase are correlated, as in a real specimen, and neither follows from the other.
-Exceptions are :func:`image_pair`, whose two images are amplitude and phase themselves, and
-:func:`published_lines`.
+Exceptions are :func:`image_pair`, whose two images are amplitude and phase themselves,
+:func:`from_file` and :func:`published_lines`.
 """
 
 from pathlib import Path
@@ -19,6 +19,8 @@ import skimage.io
 import skimage.transform
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from ptychi_neural.simulation.files import read_array
 
 Range = tuple[float, float]
 Seed = int | np.random.Generator
@@ -315,6 +317,42 @@ def image_pair(
         textures.append(_stretch(skimage.transform.resize(_crop(image, shape), shape)))
     amplitude, phase = textures
     return _complex_object(amplitude, phase, amplitude_range, phase_range)
+
+
+def from_file(
+    shape: tuple[int, int], path: str | Path, *, dataset: str = "object"
+) -> ComplexObject:
+    """The middle of an object in a NumPy file or an HDF5 file such as a ptychodus product.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (H, W) of the object in pixels.
+    path : path
+        ``.npy`` file, or HDF5 file of any other suffix.
+    dataset : str
+        Name of the dataset in an HDF5 file.
+
+    Returns
+    -------
+    ndarray
+        (H, W) complex object: of the file's (H', W') or (1, H', W').
+
+    Raises
+    ------
+    FileNotFoundError, KeyError, ValueError
+        If there is no such file or dataset, or if it is no object of one slice, or is too small.
+    """
+    found = read_array(path, dataset, "object")
+    if found.ndim == 3 and len(found) == 1:
+        found = found[0]
+    if found.ndim != 2 or any(size < side for size, side in zip(found.shape, shape)):
+        raise ValueError(
+            f"path: the object in {path} is {found.shape}; the scan needs one slice of at least "
+            f"{shape}: make the scan smaller."
+        )
+    starts = [(size - side) // 2 for size, side in zip(found.shape, shape)]
+    return found[tuple(slice(start, start + side) for start, side in zip(starts, shape))]
 
 
 def _line_texture(shape: tuple[int, int], rng: np.random.Generator, n_lines: int | None) -> Texture:

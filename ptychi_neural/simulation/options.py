@@ -287,8 +287,24 @@ class Line(_Model):
         return scans.line(**self._arguments())
 
 
+class ObjectFile(_Model):
+    """:func:`~ptychi_neural.simulation.objects.from_file`."""
+
+    kind: Literal["file"] = "file"
+
+    path: Path
+    """NumPy or HDF5 file of the object."""
+
+    dataset: str = _default(objects.from_file, "dataset")
+    """Name of the dataset in an HDF5 file."""
+
+    def build(self, shape: tuple[int, int], seed: objects.Seed) -> objects.ComplexObject:
+        """The file leaves nothing to the seed."""
+        return objects.from_file(shape, **self._arguments())
+
+
 AnyObject = Annotated[
-    Lines | PublishedLines | DeadLeaves | SiemensStar | Cells | ImagePair,
+    Lines | PublishedLines | DeadLeaves | SiemensStar | Cells | ImagePair | ObjectFile,
     Field(discriminator="kind"),
 ]
 AnyProbe = Annotated[Gaussian | ZonePlate | Aperture | ProbeFile, Field(discriminator="kind")]

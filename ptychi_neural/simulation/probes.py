@@ -9,9 +9,7 @@ angular spectrum; a beam stays in the frame if its angles stay below 1 / |defocu
 """
 
 from pathlib import Path
-from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -22,6 +20,7 @@ from ptychi.propagate import (
 )
 from ptychi.utils import orthogonalize_initial_probe
 
+from ptychi_neural.simulation.files import read_array
 from ptychi_neural.simulation.precision import double_precision_on_cpu
 
 Probe = NDArray[np.complex128]
@@ -137,26 +136,16 @@ def from_file(path: str | Path, *, dataset: str = "probe") -> Probe:
     FileNotFoundError, KeyError, ValueError
         If there is no such file or dataset, or if it is no probe.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"path: there is no probe file {path}.")
-    if path.suffix == ".npy":
-        probe = np.load(path, allow_pickle=False)
-    else:
-        with h5py.File(path) as file:
-            found: Any = file.get(dataset)
-            if not isinstance(found, h5py.Dataset):
-                raise KeyError(f"dataset: {path} has no dataset {dataset!r}, only {list(file)}.")
-            probe = found[()]
+    probe = read_array(path, dataset, "probe")
     if probe.ndim == 4:
         probe = probe[0]
     if probe.ndim not in (2, 3):
         raise ValueError(
             f"path: a probe has 2 to 4 axes, (n_opr_modes, n_modes, h, w), not {probe.shape}."
         )
-    if not np.isfinite(probe).all() or not probe.any():
-        raise ValueError(f"path: the probe in {path} is not finite, or carries no light.")
-    return _unit_power(probe.reshape(-1, *probe.shape[-2:]).astype(complex))
+    if not probe.any():
+        raise ValueError(f"path: the probe in {path} carries no light.")
+    return _unit_power(probe.reshape(-1, *probe.shape[-2:]))
 
 
 def mixed_states(probe: Probe, *, n_modes: int, secondary_fraction: float) -> Probe:
