@@ -19,6 +19,7 @@ from ptychi_neural.cli import app
 from ptychi_neural.evaluation import complex_error, scanned_area
 from ptychi_neural.io import Scan
 from ptychi_neural.io.run_file import RunFileError, read_run_file
+from ptychi_neural.reconstructor import NeuralReconstructor
 from ptychi_neural.simulation import simulate, write_simulation
 from ptychi_neural.workflows import ENGINES, EngineRun, Snapshot, build_task, engines
 from ptychi_neural.workflows.engines import (
@@ -253,6 +254,29 @@ def test_an_engine_whose_time_is_up_keeps_what_it_has(run, simulated):
     )
     assert course.stopped == "out of time"
     assert [snapshot.epoch for snapshot in course.snapshots][-1] == 1
+
+
+def test_time_may_be_up_in_the_projections_without_a_split(run, simulated, monkeypatch):
+    done = []
+
+    def project(reconstructor, split, from_object):
+        done.append(split)
+        projected(reconstructor, split, from_object)
+
+    def now():
+        return 1e9 if done[-1:] == [1] else 0.0
+
+    projected = NeuralReconstructor._project
+    monkeypatch.setattr(NeuralReconstructor, "_project", project)
+    monkeypatch.setattr("ptychi_neural.workflows.engines.time.perf_counter", now)
+    held_out = hold_out(simulated.scan, 0.1)
+    options = engine_options("neural", run)
+    course = run_engine(
+        "neural", options, simulated.scan, held_out, max_seconds=60, show_progress=False
+    )
+    assert course.stopped == "out of time"
+    assert done == [None, 0, 1]
+    assert course.last.epoch == options.reconstructor_options.start.n_iterations
 
 
 def test_snapshots_are_spread_over_the_epochs(run, simulated):

@@ -127,8 +127,8 @@ def interruptible(unit: str) -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def after(owner: Any, method_name: str, action: Callable[[], None]) -> Iterator[None]:
-    """Let an instance's method be followed by an action."""
-    method = getattr(owner, method_name)
+    """Let an instance's method be followed by an action, after those that follow it already."""
+    method, followed_already = getattr(owner, method_name), method_name in vars(owner)
 
     def followed(*args: Any, **kwargs: Any) -> None:
         method(*args, **kwargs)
@@ -138,4 +138,7 @@ def after(owner: Any, method_name: str, action: Callable[[], None]) -> Iterator[
     try:
         yield
     finally:
-        delattr(owner, method_name)
+        if followed_already:
+            setattr(owner, method_name, method)
+        else:
+            delattr(owner, method_name)

@@ -473,7 +473,7 @@ def _valid(scan: Scan) -> NDArray[np.bool_]:
 
 
 class _OutOfTime(Exception):
-    """Raised after the epoch in which an engine's time was spent."""
+    """Raised when an engine's time is spent."""
 
 
 class _Diverged(Exception):
@@ -516,6 +516,8 @@ class _Watch:
                 assembly_stride = reconstructor.options.consistency.canvas_update_stride
                 look = self._look(n_projections, n_total)
                 watched.enter_context(after(reconstructor, "run_post_projection_hooks", look))
+                stop = self._stop_out_of_time
+                watched.enter_context(after(reconstructor, "run_post_update_hooks", stop))
             look = self._look(n_epochs, n_total, assembly_stride)
             watched.enter_context(after(reconstructor, "run_post_epoch_hooks", look))
             self._lap()
@@ -552,6 +554,11 @@ class _Watch:
             self._lap()
 
         return look
+
+    def _stop_out_of_time(self) -> None:
+        """Between two epochs there may be much to do: projections without each split."""
+        if self.seconds + time.perf_counter() - self.lap >= self.max_seconds:
+            raise _OutOfTime
 
     def _lap(self) -> float:
         """Seconds since the last lap."""
