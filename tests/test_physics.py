@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ptychi.api import LossFunctions
 from ptychi.api.task import PtychographyTask
+from ptychi.forward_models import PlanarPtychographyForwardModel
 
 import ptychi_neural.api as napi
 from ptychi_neural.physics.contrast_transfer import ContrastTransfer
@@ -327,6 +328,28 @@ def test_a_summed_update_is_the_least_squares_object_for_the_corrected_exit_wave
     lit = canvas.weight > 0.3 * canvas.weight.max()
     found = model.object_update(canvas)
     torch.testing.assert_close(found[0][lit], change[0][lit], rtol=5e-3, atol=5e-3)
+
+
+@pytest.mark.parametrize("n_modes", [1, 2])
+def test_the_probes_update_is_the_adjoint_of_what_a_probe_does_to_the_exit_waves(n_modes):
+    model = make_task(9, n_modes=n_modes).reconstructor.forward_model
+    indices = torch.arange(9)
+    fractions = model.get_probe_grid_position_data()[2]
+    assert fractions.abs().max() > 0.2
+    patches = model.start_patches(indices)
+    rng = np.random.default_rng(4)
+    window = torch.tensor(np.outer(*[np.hanning(PATCH) ** 2] * 2))  # pty-chi pads shifted probes
+    change = window * torch.tensor(complex_random(rng, n_modes, PATCH, PATCH))
+    exit_waves = window * torch.tensor(complex_random(rng, 9, n_modes, PATCH, PATCH))
+    shifted = PlanarPtychographyForwardModel.shift_unique_probes(
+        model, indices, change.expand(9, -1, -1, -1), first_mode_only=True
+    )
+    correction = ExitWaveCorrection(shifted, exit_waves, torch.ones(1))
+    update = model.probe_update(indices, patches, correction)
+    ahead = (shifted * patches).conj() * exit_waves
+    torch.testing.assert_close(ahead.sum(), (change.conj() * update).sum(), rtol=1e-3, atol=1e-3)
+    unshifted = (patches.conj() * exit_waves).sum(0)
+    assert (ahead.sum() - (change.conj() * unshifted).sum()).abs() > 0.02 * ahead.sum().abs()
 
 
 def test_contrast_transfer_agrees_with_that_of_one_frame_in_numpy():

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from ptychi.api.enums import LossFunctions
 from ptychi.forward_models import PlanarPtychographyForwardModel
+from ptychi.image_proc import shift_images
 from ptychi.io_handles import PtychographyDataset
 from ptychi.propagate import FourierPropagator, WavefieldPropagator
 from scipy.spatial import cKDTree
@@ -375,6 +376,20 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
         """(1, H, W) least-squares step of the object from summed corrections."""
         damping = self.options.start.regularization * canvas.weight.max()
         return canvas.weighted_patches / (canvas.weight + damping)
+
+    def probe_update(
+        self, indices: Tensor, patches: Tensor, correction: "ExitWaveCorrection"
+    ) -> Tensor:
+        """(n_modes, h, w) sum_j O_j^* d_j of some positions, each without its sub-pixel shift."""
+        directions = patches.conj() * correction.exit_waves
+        group = cast(NeuralParameterGroup, self.parameter_group)
+        shifted_back = shift_images(
+            directions[:, 0],
+            self.get_probe_grid_position_data()[2][indices],
+            method=group.object.options.patch_interpolation_method,
+            adjoint=True,
+        )
+        return torch.cat([shifted_back[:, None], directions[:, 1:]], dim=1).sum(0)
 
     def _incident_probes(self, indices: Tensor) -> Tensor:
         return self.shift_unique_probes(

@@ -17,6 +17,7 @@ waves, with the object's intensity as weight. Momentum starts anew where the los
 import math
 
 import torch
+from ptychi.api.enums import LossFunctions
 from skimage.restoration import denoise_tv_chambolle
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from ptychi_neural.api.options import StartOptions
 from ptychi_neural.physics.consistency import Canvas
 from ptychi_neural.physics.contrast_transfer import ContrastTransfer
 from ptychi_neural.physics.forward_model import NeuralForwardModel
-from ptychi_neural.physics.losses import MeanLoss
+from ptychi_neural.physics.losses import MeanLoss, build_loss_function
 
 SHORT_STEP = 0.5
 """Of object and probe where both are updated, as full steps would correct the same error twice and
@@ -48,7 +49,8 @@ class AcceleratedProjections:
     batch_size : int
         Number of patterns that are projected at a time, to bound the memory.
     loss_function : torch.nn.Module
-        Of predicted and measured counts.
+        Of predicted and measured counts, for held-out pixels; and what updates have to lower,
+        unless the probe is refined: that is the mean squared difference of the moduli then.
     transfer : ContrastTransfer, optional
         By which updates are divided.
     """
@@ -65,7 +67,11 @@ class AcceleratedProjections:
         self.forward_model = forward_model
         self.options = options
         self.batches = forward_model.everything.split(batch_size)
-        self.loss_function = loss_function
+        self.loss_function = self._lowered = loss_function
+        # A probe yet to be found errs by more than the noise, most where little is predicted.
+        self.of_modulus = forward_model.probe.optimizable
+        if self.of_modulus:
+            self._lowered = build_loss_function(LossFunctions.MSE_SQRT)
         self.transfer = transfer
         self.n_done = 0
         self.object = self._last_object = from_object
@@ -96,19 +102,16 @@ class AcceleratedProjections:
             positions = model.positions(batch)
             patches = model.consistency.extract(self.object, positions)
             measured = model.measured_patterns(batch)
-            # A probe yet to be found errs by more than the noise, most where little is predicted.
-            correction = model.exit_wave_correction(
-                batch, patches, measured, of_modulus=model.probe.optimizable
-            )
+            correction = model.exit_wave_correction(batch, patches, measured, self.of_modulus)
             if model.pixels is not None:
                 held_out.add(correction.predicted, measured, model.held_out_pixels(batch))
             # Pixels that are not to be seen add a constant.
             seen = torch.where(model.seen_pixels(batch), correction.predicted, measured)
-            loss += len(batch) * float(self.loss_function(seen, measured))
+            loss += len(batch) * float(self._lowered(seen, measured))
             canvas = model.place_correction(correction, positions)
             updates = canvas if updates is None else updates + canvas
             if update_probe:
-                probe_change += (patches.conj() * correction.exit_waves).sum(0)
+                probe_change += model.probe_update(batch, patches, correction)
                 exposure += patches[:, 0].abs().square().sum(0)
         assert updates is not None
         update = model.object_update(updates)
