@@ -10,14 +10,15 @@ All patterns are projected at once, as in the difference map (Thibault et al., U
 338 (2009)). With a known probe the update is divided by the scan's contrast transfer, so that
 coarse phase comes as fast as the rest; whenever that raises the loss, the iteration goes back and
 takes shorter steps a. A probe that is refined is updated from the same corrections of the exit
-waves, with the object's intensity as weight. Momentum starts anew where the loss has risen
-(O'Donoghue & Candes, Found. Comput. Math. 15, 715 (2015)).
+waves, with the object's intensity as weight and longer steps of its pupil's phase. Momentum starts
+anew where the loss has risen (O'Donoghue & Candes, Found. Comput. Math. 15, 715 (2015)).
 """
 
 import math
 
 import torch
 from ptychi.api.enums import LossFunctions
+from ptychi.propagate import FourierPropagator
 from skimage.restoration import denoise_tv_chambolle
 from torch import Tensor
 
@@ -30,6 +31,13 @@ from ptychi_neural.physics.losses import MeanLoss, build_loss_function
 SHORT_STEP = 0.5
 """Of object and probe where both are updated, as full steps would correct the same error twice and
 their common scale would oscillate; and of updates that were divided by the contrast transfer."""
+
+PUPIL_PHASE_GAIN = 4.0
+"""Steps of the phase of the probe's Fourier transform, relative to those of all else: patterns tell
+of it only through the object's contrast."""
+
+DARK_PUPIL = 1e-4
+"""Power in the pupil, relative to its maximum, below which there is no phase to speak of."""
 
 SHORTER = 0.7
 """Factor of the step when the loss has risen."""
@@ -124,9 +132,11 @@ class AcceleratedProjections:
         self.object, self._last_object = self._ahead(new, self._last_object), new
         if update_probe:
             floor = self.options.regularization * exposure.max()
-            step = torch.zeros_like(model.probe.data)
-            step[0] = length * probe_change / (exposure + floor)
-            new = model.probe.data + step
+            step = length * probe_change / (exposure + floor)
+            if isinstance(model.free_space_propagator, FourierPropagator):
+                step = _with_longer_phase_steps(step, model.probe.data[0])
+            new = model.probe.data.clone()
+            new[0] += step
             model.probe.set_data(self._ahead(new, self._last_probe))
             self._last_probe = new
         return held_out.value
@@ -157,3 +167,11 @@ class AcceleratedProjections:
         image = torch.view_as_real(object_[0]).numpy(force=True)
         denoised = denoise_tv_chambolle(image, weight, max_num_iter=20, channel_axis=-1)
         return torch.view_as_complex(torch.as_tensor(denoised).to(object_.real))[None]
+
+
+def _with_longer_phase_steps(step: Tensor, probe: Tensor) -> Tensor:
+    """The probe's step, both (n_modes, h, w), with ``PUPIL_PHASE_GAIN``."""
+    pupil = torch.fft.fft2(probe)
+    power = pupil.abs().square()
+    turn = (torch.fft.fft2(step) * pupil.conj()).imag / power.clamp(min=DARK_PUPIL * power.max())
+    return step + torch.fft.ifft2((PUPIL_PHASE_GAIN - 1) * 1j * turn * pupil)
