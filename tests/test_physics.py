@@ -10,6 +10,7 @@ from ptychi.api.task import PtychographyTask
 from ptychi.forward_models import PlanarPtychographyForwardModel
 
 import ptychi_neural.api as napi
+from ptychi_neural.physics import projections
 from ptychi_neural.physics.contrast_transfer import ContrastTransfer
 from ptychi_neural.physics.forward_model import MODULUS_FLOOR, ExitWaveCorrection
 from ptychi_neural.physics.losses import build_loss_function
@@ -350,6 +351,17 @@ def test_the_probes_update_is_the_adjoint_of_what_a_probe_does_to_the_exit_waves
     torch.testing.assert_close(ahead.sum(), (change.conj() * update).sum(), rtol=1e-3, atol=1e-3)
     unshifted = (patches.conj() * exit_waves).sum(0)
     assert (ahead.sum() - (change.conj() * unshifted).sum()).abs() > 0.02 * ahead.sum().abs()
+
+
+def test_only_the_phase_of_the_pupil_takes_longer_steps():
+    rng = np.random.default_rng(5)
+    pupil = np.exp(1j * rng.uniform(-3, 3, (2, PATCH, PATCH)))
+    change = rng.normal(size=pupil.shape)
+    probe, of_amplitude, of_phase = (
+        torch.tensor(np.fft.ifft2(x)) for x in (pupil, change * pupil, 1j * change * pupil)
+    )
+    found = projections._with_longer_phase_steps(of_amplitude + of_phase, probe)
+    torch.testing.assert_close(found, of_amplitude + projections.PUPIL_PHASE_GAIN * of_phase)
 
 
 def test_contrast_transfer_agrees_with_that_of_one_frame_in_numpy():
