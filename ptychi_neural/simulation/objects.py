@@ -11,6 +11,7 @@ Exceptions are :func:`image_pair`, whose two images are amplitude and phase them
 :func:`from_file` and :func:`published_lines`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -351,8 +352,7 @@ def from_file(
             f"path: the object in {path} is {found.shape}; the scan needs one slice of at least "
             f"{shape}: make the scan smaller."
         )
-    starts = [(size - side) // 2 for size, side in zip(found.shape, shape)]
-    return found[tuple(slice(start, start + side) for start, side in zip(starts, shape))]
+    return found[_middle(found.shape, shape)]
 
 
 def _line_texture(shape: tuple[int, int], rng: np.random.Generator, n_lines: int | None) -> Texture:
@@ -397,9 +397,13 @@ def _add_cell(
 def _crop(image: Texture, shape: tuple[int, int]) -> Texture:
     """The largest central part of ``image`` that has the aspect ratio of ``shape``."""
     scale = min(size / side for size, side in zip(image.shape, shape))
-    sides = [max(1, round(scale * side)) for side in shape]
-    starts = [(size - side) // 2 for size, side in zip(image.shape, sides)]
-    return image[tuple(slice(start, start + side) for start, side in zip(starts, sides))]
+    return image[_middle(image.shape, [max(1, round(scale * side)) for side in shape])]
+
+
+def _middle(shape: Sequence[int], sides: Sequence[int]) -> tuple[slice, ...]:
+    """Index of the central part with the given sides."""
+    starts = [(size - side) // 2 for size, side in zip(shape, sides)]
+    return tuple(slice(start, start + side) for start, side in zip(starts, sides))
 
 
 def _stretch(texture: Texture) -> Texture:

@@ -135,6 +135,22 @@ class ImagePair(_Ranges):
         return objects.image_pair(shape, **self._arguments())
 
 
+class ObjectFile(_Model):
+    """:func:`~ptychi_neural.simulation.objects.from_file`."""
+
+    kind: Literal["file"] = "file"
+
+    path: Path
+    """NumPy or HDF5 file of the object."""
+
+    dataset: str = _default(objects.from_file, "dataset")
+    """Name of the dataset in an HDF5 file."""
+
+    def build(self, shape: tuple[int, int], seed: objects.Seed) -> objects.ComplexObject:
+        """The file leaves nothing to the seed."""
+        return objects.from_file(shape, **self._arguments())
+
+
 class Gaussian(_Model):
     """:func:`~ptychi_neural.simulation.probes.gaussian`."""
 
@@ -285,22 +301,6 @@ class Line(_Model):
     def build(self, seed: objects.Seed) -> scans.Positions:
         """The line leaves nothing to the seed."""
         return scans.line(**self._arguments())
-
-
-class ObjectFile(_Model):
-    """:func:`~ptychi_neural.simulation.objects.from_file`."""
-
-    kind: Literal["file"] = "file"
-
-    path: Path
-    """NumPy or HDF5 file of the object."""
-
-    dataset: str = _default(objects.from_file, "dataset")
-    """Name of the dataset in an HDF5 file."""
-
-    def build(self, shape: tuple[int, int], seed: objects.Seed) -> objects.ComplexObject:
-        """The file leaves nothing to the seed."""
-        return objects.from_file(shape, **self._arguments())
 
 
 AnyObject = Annotated[

@@ -271,7 +271,7 @@ def _run(plan: _Plan, scan: Scan, reference: Reference | None) -> Record:
         if suite.half_scans
     ]
     score = partial(_full_score, plan, scan, reference)
-    equal_seconds = -1.0 if suite.equal_seconds is None else suite.equal_seconds
+    limit, begun = suite.equal_seconds, run.snapshots[0].seconds
     return Record(
         suite=suite.name,
         cell=cell.coordinates,
@@ -291,9 +291,7 @@ def _run(plan: _Plan, scan: Scan, reference: Reference | None) -> Record:
         end=score(run.last, [half.last for half in halves]),
         best_held_out=score(run.best, [half.best for half in halves]) if sees_less else None,
         best_truth=None if run.best_by_error is None else score(run.best_by_error),
-        equal_time=score(run.at(equal_seconds))
-        if run.snapshots[0].seconds <= equal_seconds
-        else None,
+        equal_time=None if limit is None or limit < begun else score(run.at(limit)),
         wall_time_s=time.perf_counter() - clock,
     )
 

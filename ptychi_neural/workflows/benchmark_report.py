@@ -32,7 +32,6 @@ SCORES = (
 )
 """Columns of the judged epoch."""
 
-
 HEAD_START_EPOCHS = (40, 200)
 """Of an engine from an empty object, to which the same engine after another is compared."""
 
@@ -104,12 +103,11 @@ def _head_starts(
         if from_empty is None:
             continue
         trace = records[cell.key].trace
-        there_at = {
-            score.epoch: score
+        ends = [
+            [score for score in from_empty.trace if score.epoch <= n_epochs][-1]
             for n_epochs in HEAD_START_EPOCHS
-            for score in [s for s in from_empty.trace if s.epoch <= n_epochs][-1:]
-        }
-        for there in there_at.values():
+        ]
+        for there in {end.epoch: end for end in ends}.values():
             as_good = [s for s in trace if _error(s) <= _error(there)]
             yield {
                 **{name: cell.coordinates[name] for name in suite.axes},

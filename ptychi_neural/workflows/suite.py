@@ -217,13 +217,13 @@ class Suite(_Model):
     def without_start(self, engine: str) -> str | None:
         """The engine of the suite that is as one that is ``after`` another, but starts empty."""
         variant = self.engines[engine]
+        if variant.after is None:
+            return None
         alone = variant.model_copy(update={"engine": variant.engine or engine, "after": None})
-        same = (
-            name
-            for name, other in self.engines.items()
-            if other.model_copy(update={"engine": other.engine or name}) == alone
-        )
-        return None if variant.after is None else next(same, None)
+        for name, other in self.engines.items():
+            if other.model_copy(update={"engine": other.engine or name}) == alone:
+                return name
+        return None
 
     def cells(self, whole: bool) -> list["Cell"]:
         """The cells of the whole or the reduced form; those of one scan follow each other."""
