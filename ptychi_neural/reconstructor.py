@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pandas as pd
 import torch
+from ptychi.api.enums import LossFunctions
 from ptychi.data_structures.base import ReconstructParameter
 from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGroup
 from ptychi.io_handles import PtychographyDataset
@@ -42,6 +43,12 @@ PROJECTIONS = (15, 60, 200)
 PROJECTIONS_DIVIDED = (9, 60, 120)
 """Number of projections where the options leave it open, without and with division by the contrast
 transfer: so many times the root of the counts per object pixel, but at least and at most."""
+
+HELD_OUT_RISE = 0.02
+"""Nats per held-out pixel above the lowest likelihood loss, at which projections whose number is
+open end and go back. Noise in coarse phase, of which held-out pixels cannot tell when to stop,
+costs less than 0.006 on simulated scans; a model that fits a measured scan imperfectly, up to 0.8.
+"""
 
 BATCH_PIXELS = 2**22
 """Detector pixels of a batch for an unrolled generator: its network passes the whole object in
@@ -109,6 +116,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         self._unprojected: Tensor | None = None
         self._transfer: ContrastTransfer | None = None
         self._splits_started = False
+        self._n_projected: int | None = None
         self.validation = pd.DataFrame(columns=["stage", "step", "loss"])
         self._best: dict[str, Any] | None = None
         self._best_loss = math.inf
@@ -341,8 +349,10 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             leave=False,
             disable=self.pbar.disable,
         )
+        lowest, best = math.inf, (0, projections.object, probe.data)
         try:
             for iteration in bar:
+                before = (iteration, projections.object, probe.data.clone())
                 loss = projections.iterate(
                     update_probe=split is None and probe.optimizable and iteration >= plan.start
                 )
@@ -354,6 +364,14 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
                     self.run_post_projection_hooks()
                 else:
                     self.run_post_update_hooks()
+                if loss < lowest:
+                    lowest, best = loss, before
+                elif split is None and loss > lowest + self._tolerated_rise:
+                    self._n_projected, projections.object, probe_before = best
+                    with torch.no_grad():
+                        probe.set_data(probe_before)
+                    self.parameter_group.object.set_data(projections.object)
+                    break
         finally:
             self.model.split = None
             if split is None:
@@ -369,13 +387,20 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         alone = not probe.optimizable and start.total_variation == 0
         return start.transfer_floor if alone else None
 
+    @property
+    def _tolerated_rise(self) -> float:
+        open_ = self.options.start.n_iterations is None
+        in_nats = self.options.loss_function == LossFunctions.POISSON
+        return HELD_OUT_RISE if open_ and in_nats else math.inf
+
     def n_projections(self) -> int:
-        """The options' number, or one that grows with the root of the counts per object pixel.
+        """The options' number, that after which the held-out pixels were predicted best if they
+        ended the projections, or one that grows with the root of the counts per object pixel.
 
         An iteration follows finer differences of the likelihood the later it comes, as 1 / k^2,
         and light tells noise from object down to differences of 1 / counts.
         """
-        n_iterations = self.options.start.n_iterations
+        n_iterations = self._n_projected or self.options.start.n_iterations
         if n_iterations is not None:
             return n_iterations
         counts = float((self.dataset.patterns * self.dataset.valid_pixel_mask).sum())

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from ptychi_neural.io.tensors import read_tensors, write_tensors
 from ptychi_neural.reconstructor import NeuralReconstructor
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 METADATA_KEY = "ptychi_neural_training_state"
 State = dict[str, Any]
 """Nested dictionaries, lists and tuples of tensors, numbers, strings and None."""
@@ -31,6 +31,7 @@ ATTRIBUTES = (
     "current_epoch",
     "_unprojected",
     "_splits_started",
+    "_n_projected",
     "_best",
     "_best_loss",
     "_patience_from",

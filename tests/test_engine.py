@@ -736,6 +736,22 @@ def test_dividing_by_the_contrast_transfer_reaches_coarse_phase_sooner(step_px, 
     assert errors[1] < largest_ratio * errors[0]
 
 
+def test_projections_go_back_to_where_held_out_pixels_were_predicted_best(dim, monkeypatch):
+    monkeypatch.setattr("ptychi_neural.reconstructor.HELD_OUT_RISE", 1e-3)
+    options = default_options(num_epochs=0)
+    task = make_task(options, dim.scan)
+    n_open = task.reconstructor.n_projections()
+    task.run()
+    course = task.reconstructor.validation.loss
+    n_projections = task.reconstructor.n_projections()
+    assert 0 < n_projections == course.argmin() < n_open
+    assert course.iloc[-2] > course.min() + 1e-3
+    options.reconstructor_options.start.n_iterations = n_projections
+    as_many = make_task(options, dim.scan)
+    as_many.run()
+    assert np.array_equal(object_of(task), object_of(as_many))
+
+
 def test_total_variation_in_the_projections_smooths_the_object(dim):
     variations = []
     for weight in (0.0, 0.03):
