@@ -222,6 +222,19 @@ def test_files_named_by_a_simulation_are_relative_to_the_run_file(read, problems
     assert read("", scan=scan).simulation.probe.path == tmp_path / "probe.npy"
 
 
+def test_files_named_by_a_simulation_are_looked_for_in_the_data_folder_first(read, tmp_path):
+    scan = '[simulation.probe]\nkind = "file"\npath = "elsewhere/probe.npy"\n'
+    data = tmp_path / "data"
+    for folder in (data, tmp_path / "elsewhere"):
+        folder.mkdir()
+        (folder / "probe.npy").touch()
+    found = read("", scan=scan, data_folder=data).simulation.probe.path
+    assert found == data / "probe.npy"
+    (data / "probe.npy").unlink()
+    found = read("", scan=scan, data_folder=data).simulation.probe.path
+    assert found == tmp_path / "elsewhere" / "probe.npy"
+
+
 def test_a_file_that_is_not_toml_is_refused_with_the_line(problems):
     assert "line 1" in problems("engine = = 3", scan="")[0]
 

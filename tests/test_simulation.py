@@ -1,5 +1,7 @@
 """The simulated scans: their physics, their statistics, their files."""
 
+from typing import get_args
+
 import h5py
 import numpy as np
 import ptychi.api as api
@@ -21,11 +23,12 @@ SMALL = sim.Raster(n_y=5, n_x=6)
 OBJECTS = [
     objects.lines,
     objects.published_lines,
+    objects.natural,
     objects.dead_leaves,
     objects.siemens_star,
     objects.cells,
 ]
-MATERIALS = [function for function in OBJECTS if function is not objects.published_lines]
+MATERIALS = [f for f in OBJECTS if f not in (objects.published_lines, objects.natural)]
 PROBES = [probes.gaussian, probes.zone_plate, probes.aperture]
 
 
@@ -273,6 +276,24 @@ def test_image_pair_maps_black_and_white_to_the_ends_of_the_ranges(tmp_path):
     assert np.ptp(amplitude, axis=1).max() < 1e-6
 
 
+def test_natural_objects_are_parts_of_two_images_that_the_seed_chooses():
+    once, again, other = (objects.natural((30, 40), seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(once, again)
+    assert np.abs(once - other).mean() > 0.1
+    assert (np.abs(once).min(), np.abs(once).max()) == pytest.approx((0.6, 1.0))
+    assert (np.angle(once).min(), np.angle(once).max()) == pytest.approx((-1.0, 1.0))
+    similarity = np.corrcoef(np.abs(once).ravel(), np.angle(once).ravel())[0, 1]
+    assert abs(similarity) < 0.5
+    other_phase = objects.natural((30, 40), 1, phase_image="moon")
+    np.testing.assert_allclose(np.abs(once), np.abs(other_phase))
+    assert np.abs(np.angle(once) - np.angle(other_phase)).mean() > 0.1
+
+
+@pytest.mark.parametrize("name", get_args(objects.SampleImage))
+def test_every_sample_image_comes_with_scikit_image(name):
+    assert np.ptp(np.abs(objects.natural((16, 16), 0, amplitude_image=name))) > 0.3
+
+
 def test_image_pair_says_which_image_is_wrong(tmp_path):
     skimage.io.imsave(tmp_path / "ok.png", np.eye(8, dtype=np.uint8) * 255, check_contrast=False)
     skimage.io.imsave(tmp_path / "flat.png", np.full((8, 8), 9, np.uint8), check_contrast=False)
@@ -353,6 +374,26 @@ def test_an_unfit_probe_file_is_refused_with_the_remedy(tmp_path):
         probes.from_file(path, dataset="dark")
     with pytest.raises(ValueError, match=r"set frame_shape = \[16, 16\]"):
         small(probe=sim.ProbeFile(path=path))
+
+
+def test_the_published_probe_is_a_measured_one_with_the_parabola_of_its_phase(tmp_path):
+    y, x = np.arange(16)[:, None] - 8, np.arange(20)[None, :] - 10
+    r2 = (y**2 + x**2).astype(float)
+    amplitude = np.exp(-r2 / 50) + 0.1
+    measured = amplitude * np.exp(1j * (0.02 * r2 - 0.7))
+    np.save(tmp_path / "probe.npy", np.stack([measured, np.ones_like(measured)]))
+    probe = probes.published((32, 40), tmp_path / "probe.npy")[0]
+    assert np.linalg.norm(probe) == pytest.approx(1)
+    # Smoothing changes little where the phase is slow.
+    middle = probe[16 - 4 : 16 + 5, 20 - 4 : 20 + 5] / measured[8 - 4 : 8 + 5, 10 - 4 : 10 + 5]
+    np.testing.assert_allclose(middle / middle.mean(), 1, atol=0.03)
+    y, x = np.arange(32)[:, None] - 16, np.arange(40)[None, :] - 20
+    turned = probe * np.exp(-0.02j * (y**2 + x**2))
+    assert np.ptp(np.angle(turned[10:-10, 10:-10])) < 0.05
+    left = np.abs(probe[14:18, 4:8])  # Padded with the edge.
+    assert np.ptp(left, axis=1).max() < 0.05 * left.mean()
+    with pytest.raises(ValueError, match=r"the probe in .* is \(16, 20\)"):
+        probes.published((16, 16), tmp_path / "probe.npy")
 
 
 def test_an_object_comes_from_the_middle_of_a_file(tmp_path):

@@ -181,7 +181,8 @@ def read_run_file(
         The TOML file.
     data_folder : str or Path, optional
         Takes the place of ``data.folder``, and goes before the environment variable
-        PTYCHI_NEURAL_DATA, which does so too.
+        PTYCHI_NEURAL_DATA, which does so too. Files that a simulation names are looked for there
+        by their names first.
     changes : dict, optional
         Contents that take the place of the file's, see ``parse_changes``.
 
@@ -234,7 +235,8 @@ def run_from(
         if frame.data is not None:
             problems.extend(_locate(frame.data, path.parent, data_folder))
         if frame.simulation is not None:
-            simulation = _absolute(frame.simulation, path.parent, "simulation", problems)
+            folders = [*_data_folders(data_folder), path.parent]
+            simulation = _absolute(frame.simulation, folders, "simulation", problems)
     if isinstance(options, napi.NeuralPtychographyOptions):
         problems.extend(_locate_checkpoint(options, path.parent))
     refine = None
@@ -324,7 +326,7 @@ def read_recipe(
     frame = validated(_Frame, {"simulation": values}, list(key_names(_Frame)), problems)
     if frame is None or frame.simulation is None:
         raise RunFileError(source, problems or ["simulation: required"])
-    recipe = _absolute(frame.simulation, base, "simulation", problems)
+    recipe = _absolute(frame.simulation, [*_data_folders(None), base], "simulation", problems)
     if problems:
         raise RunFileError(source, problems)
     return recipe
@@ -373,26 +375,37 @@ def merged(contents: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def _data_folders(data_folder: str | Path | None) -> list[Path]:
+    """The folder that takes the place of those in run files, if there is one."""
+    folder = data_folder or os.environ.get(DATA_VARIABLE)
+    return [Path(folder).resolve()] if folder else []
+
+
 def _locate(data: DataSection, base: Path, data_folder: str | Path | None) -> Iterator[str]:
     """Make the folder absolute, and tell which files are not in it."""
-    override = data_folder or os.environ.get(DATA_VARIABLE)
-    data.folder = Path(override).resolve() if override else (base / data.folder).resolve()
+    data.folder = [*_data_folders(data_folder), (base / data.folder).resolve()][0]
     for name in ("diffraction", "product", "reference"):
         file: Path | None = getattr(data, name)
         if file is not None and not (data.folder / file).is_file():
             yield f"data.{name}: no file {data.folder / file} (--data FOLDER or {DATA_VARIABLE})"
 
 
-def _absolute(model: Model, base: Path, prefix: str, problems: list[str]) -> Model:
-    """The same model with absolute paths; files that do not exist are problems."""
+def _absolute(model: Model, folders: list[Path], prefix: str, problems: list[str]) -> Model:
+    """The same model with absolute paths: relative to the last folder, unless a file of that name
+    is in one before it. Files that do not exist are problems."""
+    *before, base = folders
     updates: dict[str, Any] = {}
     for name, value in model:
         if isinstance(value, Path):
-            updates[name] = (base / value).resolve()
-            if not updates[name].is_file():
-                problems.append(f"{prefix}.{name}: no file {updates[name]}")
+            by_name = [] if value.is_absolute() else [folder / value.name for folder in before]
+            found = [path for path in (*by_name, base / value) if path.is_file()]
+            updates[name] = [*found, base / value][0].resolve()
+            if not found:
+                problems.append(
+                    f"{prefix}.{name}: no file {updates[name]} (--data FOLDER or {DATA_VARIABLE})"
+                )
         elif isinstance(value, BaseModel):
-            updates[name] = _absolute(value, base, f"{prefix}.{name}", problems)
+            updates[name] = _absolute(value, folders, f"{prefix}.{name}", problems)
     return model.model_copy(update=updates)
 
 

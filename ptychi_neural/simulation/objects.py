@@ -8,16 +8,20 @@ material absorbs, and shifts the phase by an amount that the composition varies:
 
 so amplitude and phase are correlated, as in a real specimen, and neither follows from the other.
 Exceptions are :func:`image_pair`, whose two images are amplitude and phase themselves,
-:func:`from_file` and :func:`published_lines`.
+:func:`natural`, :func:`from_file` and :func:`published_lines`.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import skimage.color
+import skimage.data
 import skimage.draw
 import skimage.io
 import skimage.transform
+import skimage.util
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -27,6 +31,9 @@ Range = tuple[float, float]
 Seed = int | np.random.Generator
 Texture = NDArray[np.float64]
 ComplexObject = NDArray[np.complex128]
+SampleImage = Literal[
+    "astronaut", "brick", "camera", "cat", "coffee", "coins", "grass", "gravel", "moon", "rocket"
+]
 
 COMPOSITION_SHARE = 0.4
 PUBLISHED_LINES_SIDE_PX = 392
@@ -320,6 +327,39 @@ def image_pair(
     return _complex_object(amplitude, phase, amplitude_range, phase_range)
 
 
+def natural(
+    shape: tuple[int, int],
+    seed: Seed,
+    *,
+    amplitude_image: SampleImage = "camera",
+    phase_image: SampleImage = "coins",
+    amplitude_range: Range = (0.6, 1.0),
+    phase_range: Range = (-1.0, 1.0),
+) -> ComplexObject:
+    """Parts of two natural images as amplitude and phase, black at the low and white at the high
+    end.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (H, W) of the object in pixels.
+    seed : int or numpy.random.Generator
+        Decides which part of each image, of half to all of its shorter side, and its orientation.
+    amplitude_image, phase_image : str
+        Names of sample images that come with scikit-image.
+    amplitude_range, phase_range : tuple of float
+        Smallest and largest amplitude and phase (rad).
+
+    Returns
+    -------
+    ndarray
+        (H, W) complex object.
+    """
+    rng = np.random.default_rng(seed)
+    amplitude, phase = (_part_of(name, shape, rng) for name in (amplitude_image, phase_image))
+    return _complex_object(amplitude, phase, amplitude_range, phase_range)
+
+
 def from_file(
     shape: tuple[int, int], path: str | Path, *, dataset: str = "object"
 ) -> ComplexObject:
@@ -392,6 +432,19 @@ def _add_cell(
     offset = rng.uniform(-0.25, 0.25, 2) * radius
     nucleus = np.hypot(y - offset[0], x - offset[1]) / (0.35 * radius)
     nuclei[window] += 1 / (1 + np.exp(np.clip((nucleus - 1) * 0.35 * radius / 0.5, -50, 50)))
+
+
+def _part_of(name: SampleImage, shape: tuple[int, int], rng: np.random.Generator) -> Texture:
+    """A random part of a sample image, grey, in a random orientation."""
+    image = skimage.util.img_as_float(getattr(skimage.data, name)())
+    if image.ndim == 3:
+        image = skimage.color.rgb2gray(image)
+    image = np.rot90(image, int(rng.integers(4)))
+    scale = rng.uniform(0.5, 1) * min(size / side for size, side in zip(image.shape, shape))
+    sides = [max(2, round(scale * side)) for side in shape]
+    starts = [rng.integers(size - side + 1) for size, side in zip(image.shape, sides)]
+    part = image[tuple(slice(start, start + side) for start, side in zip(starts, sides))]
+    return _stretch(skimage.transform.resize(part, shape, anti_aliasing=True))
 
 
 def _crop(image: Texture, shape: tuple[int, int]) -> Texture:

@@ -135,6 +135,21 @@ class ImagePair(_Ranges):
         return objects.image_pair(shape, **self._arguments())
 
 
+class Natural(_Ranges):
+    """:func:`~ptychi_neural.simulation.objects.natural`."""
+
+    kind: Literal["natural"] = "natural"
+
+    amplitude_image: objects.SampleImage = _default(objects.natural, "amplitude_image")
+    """Sample image of scikit-image of which a part becomes the amplitude."""
+
+    phase_image: objects.SampleImage = _default(objects.natural, "phase_image")
+    """Sample image of which a part becomes the phase."""
+
+    def build(self, shape: tuple[int, int], seed: objects.Seed) -> objects.ComplexObject:
+        return objects.natural(shape, seed, **self._arguments())
+
+
 class ObjectFile(_Model):
     """:func:`~ptychi_neural.simulation.objects.from_file`."""
 
@@ -227,6 +242,21 @@ class ProbeFile(_Model):
         return probe
 
 
+class PublishedProbe(_Model):
+    """:func:`~ptychi_neural.simulation.probes.published`, to recreate that benchmark."""
+
+    kind: Literal["published"] = "published"
+
+    path: Path
+    """NumPy or HDF5 file of the measured probe."""
+
+    dataset: str = _default(probes.published, "dataset")
+    """Name of the dataset in an HDF5 file."""
+
+    def build(self, shape: tuple[int, int]) -> probes.Probe:
+        return probes.published(shape, **self._arguments())
+
+
 class Raster(_Model):
     """:func:`~ptychi_neural.simulation.scans.raster`."""
 
@@ -304,10 +334,12 @@ class Line(_Model):
 
 
 AnyObject = Annotated[
-    Lines | PublishedLines | DeadLeaves | SiemensStar | Cells | ImagePair | ObjectFile,
+    Lines | PublishedLines | DeadLeaves | SiemensStar | Cells | ImagePair | Natural | ObjectFile,
     Field(discriminator="kind"),
 ]
-AnyProbe = Annotated[Gaussian | ZonePlate | Aperture | ProbeFile, Field(discriminator="kind")]
+AnyProbe = Annotated[
+    Gaussian | ZonePlate | Aperture | ProbeFile | PublishedProbe, Field(discriminator="kind")
+]
 AnyScan = Annotated[Raster | FermatSpiral | Concentric | Line, Field(discriminator="kind")]
 
 
@@ -384,7 +416,7 @@ class SimulationOptions(_Model):
     def build_probe_guess(self) -> probes.Probe:
         """The probe that a reconstruction starts from, (n_modes, h, w) of unit power."""
         guess = self.probe
-        if not isinstance(guess, ProbeFile):
+        if not isinstance(guess, ProbeFile | PublishedProbe):
             wrong = guess.defocus * (1 + self.probe_defocus_error)
             guess = guess.model_copy(update={"defocus": wrong})
         return self._with_modes(guess.build(self.frame_shape))

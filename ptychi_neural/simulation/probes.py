@@ -19,11 +19,15 @@ from ptychi.propagate import (
     WavefieldPropagatorParameters,
 )
 from ptychi.utils import orthogonalize_initial_probe
+from scipy import ndimage
+from skimage.restoration import unwrap_phase
 
 from ptychi_neural.simulation.files import read_array
 from ptychi_neural.simulation.precision import double_precision_on_cpu
 
 Probe = NDArray[np.complex128]
+
+PUBLISHED_SMOOTHING_PX = 0.5
 
 PARAXIAL_PIXEL_WAVELENGTHS = 100.0
 """Pixel size in wavelengths at which probes are propagated: large enough to be paraxial."""
@@ -146,6 +150,49 @@ def from_file(path: str | Path, *, dataset: str = "probe") -> Probe:
     if not probe.any():
         raise ValueError(f"path: the probe in {path} carries no light.")
     return _unit_power(probe.reshape(-1, *probe.shape[-2:]))
+
+
+def published(shape: tuple[int, int], path: str | Path, *, dataset: str = "probe") -> Probe:
+    """A measured probe enlarged as in PtychoPINN's benchmark.
+
+    The amplitude of its first mode is padded with its edges; the phase is the parabola
+    a r^2 + b that fits its unwrapped phase; the wavefield is smoothed.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (h, w) of the frame in pixels, at least the measured probe's; published: (128, 128).
+    path, dataset
+        See :func:`from_file`; published: Run1084 of LCLS, (64, 64).
+
+    Returns
+    -------
+    ndarray
+        (1, h, w) complex probe of unit power.
+
+    Raises
+    ------
+    FileNotFoundError, KeyError, ValueError
+        As :func:`from_file`, or if the probe is larger than the frame.
+
+    References
+    ----------
+    Repository PtychoPINN (Hoidn et al., Scientific Reports 13, 22789 (2023)).
+    """
+    measured = from_file(path, dataset=dataset)[0]
+    margins = [side - own for side, own in zip(shape, measured.shape)]
+    if min(margins) < 0:
+        raise ValueError(f"path: the probe in {path} is {measured.shape}, the frames are {shape}.")
+    y, x = _coordinates(measured.shape)
+    phase = unwrap_phase(np.angle(measured))
+    parabola = np.polynomial.Polynomial.fit((y**2 + x**2).ravel(), phase.ravel(), 1)
+    # The image centre n // 2 stays the image centre.
+    before = [side // 2 - own // 2 for side, own in zip(shape, measured.shape)]
+    padding = [(start, margin - start) for start, margin in zip(before, margins)]
+    y, x = _coordinates(shape)
+    amplitude = np.pad(np.abs(measured), padding, mode="edge")
+    enlarged = amplitude * np.exp(1j * parabola(y**2 + x**2))
+    return _unit_power(ndimage.gaussian_filter(enlarged, PUBLISHED_SMOOTHING_PX)[None])
 
 
 def mixed_states(probe: Probe, *, n_modes: int, secondary_fraction: float) -> Probe:
