@@ -400,9 +400,9 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         An iteration follows finer differences of the likelihood the later it comes, as 1 / k^2,
         and light tells noise from object down to differences of 1 / counts.
         """
-        n_iterations = self._n_projected or self.options.start.n_iterations
-        if n_iterations is not None:
-            return n_iterations
+        for n_iterations in (self._n_projected, self.options.start.n_iterations):
+            if n_iterations is not None:
+                return n_iterations
         counts = float((self.dataset.patterns * self.dataset.valid_pixel_mask).sum())
         n_pixels = float((self.model.coverage > 0.5).sum())
         divided = self._transfer_floor is not None
