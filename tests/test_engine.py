@@ -736,6 +736,19 @@ def test_dividing_by_the_contrast_transfer_reaches_coarse_phase_sooner(step_px, 
     assert errors[1] < largest_ratio * errors[0]
 
 
+def test_bright_scans_go_on_converging_where_losses_differ_in_their_last_digits():
+    scan = Raster(n_y=10, n_x=10, step_px=8.0, jitter_px=2.0)
+    bright = simulate(SimulationOptions(seed=21, photons_per_frame=1e8, scan=scan))
+    errors = []
+    for n_iterations in (120, 240):
+        options = default_options(num_epochs=0)
+        options.reconstructor_options.start.n_iterations = n_iterations
+        task = make_task(options, bright.scan)
+        task.run()
+        errors.append(error_of(task, bright))
+    assert errors[1] < 0.8 * errors[0]
+
+
 def test_projections_go_back_to_where_held_out_pixels_were_predicted_best(dim, monkeypatch):
     monkeypatch.setattr("ptychi_neural.reconstructor.HELD_OUT_RISE", 1e-3)
     options = default_options(num_epochs=0)

@@ -113,9 +113,10 @@ class AcceleratedProjections:
             correction = model.exit_wave_correction(batch, patches, measured, self.of_modulus)
             if model.pixels is not None:
                 held_out.add(correction.predicted, measured, model.held_out_pixels(batch))
-            # Pixels that are not to be seen add a constant.
+            # Pixels that are not to be seen add a constant. Bright patterns need the digits: each
+            # rise shortens the steps for good.
             seen = torch.where(model.seen_pixels(batch), correction.predicted, measured)
-            loss += len(batch) * float(self._lowered(seen, measured))
+            loss += len(batch) * float(self._lowered(seen.double(), measured.double()))
             canvas = model.place_correction(correction, positions)
             updates = canvas if updates is None else updates + canvas
             if update_probe:
