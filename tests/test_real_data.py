@@ -1,21 +1,27 @@
 """The neural engine on measured patterns."""
 
-import dataclasses
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
-import torch
-from ptychi.utils import orthogonalize_initial_probe
 
+import ptychi_neural.api as napi
 from ptychi_neural.evaluation import align, contrast, phase_correlation, scanned_area
-from ptychi_neural.io import load_scan, select_frames
+from ptychi_neural.io import select_frames
 from ptychi_neural.io.run_file import read_run_file
+from ptychi_neural.prediction.uncertainty import reprojection_error
 from ptychi_neural.workflows import build_task
+from ptychi_neural.workflows.reconstruct import load
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-N_FRAMES = 160
+
+
+def siemens_star(data_folder, n_frames):
+    """The run file, these many frames in the middle of its scan, and its reference."""
+    run = read_run_file(CONFIGS / "siemens_star.toml", data_folder)
+    scan, reference = load(run)
+    middle = np.argsort(np.hypot(*scan.positions_px.T))[:n_frames]
+    return run, select_frames(scan, np.sort(middle)), reference[0]
 
 
 @pytest.mark.slow
@@ -26,15 +32,7 @@ def test_the_siemens_star_is_found_from_an_analytic_probe_and_the_network_keeps_
 
     Correlation and contrast both, because neither loss nor amplitude error tells a flat object.
     """
-    run = read_run_file(CONFIGS / "siemens_star.toml", data_folder)
-    folder = run.data.folder
-    scan = load_scan(folder / run.data.diffraction, folder / run.data.product)
-    scan = select_frames(scan, np.sort(np.argsort(np.hypot(*scan.positions_px.T))[:N_FRAMES]))
-    probe = torch.zeros(1, run.data.n_probe_modes, *scan.probe.shape[-2:], dtype=torch.complex64)
-    probe[:, 0] = torch.from_numpy(scan.probe[:, 0])
-    scan = dataclasses.replace(scan, probe=orthogonalize_initial_probe(probe).numpy())
-    with h5py.File(folder / run.data.reference) as file:
-        reference = file["object"][0]
+    run, scan, reference = siemens_star(data_folder, 160)
     area = scanned_area(scan.positions_px, scan.object.shape)
     task = build_task(run.options, scan)
 
@@ -51,3 +49,21 @@ def test_the_siemens_star_is_found_from_an_analytic_probe_and_the_network_keeps_
     assert by_projections > 0.95
     assert correlation > by_projections - 0.005
     assert 0.8 < phase_contrast < 1.25
+
+
+@pytest.mark.slow
+def test_a_generator_fitted_to_every_second_frame_predicts_the_others(data_folder, tmp_path):
+    run, scan, _ = siemens_star(data_folder, 100)
+    fitted, others = (select_frames(scan, np.arange(first, 100, 2)) for first in (0, 1))
+    task = build_task(run.options, fitted)
+    task.run(2)
+    model = task.reconstructor.model
+    error = reprojection_error(model, model.everything, task.get_data("object")).mean()
+    task.reconstructor.save_generator(tmp_path / "generator.safetensors")
+    predicted = napi.NeuralPredictor.from_file(tmp_path / "generator.safetensors").reconstruct(
+        others.patterns,
+        others.positions_px,
+        task.get_data_to_cpu("probe", as_numpy=True),
+        object_shape=scan.object.shape[-2:],
+    )
+    assert 0 < predicted.reprojection_error.mean() < 1.2 * error.item()
