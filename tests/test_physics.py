@@ -13,7 +13,7 @@ import ptychi_neural.api as napi
 from ptychi_neural.physics import projections
 from ptychi_neural.physics.contrast_transfer import ContrastTransfer
 from ptychi_neural.physics.forward_model import MODULUS_FLOOR, ExitWaveCorrection
-from ptychi_neural.physics.losses import build_loss_function
+from ptychi_neural.physics.losses import MeanLoss, build_loss_function
 from ptychi_neural.physics.pixel_splits import PixelSplits
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
 from ptychi_neural.workflows.reconstruct import build_task
@@ -282,6 +282,17 @@ def test_poisson_noise_floor_is_reached_at_the_true_object():
     expected = np.mean(mean - mean * np.log(mean))
     deviation = np.sqrt(np.mean(mean * np.log(mean) ** 2) / mean.size)
     assert abs(loss - expected) < 4 * deviation
+
+
+def test_the_mean_loss_of_bright_pixels_tells_hundredths_of_a_nat_apart():
+    measured = torch.full((4, 8, 8), 1e6)
+    everything = torch.ones(4, 8, 8, dtype=torch.bool)
+    values = []
+    for predicted in (measured, 1.0003 * measured):
+        mean = MeanLoss(build_loss_function(LossFunctions.POISSON))
+        mean.add(predicted, measured, everything)
+        values.append(mean.value)
+    assert values[1] - values[0] == pytest.approx(1e6 * 0.0003**2 / 2, rel=0.05)
 
 
 @pytest.mark.parametrize("n_modes", [1, 2])
