@@ -44,10 +44,11 @@ PROJECTIONS_DIVIDED = (9, 60, 120)
 """Number of projections where the options leave it open, without and with division by the contrast
 transfer: so many times the root of the counts per object pixel, but at least and at most."""
 
-HELD_OUT_RISE = 0.02
+HELD_OUT_RISE = 0.05
 """Nats per held-out pixel above the lowest likelihood loss, at which projections whose number is
-open end and go back. Noise in coarse phase, of which held-out pixels cannot tell when to stop,
-costs less than 0.006 on simulated scans; a model that fits a measured scan imperfectly, up to 0.8.
+open end and go back. Noise that they fit costs up to 0.006 on simulated scans with a known probe
+and 0.025 with one that is refined at 100 photons per frame, whatever becomes of the error; probes
+that go astray and models that fit a measured scan imperfectly cost more.
 """
 
 BATCH_PIXELS = 2**22
