@@ -34,7 +34,7 @@ from ptychi_neural.physics.forward_model import (
     ScanOperators,
     ScanPatches,
 )
-from ptychi_neural.physics.losses import MeanLoss, build_loss_function
+from ptychi_neural.physics.losses import MeanLoss, build_loss_function, losses_of_pixels
 from ptychi_neural.physics.projections import AcceleratedProjections
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         self._transfer: ContrastTransfer | None = None
         self._splits_started = False
         self._n_projected: int | None = None
-        self.validation = pd.DataFrame(columns=["stage", "step", "loss"])
+        self.validation_course: list[tuple[str, int, float]] = []
         self._best: dict[str, Any] | None = None
         self._best_loss = math.inf
         self._patience_from = 0
@@ -420,7 +420,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         """Let held-out pixels judge the assembled object; keep the state if it is the best."""
         if self.model.pixels is None or self.options.validation.held_out == 0:
             return
-        held_out = MeanLoss(self.loss_function)
+        held_out = MeanLoss()
         self._add_losses(
             held_out,
             self.parameter_group.object.data,
@@ -441,13 +441,14 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             measured = self.model.measured_patterns(batch)
             patches = self.model.consistency.extract(object_, self.model.positions(batch))
             predicted = self.model.intensities_of(batch, patches)
-            mean.add(predicted, measured, pixels(batch, measured))
+            losses = losses_of_pixels(self.loss_function, predicted, measured)
+            mean.add(losses, pixels(batch, measured))
 
     @torch.no_grad()
     def prediction_loss(self) -> float:
         """Loss of what the generator makes of the scan as it is, at all pixels that count; where
         they are split, those of each split are predicted from the others."""
-        mean = MeanLoss(self.loss_function)
+        mean = MeanLoss()
         try:
             for split in [None] if self.model.pixels is None else range(self.model.pixels.n_splits):
                 self.model.split = split
@@ -457,7 +458,13 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         return mean.value
 
     def _record(self, stage: str, step: int, loss: float) -> None:
-        self.validation.loc[len(self.validation)] = [stage, step, loss]
+        self.validation_course.append((stage, step, loss))
+
+    @property
+    def validation(self) -> pd.DataFrame:
+        """Held-out losses: columns ``stage`` (projections or epoch), ``step`` and ``loss``, which
+        is nan where no pixel is held out."""
+        return pd.DataFrame(self.validation_course, columns=["stage", "step", "loss"])
 
     # --- an epoch --------------------------------------------------------------------------
 

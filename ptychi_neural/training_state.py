@@ -160,7 +160,7 @@ def restore_reconstructor(reconstructor: NeuralReconstructor, state: State) -> N
     if state["losses"]["epoch"]:
         reconstructor.loss_tracker.table = pd.DataFrame(state["losses"])
     if state["validation"]["step"]:
-        reconstructor.validation = pd.DataFrame(state["validation"])
+        reconstructor.validation_course = [*zip(*state["validation"].values())]
 
 
 def _loader(reconstructor: NeuralReconstructor) -> DataLoader[Any]:

@@ -349,10 +349,11 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
             change = ((measured / predicted - 1) / 2).clamp(max=LARGEST_CHANGE)
         else:
             change = (measured / predicted).sqrt() - 1
-        change = torch.where(self.seen_pixels(indices), change, 0.0)
+        seen = self.seen_pixels(indices)
+        change = torch.where(seen, change, 0.0)
         propagator = cast(WavefieldPropagator, self.free_space_propagator)
         exit_waves = propagator.propagate_backward(change[:, None] * far)
-        return ExitWaveCorrection(probe, exit_waves, predicted)
+        return ExitWaveCorrection(probe, exit_waves, predicted, seen)
 
     def accumulate_update(self, indices: Tensor, object_: Tensor) -> Canvas:
         """Back-projected corrections of some patterns, summed up on the object's canvas.
@@ -365,12 +366,19 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
 
     def place_correction(self, correction: "ExitWaveCorrection", positions: Tensor) -> Canvas:
         """Back-project corrections of exit waves to the object's canvas."""
-        probe = correction.probe
-        projected = (probe.conj() * correction.exit_waves).sum(1, keepdim=True)
-        with torch.no_grad():
-            intensity = (probe.real.square() + probe.imag.square()).sum(1, keepdim=True)
-            weight = self.consistency.place(intensity, positions)[0]
-        return Canvas(self.consistency.place(projected, positions), weight)
+        back = self.back_project(correction, positions)
+        return Canvas(back, self.illumination(correction.probe, positions))
+
+    def back_project(self, correction: "ExitWaveCorrection", positions: Tensor) -> Tensor:
+        """(1, H, W) sum_j P_j^* d_j."""
+        projected = (correction.probe.conj() * correction.exit_waves).sum(1, keepdim=True)
+        return self.consistency.place(projected, positions)
+
+    @torch.no_grad()
+    def illumination(self, probe: Tensor, positions: Tensor) -> Tensor:
+        """(H, W) sum_j |P_j|^2 of (n, n_modes, h, w) probes."""
+        intensity = (probe.real.square() + probe.imag.square()).sum(1, keepdim=True)
+        return self.consistency.place(intensity, positions)[0]
 
     def object_update(self, canvas: Canvas) -> Tensor:
         """(1, H, W) least-squares step of the object from summed corrections."""
@@ -424,6 +432,9 @@ class ExitWaveCorrection(NamedTuple):
 
     predicted: Tensor
     """(n, h, w) predicted counts."""
+
+    seen: Tensor
+    """(n, h, w) or (h, w) pixels whose measured counts were used."""
 
 
 class ScanOperators:

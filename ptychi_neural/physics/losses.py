@@ -1,5 +1,7 @@
 """Losses between predicted and measured intensities, in counts."""
 
+import copy
+
 import ptychi.maps
 import torch
 from ptychi.api.enums import LossFunctions
@@ -23,27 +25,25 @@ def build_loss_function(choice: LossFunctions) -> torch.nn.Module:
     return ptychi.maps.get_loss_function_by_enum(choice)()
 
 
+def losses_of_pixels(loss_function: torch.nn.Module, predicted: Tensor, measured: Tensor) -> Tensor:
+    """(n, h, w) losses that a loss function averages, in double precision: of bright patterns, one
+    digit of a single is more than what is to be told apart."""
+    of_pixels = copy.copy(loss_function)
+    of_pixels.reduction = "none"  # type: ignore[assignment]
+    losses: Tensor = of_pixels(predicted.double(), measured.double())
+    return losses
+
+
 class MeanLoss:
-    """Mean of a loss function over chosen pixels of many batches, in double precision: of bright
-    patterns, one digit of a single is more than what is to be told apart.
+    """Mean over chosen pixels of many batches."""
 
-    Parameters
-    ----------
-    loss_function : torch.nn.Module
-        Of predicted and measured counts, averaged over pixels.
-    """
-
-    def __init__(self, loss_function: torch.nn.Module) -> None:
-        self.loss_function = loss_function
+    def __init__(self) -> None:
         self._total, self._n_pixels = 0.0, 0
 
-    def add(self, predicted: Tensor, measured: Tensor, pixels: Tensor) -> None:
-        """Take in the chosen pixels of (n, h, w) counts."""
-        n_pixels = int(pixels.sum())
-        if n_pixels > 0:
-            loss = self.loss_function(predicted[pixels].double(), measured[pixels].double())
-            self._total += n_pixels * float(loss)
-            self._n_pixels += n_pixels
+    def add(self, losses: Tensor, pixels: Tensor) -> None:
+        """Take in (n, h, w) losses at the chosen ones of (n, h, w) or (h, w) pixels."""
+        self._total += float(torch.where(pixels, losses, 0.0).sum())
+        self._n_pixels += int(pixels.expand(losses.shape).sum())
 
     @property
     def value(self) -> float:

@@ -26,7 +26,7 @@ from ptychi_neural.api.options import StartOptions
 from ptychi_neural.physics.consistency import Canvas
 from ptychi_neural.physics.contrast_transfer import ContrastTransfer
 from ptychi_neural.physics.forward_model import NeuralForwardModel
-from ptychi_neural.physics.losses import MeanLoss, build_loss_function
+from ptychi_neural.physics.losses import MeanLoss, build_loss_function, losses_of_pixels
 
 SHORT_STEP = 0.5
 """Of object and probe where both are updated, as full steps would correct the same error twice and
@@ -86,6 +86,7 @@ class AcceleratedProjections:
         self._step = 1.0 if transfer is None else SHORT_STEP
         self._loss = math.inf
         self._last_probe = forward_model.probe.data
+        self._illumination: Tensor | None = None
 
     @torch.no_grad()
     def iterate(self, update_probe: bool) -> float:
@@ -102,31 +103,33 @@ class AcceleratedProjections:
             Loss at the held-out pixels before the iteration; nan where there are none.
         """
         model = self.forward_model
-        updates: Canvas | None = None
+        updates, illumination = torch.zeros_like(self.object), torch.zeros_like(self.object[0].real)
         probe_change = torch.zeros_like(model.probe.data[0])
         exposure = torch.zeros_like(probe_change.real[0])
-        held_out, loss = MeanLoss(self.loss_function), 0.0
+        held_out, lowered = MeanLoss(), MeanLoss()
         for batch in self.batches:
             positions = model.positions(batch)
             patches = model.consistency.extract(self.object, positions)
             measured = model.measured_patterns(batch)
             correction = model.exit_wave_correction(batch, patches, measured, self.of_modulus)
+            losses = losses_of_pixels(self._lowered, correction.predicted, measured)
+            lowered.add(losses, correction.seen)
             if model.pixels is not None:
-                held_out.add(correction.predicted, measured, model.held_out_pixels(batch))
-            # Pixels that are not to be seen add a constant. Bright patterns need the digits: each
-            # rise shortens the steps for good.
-            seen = torch.where(model.seen_pixels(batch), correction.predicted, measured)
-            loss += len(batch) * float(self._lowered(seen.double(), measured.double()))
-            canvas = model.place_correction(correction, positions)
-            updates = canvas if updates is None else updates + canvas
+                if self.of_modulus:
+                    losses = losses_of_pixels(self.loss_function, correction.predicted, measured)
+                held_out.add(losses, model.held_out_pixels(batch))
+            updates += model.back_project(correction, positions)
+            if self._illumination is None:
+                illumination += model.illumination(correction.probe, positions)
             if update_probe:
                 probe_change += model.probe_update(batch, patches, correction)
                 exposure += patches[:, 0].abs().square().sum(0)
-        assert updates is not None
-        update = model.object_update(updates)
+        if self._illumination is None:
+            self._illumination = illumination
+        update = model.object_update(Canvas(updates, self._illumination))
         if self.transfer is not None:
             update = self.transfer.divide(update, self.object)
-        update = self._watched(update, loss)
+        update = self._watched(update, lowered.value)
         self.n_done += 1
         length = SHORT_STEP if update_probe else self._step
         new = self._denoised(self.object + length * update)
@@ -139,7 +142,7 @@ class AcceleratedProjections:
             new = model.probe.data.clone()
             new[0] += step
             model.probe.set_data(self._ahead(new, self._last_probe))
-            self._last_probe = new
+            self._last_probe, self._illumination = new, None
         return held_out.value
 
     def _watched(self, update: Tensor, loss: float) -> Tensor:
