@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ptychi_neural.api.enums import Architectures, StitchScopes
-from ptychi_neural.api.options import NeuralReconstructorOptions
+from ptychi_neural.api.options import GeneratorOptions, NeuralReconstructorOptions
 from ptychi_neural.generators import Generator, Unrolled, build_generator
 from ptychi_neural.generators.cascaded import Cascaded
 from ptychi_neural.inference import check_patch_shape, load_generator, save_generator
@@ -95,8 +95,10 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         **kwargs: Any,
     ) -> None:
         check_data(parameter_group, dataset)
+        options = copy.copy(options)
+        if options.generator.checkpoint is not None:
+            options.generator = self._trained_options(options.generator)
         if options.batch_size is None:
-            options = copy.copy(options)
             options.batch_size = _batch_size(dataset, options)
         group = NeuralParameterGroup.extend(
             parameter_group,
@@ -129,6 +131,16 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         self._finished: dict[str, Tensor] | None = None
 
     @staticmethod
+    def _trained_options(options: GeneratorOptions) -> GeneratorOptions:
+        """Options with the structure of the trained generator from which they start."""
+        assert options.checkpoint is not None
+        _, saved, _ = load_generator(options.checkpoint)
+        try:
+            return options.with_structure_of(saved)
+        except ValueError as error:
+            raise ValueError(f"generator.checkpoint {options.checkpoint!r}: {error}") from error
+
+    @staticmethod
     def _build_network(
         group: PlanarPtychographyParameterGroup, options: NeuralReconstructorOptions
     ) -> Generator | Unrolled:
@@ -138,14 +150,10 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             network = build_generator(options.generator, n_slices, patch_shape)
             return network.to(group.object.data.device, torch.get_default_dtype())
         network, saved, metadata = load_generator(options.generator.checkpoint)
-        where = f"generator.checkpoint {options.generator.checkpoint!r}"
-        if different := saved.different_structure(options.generator):
-            raise ValueError(
-                f"{where}: was saved with other options: {different}. Set the same, or train anew."
-            )
         if metadata["n_slices"] != n_slices:
             raise ValueError(
-                f"{where}: made for {metadata['n_slices']} slices, the object has {n_slices}."
+                f"generator.checkpoint {options.generator.checkpoint!r}: made for "
+                f"{metadata['n_slices']} slices, the object has {n_slices}."
             )
         check_patch_shape(saved, network.patch_shape, patch_shape)
         return network.to(group.object.data.device, torch.get_default_dtype())

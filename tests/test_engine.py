@@ -605,12 +605,29 @@ def test_a_saved_generator_starts_another_task(simulated, tmp_path):
     np.testing.assert_allclose(object_of(again), object_of(task), atol=1e-5)
 
 
+def test_a_saved_generator_brings_its_structure(simulated, tmp_path):
+    options = napi.NeuralPtychographyOptions()
+    options.reconstructor_options.generator.width = 6
+    options.reconstructor_options.generator.unrolled.n_layers = 1
+    path = tmp_path / "generator.safetensors"
+    make_task(options, simulated.scan).reconstructor.save_generator(path)
+    options = napi.NeuralPtychographyOptions()
+    generator = options.reconstructor_options.generator
+    generator.checkpoint, generator.unrolled.n_splits = str(path), 2
+    task = make_task(options, simulated.scan)
+    in_use = task.reconstructor.options.generator
+    assert (in_use.width, in_use.unrolled.n_layers, in_use.unrolled.n_splits) == (6, 1, 2)
+    assert task.reconstructor.model.pixels.n_splits == 2
+    assert generator.width == napi.NeuralPtychographyOptions().reconstructor_options.generator.width
+
+
 def test_a_generator_of_other_options_is_refused(simulated, tmp_path):
     task = make_task(neural_options(), simulated.scan)
     path = tmp_path / "generator.safetensors"
     task.reconstructor.save_generator(path)
-    with pytest.raises(ValueError, match="head"):
-        make_task(neural_options(checkpoint=str(path), head="real_imaginary"), simulated.scan)
+    other = {"checkpoint": str(path), "head": "real_imaginary", "width": 8}
+    with pytest.raises(ValueError, match=r"than width = 8 \(saved: 4\), head = .*Leave them out"):
+        make_task(neural_options(**other), simulated.scan)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match="not a whole safetensors file"):
         make_task(neural_options(checkpoint=str(path)), simulated.scan)

@@ -1,7 +1,10 @@
 """Options of the neural engine, beside pty-chi's own: ``NeuralPtychographyOptions``."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import field, fields
+from functools import reduce
+from typing import Any
 
 import ptychi.api.enums as pty_enums
 import ptychi.api.options.ad_ptychography as ad
@@ -155,7 +158,9 @@ class GeneratorOptions(ParameterOptions):
     (PtychoPINN's grouping)."""
 
     checkpoint: str | None = None
-    """A generator saved with ``save_generator``, to start from instead of random weights."""
+    """A generator saved with ``save_generator``, to start from instead of random weights. What
+    makes up the network (architecture, width, number of layers) is taken from there; set to
+    something else than saved it is an error."""
 
     cascaded: CascadedOptions = field(default_factory=CascadedOptions)
 
@@ -165,12 +170,50 @@ class GeneratorOptions(ParameterOptions):
 
     unrolled: UnrolledOptions = field(default_factory=UnrolledOptions)
 
-    def different_structure(self, other: "GeneratorOptions") -> str:
-        """Names of the options that decide on a network's weights and differ, comma separated."""
-        training = {f.name for f in fields(ParameterOptions)}
-        training |= {"gradient_clipping", "checkpoint"}
-        names = {f.name for f in fields(self)} - training
-        return ", ".join(sorted(n for n in names if getattr(self, n) != getattr(other, n)))
+    def different_structure(self, other: "GeneratorOptions") -> list[str]:
+        """Names of the options that make another network, or another use of it, and differ."""
+        ours, others = _structure(self), _structure(other)
+        return [name for name in ours if ours[name] != others[name]]
+
+    def with_structure_of(self, saved: "GeneratorOptions") -> "GeneratorOptions":
+        """A copy that builds the saved network: what is left at its default is taken from there.
+
+        Raises
+        ------
+        ValueError
+            If something is set to neither its default nor what was saved.
+        """
+        completed, ours, of_saved = copy.deepcopy(self), _structure(self), _structure(saved)
+        set_otherwise = []
+        for name in self.different_structure(saved):
+            if ours[name] != _structure(GeneratorOptions())[name]:
+                set_otherwise.append(f"{name} = {ours[name]!r} (saved: {of_saved[name]!r})")
+            *group, last = name.split(".")
+            setattr(reduce(getattr, group, completed), last, of_saved[name])
+        if set_otherwise:
+            raise ValueError(
+                f"was saved with other options than {', '.join(set_otherwise)}. Leave them out, or "
+                "train anew."
+            )
+        return completed
+
+
+_OF_TRAINING = {f.name for f in fields(ParameterOptions)} | {
+    *("gradient_clipping", "checkpoint"),
+    *("n_splits", "gradient_iterations", "activation_checkpointing"),
+}
+
+
+def _structure(options: Options) -> dict[str, Any]:
+    """Dotted names and values of the options that training is not free to change."""
+    structure: dict[str, Any] = {}
+    for name in (f.name for f in fields(options) if f.name not in _OF_TRAINING):
+        value = getattr(options, name)
+        if isinstance(value, Options):
+            structure |= {f"{name}.{inner}": v for inner, v in _structure(value).items()}
+        else:
+            structure[name] = value
+    return structure
 
 
 @dataclass

@@ -287,7 +287,9 @@ class MultiscanTrainingWorkflow:
             return task
         group, network = _reconstructor(task).parameter_group, self.generator.network
         if different := self.generator.options.different_structure(group.generator.options):
-            raise ValueError(f"Scan {name} ({data.name}): its generator has other {different}.")
+            raise ValueError(
+                f"Scan {name} ({data.name}): its generator has other {', '.join(different)}."
+            )
         if group.object.n_slices != network.n_slices:
             raise ValueError(
                 f"Scan {name} ({data.name}): its object has {group.object.n_slices} slices, the "
