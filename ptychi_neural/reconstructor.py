@@ -381,6 +381,9 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
                         probe.set_data(probe_before)
                     self.parameter_group.object.set_data(projections.object)
                     break
+                if projections.converged:
+                    logger.info("Projection %d: no step lowers the loss.", iteration + 1)
+                    break
         finally:
             self.model.split = None
             if split is None:

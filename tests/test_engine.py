@@ -1,6 +1,7 @@
 """The engine in pty-chi's own task: the public contract."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from ptychi.api.task import PtychographyTask
 
 import ptychi_neural.api as napi
 from ptychi_neural.evaluation import align, complex_error, scanned_area
+from ptychi_neural.physics import projections
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
 
 
@@ -764,6 +766,25 @@ def test_bright_scans_go_on_converging_where_losses_differ_in_their_last_digits(
         task.run()
         errors.append(error_of(task, bright))
     assert errors[1] < 0.8 * errors[0]
+
+
+def test_projections_end_where_no_step_lowers_the_loss(monkeypatch):
+    scan = Raster(n_y=10, n_x=10, step_px=3.0, jitter_px=0.7)
+    faint = simulate(
+        SimulationOptions(seed=1, frame_shape=(16, 16), photons_per_frame=50, scan=scan)
+    )
+    counts, objects = [], []
+    for most_rises in (projections.MOST_RISES, math.inf):
+        monkeypatch.setattr(projections, "MOST_RISES", most_rises)
+        options = default_options(num_epochs=0)
+        options.reconstructor_options.validation.held_out = 0
+        options.reconstructor_options.start.n_iterations = 200
+        task = make_task(options, faint.scan)
+        task.run()
+        counts.append((task.reconstructor.validation.stage == "projections").sum())
+        objects.append(object_of(task))
+    assert counts[0] < 180 < counts[1] == 200
+    assert np.linalg.norm(objects[0] - objects[1]) < 0.01 * np.linalg.norm(objects[1] - 1)
 
 
 def test_projections_go_back_to_where_held_out_pixels_were_predicted_best(dim, monkeypatch):

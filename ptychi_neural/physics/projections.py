@@ -42,6 +42,9 @@ DARK_PUPIL = 1e-4
 SHORTER = 0.7
 """Factor of the step when the loss has risen."""
 
+MOST_RISES = 6
+"""In a row, each with a shorter step: then none lowers the loss."""
+
 
 class AcceleratedProjections:
     """Projections over the whole scan, with momentum.
@@ -84,7 +87,7 @@ class AcceleratedProjections:
         self.n_done = 0
         self.object = self._last_object = from_object
         self._step = 1.0 if transfer is None else SHORT_STEP
-        self._loss = math.inf
+        self._loss, self._n_rises = math.inf, 0
         self._last_probe = forward_model.probe.data
         self._illumination: Tensor | None = None
 
@@ -149,16 +152,22 @@ class AcceleratedProjections:
         """The object's update. Where the loss has risen, momentum starts anew, and a divided update
         is taken back: the object is the one before it, the update what is to be tried again."""
         if not loss > self._loss or self.options.total_variation > 0:
-            self._loss, self._before = loss, (self.object, update)
+            self._loss, self._before, self._n_rises = loss, (self.object, update), 0
             return update
         if self.transfer is None:
             self._loss = loss
         else:
             self.object, update = self._before
             self._step *= SHORTER
+            self._n_rises += 1
         self._last_object, self._last_probe = self.object, self.forward_model.probe.data
         self.n_done = 0
         return update
+
+    @property
+    def converged(self) -> bool:
+        """Whether no step along a divided update lowers the loss any more."""
+        return self._n_rises >= MOST_RISES
 
     def _ahead(self, new: Tensor, last: Tensor) -> Tensor:
         momentum = min(self.n_done / (self.n_done + 3), self.options.momentum)
