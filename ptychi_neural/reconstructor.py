@@ -20,7 +20,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ptychi_neural.api.enums import Architectures, StitchScopes
-from ptychi_neural.api.options import GeneratorOptions, NeuralReconstructorOptions
+from ptychi_neural.api.options import (
+    GeneratorOptions,
+    NeuralReconstructorOptions,
+    StartOptions,
+)
 from ptychi_neural.generators import Generator, Unrolled, build_generator
 from ptychi_neural.generators.cascaded import Cascaded
 from ptychi_neural.inference import check_patch_shape, load_generator, save_generator
@@ -97,7 +101,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         check_data(parameter_group, dataset)
         options = copy.copy(options)
         if options.generator.checkpoint is not None:
-            options.generator = self._trained_options(options.generator)
+            options.generator, options.start = self._as_trained(options)
         if options.batch_size is None:
             options.batch_size = _batch_size(dataset, options)
         group = NeuralParameterGroup.extend(
@@ -131,14 +135,21 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         self._finished: dict[str, Tensor] | None = None
 
     @staticmethod
-    def _trained_options(options: GeneratorOptions) -> GeneratorOptions:
-        """Options with the structure of the trained generator from which they start."""
-        assert options.checkpoint is not None
-        _, saved, _ = load_generator(options.checkpoint)
+    def _as_trained(
+        options: NeuralReconstructorOptions,
+    ) -> tuple[GeneratorOptions, StartOptions]:
+        """Options of generator and projections, with what comes with the trained generator."""
+        path = cast(str, options.generator.checkpoint)
+        _, saved, metadata = load_generator(path)
         try:
-            return options.with_structure_of(saved)
+            generator = options.generator.with_structure_of(saved)
         except ValueError as error:
-            raise ValueError(f"generator.checkpoint {options.checkpoint!r}: {error}") from error
+            raise ValueError(f"generator.checkpoint {path!r}: {error}") from error
+        start = StartOptions(from_empty=options.start.from_empty)
+        if options.start != start:
+            return generator, options.start
+        start.load_from_dict(metadata["start"] | {"from_empty": start.from_empty})
+        return generator, start
 
     @staticmethod
     def _build_network(

@@ -607,10 +607,11 @@ def test_a_saved_generator_starts_another_task(simulated, tmp_path):
     np.testing.assert_allclose(object_of(again), object_of(task), atol=1e-5)
 
 
-def test_a_saved_generator_brings_its_structure(simulated, tmp_path):
+def test_a_saved_generator_brings_its_structure_and_its_projections(simulated, tmp_path):
     options = napi.NeuralPtychographyOptions()
     options.reconstructor_options.generator.width = 6
     options.reconstructor_options.generator.unrolled.n_layers = 1
+    options.reconstructor_options.start.n_iterations = 3
     path = tmp_path / "generator.safetensors"
     make_task(options, simulated.scan).reconstructor.save_generator(path)
     options = napi.NeuralPtychographyOptions()
@@ -620,6 +621,9 @@ def test_a_saved_generator_brings_its_structure(simulated, tmp_path):
     in_use = task.reconstructor.options.generator
     assert (in_use.width, in_use.unrolled.n_layers, in_use.unrolled.n_splits) == (6, 1, 2)
     assert task.reconstructor.model.pixels.n_splits == 2
+    assert task.reconstructor.n_projections() == 3
+    options.reconstructor_options.start.n_iterations = 2
+    assert make_task(options, simulated.scan).reconstructor.n_projections() == 2
     assert generator.width == napi.NeuralPtychographyOptions().reconstructor_options.generator.width
 
 

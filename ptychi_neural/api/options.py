@@ -160,7 +160,8 @@ class GeneratorOptions(ParameterOptions):
     checkpoint: str | None = None
     """A generator saved with ``save_generator``, to start from instead of random weights. What
     makes up the network (architecture, width, number of layers) is taken from there; set to
-    something else than saved it is an error."""
+    something else than saved it is an error. The projections are those of its training, unless
+    ``start`` is set."""
 
     cascaded: CascadedOptions = field(default_factory=CascadedOptions)
 
