@@ -42,6 +42,8 @@ def save_generator(
     ------
     FileExistsError
         If the file exists and ``overwrite`` is False.
+    ValueError
+        If a weight or the normalisation of the input is not finite.
     """
     metadata = {
         "format_version": FORMAT_VERSION,
@@ -57,6 +59,11 @@ def save_generator(
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in network.tensors().items()
     }
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise ValueError(
+            "The generator holds NaN or Inf and was not saved: it has diverged, or has seen no data "
+            "yet, to which task.run(0) fits its normalisation."
+        )
     write_tensors(path, METADATA_KEY, metadata, tensors, overwrite)
 
 

@@ -13,12 +13,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import ptychi_neural.api as napi
 from ptychi_neural.cli import app
 from ptychi_neural.evaluation.benchmark_tables import markdown, with_ratios
 from ptychi_neural.io import Scan
 from ptychi_neural.io.run_file import RunFileError
+from ptychi_neural.simulation import Raster, SimulationOptions, simulate
 from ptychi_neural.workflows import benchmark
 from ptychi_neural.workflows.engines import Snapshot, engine_options
+from ptychi_neural.workflows.reconstruct import build_task
 from ptychi_neural.workflows.suite import Frames, read_suite, run_file
 
 module = importlib.import_module("ptychi_neural.workflows.benchmark")
@@ -293,6 +296,32 @@ def test_overwrite_runs_again_what_does_not_fit_and_nothing_else(suite_file, fol
     assert run(suite_file, folder, overwrite=True).n_run == 1
     after = times_of(folder)
     assert {name for name in after if after[name] != before[name]} == {path.name}
+
+
+def test_a_generator_that_was_trained_anew_is_not_the_one_that_was_run(tmp_path):
+    def train(seed):
+        options = napi.NeuralPtychographyOptions()
+        options.reconstructor_options.random_seed = seed
+        options.reconstructor_options.generator.width = 2
+        simulated = simulate(SimulationOptions(frame_shape=(16, 16), scan=Raster(n_y=6, n_x=6)))
+        task = build_task(options, simulated.scan)
+        task.run(0)
+        task.reconstructor.save_generator(path, overwrite=True)
+
+    path, suite = tmp_path / "generator.safetensors", tmp_path / "trained.toml"
+    checkpoint = f'"reconstructor_options.generator.checkpoint" = "{path}"'
+    engine = f'"reconstructor_options.num_epochs" = 0, {checkpoint}'
+    engines = f'[engines]\ntrained = {{ engine = "neural", changes = {{ {engine} }} }}\n'
+    reduced = '[reduced]\nengines = ["trained"]\naxes = { dose = ["1e3"] }'
+    suite.write_text(TINY.replace("[engines]\n", engines).replace("[reduced]", reduced))
+    train(0)
+    results = tmp_path / "results"
+    assert benchmark(suite, results, whole=False, show_progress=False).n_run == 1
+    train(0)
+    assert benchmark(suite, results, whole=False, show_progress=False).n_run == 0
+    train(1)
+    with pytest.raises(ValueError, match=r"other settings \(generator_sha256\)"):
+        benchmark(suite, results, whole=False, show_progress=False)
 
 
 def test_a_suite_with_other_settings_does_not_mix_its_records_with_earlier_ones(tmp_path, folder):

@@ -613,7 +613,11 @@ def test_a_saved_generator_brings_its_structure_and_its_projections(simulated, t
     options.reconstructor_options.generator.unrolled.n_layers = 1
     options.reconstructor_options.start.n_iterations = 3
     path = tmp_path / "generator.safetensors"
-    make_task(options, simulated.scan).reconstructor.save_generator(path)
+    task = make_task(options, simulated.scan)
+    with pytest.raises(ValueError, match="has seen no data"):
+        task.reconstructor.save_generator(path)
+    task.run(0)
+    task.reconstructor.save_generator(path)
     options = napi.NeuralPtychographyOptions()
     generator = options.reconstructor_options.generator
     generator.checkpoint, generator.unrolled.n_splits = str(path), 2
@@ -629,6 +633,7 @@ def test_a_saved_generator_brings_its_structure_and_its_projections(simulated, t
 
 def test_a_generator_of_other_options_is_refused(simulated, tmp_path):
     task = make_task(neural_options(), simulated.scan)
+    task.run(0)
     path = tmp_path / "generator.safetensors"
     task.reconstructor.save_generator(path)
     other = {"checkpoint": str(path), "head": "real_imaginary", "width": 8}

@@ -172,6 +172,10 @@ class _Plan:
             "equal_seconds": self.suite.equal_seconds,
             "n_snapshots": self.suite.n_snapshots,
         }
+        generator = getattr(self.options.reconstructor_options, "generator", None)
+        if generator is not None and generator.checkpoint is not None:  # may be trained anew
+            saved = Path(generator.checkpoint).read_bytes()
+            contents["generator_sha256"] = hashlib.sha256(saved).hexdigest()
         if self.before is not None:
             contents["after"] = self.before.settings
         return dict(_flat(json.loads(json.dumps(contents))))
