@@ -61,7 +61,7 @@ def save_generator(
     }
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise ValueError(
-            "The generator holds NaN or Inf and was not saved: it has diverged, or has seen no data "
+            "The generator holds NaN or Inf and is not saved: it has diverged, or has seen no data "
             "yet, to which task.run(0) fits its normalisation."
         )
     write_tensors(path, METADATA_KEY, metadata, tensors, overwrite)
