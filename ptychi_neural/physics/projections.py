@@ -117,7 +117,7 @@ class AcceleratedProjections:
             correction = model.exit_wave_correction(batch, patches, measured, self.of_modulus)
             losses = losses_of_pixels(self._lowered, correction.predicted, measured)
             lowered.add(losses, correction.seen)
-            if model.pixels is not None:
+            if model.options.validation.held_out > 0:
                 if self.of_modulus:
                     losses = losses_of_pixels(self.loss_function, correction.predicted, measured)
                 held_out.add(losses, model.held_out_pixels(batch))
