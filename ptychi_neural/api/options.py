@@ -256,10 +256,11 @@ class StartOptions(Options):
     """
 
     n_iterations: int | None = PydanticField(default=None, ge=0)
-    """Number of iterations over the whole scan before the first epoch. None: from the counts per
-    object pixel, because more follow finer features of the likelihood, which are noise where light
-    is scarce; and with the Poisson loss no further than to the best prediction of the held-out
-    pixels, once that has been lost by 0.02 nats per pixel."""
+    """Number of iterations over the whole scan before the first epoch; fewer where no step lowers
+    the loss any more. None: from the counts per object pixel, because more follow finer features
+    of the likelihood, which are noise where light is scarce; and with the Poisson loss no further
+    than to the best prediction of the held-out pixels, once that has been lost by 0.02 nats per
+    pixel."""
 
     momentum: float = PydanticField(default=0.97, ge=0, lt=1)
     """Largest momentum. It grows as k / (k + 3) with the iterations."""
