@@ -146,7 +146,9 @@ def test_a_file_that_is_no_state_is_refused(tmp_path):
     path = tmp_path / "state.safetensors"
     with pytest.raises(FileNotFoundError, match="no such training state"):
         read_state(path, "reconstruction")
-    single_task("unrolled").reconstructor.save_generator(path)
+    task = single_task("unrolled")
+    task.run(0)
+    task.reconstructor.save_generator(path)
     with pytest.raises(ValueError, match="no training state"):
         read_state(path, "reconstruction")
     write_state(path, "breakfast", {})
