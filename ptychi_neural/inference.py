@@ -50,7 +50,8 @@ def save_generator(
         "ptychi_neural_version": __version__,
         "generator": options.generator.get_dict(),
         "loss_function": options.loss_function.value,
-        "start": options.start.get_dict(),
+        "start": options.start.get_dict()
+        | {"total_variation": options.start.total_variation or 0.0},
         "consistency": options.consistency.get_dict(),
         "n_slices": network.n_slices,
         "patch_shape": list(network.patch_shape),

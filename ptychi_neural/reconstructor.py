@@ -40,6 +40,7 @@ from ptychi_neural.physics.forward_model import (
 )
 from ptychi_neural.physics.losses import MeanLoss, build_loss_function, losses_of_pixels
 from ptychi_neural.physics.projections import AcceleratedProjections
+from ptychi_neural.physics.total_variation import WEIGHTS, denoised
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +125,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         self._transfer: ContrastTransfer | None = None
         self._splits_started = False
         self._n_projected: int | None = None
+        self._total_variation = options.start.total_variation
         self.validation_course: list[tuple[str, int, float]] = []
         self._best: dict[str, Any] | None = None
         self._best_loss = math.inf
@@ -379,7 +381,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
                 if not math.isnan(loss):
                     bar.set_postfix_str(f"held-out loss {loss:.5g}")
                 if split is None:
-                    self.parameter_group.object.set_data(projections.object)
+                    self.parameter_group.object.set_data(self._denoised(projections.object))
                     self._record("projections", iteration, loss)
                     self.run_post_projection_hooks()
                 else:
@@ -390,7 +392,6 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
                     self._n_projected, projections.object, probe_before = best
                     with torch.no_grad():
                         probe.set_data(probe_before)
-                    self.parameter_group.object.set_data(projections.object)
                     break
                 if projections.converged:
                     logger.info("Projection %d: no step lowers the loss.", iteration + 1)
@@ -398,17 +399,28 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         finally:
             self.model.split = None
             if split is None:
-                self.model.start_from(projections.object)
+                if self._total_variation is None:
+                    self._total_variation = self._best_total_variation(projections.object)
+                self.model.start_from(self._denoised(projections.object))
+                self.parameter_group.object.set_data(self.model.start_object)
             else:
-                self.model.start_objects[split] = projections.object
+                self.model.start_objects[split] = self._denoised(projections.object)
+
+    def _denoised(self, object_: Tensor) -> Tensor:
+        return denoised(object_, self._total_variation or 0.0)
+
+    def _best_total_variation(self, object_: Tensor) -> float:
+        """The weight with which held-out pixels are predicted best; 0 without any."""
+        if self.options.validation.held_out == 0:
+            return 0.0
+        return min(WEIGHTS, key=lambda weight: self._held_out_loss(denoised(object_, weight)))
 
     @property
     def _transfer_floor(self) -> float | None:
         """What the projections divide their updates by; a probe that is refined along does not
-        follow such steps, and total variation has the loss rise as it should not."""
-        probe, start = self.parameter_group.probe, self.options.start
-        alone = not probe.optimizable and start.total_variation == 0
-        return start.transfer_floor if alone else None
+        follow such steps."""
+        refined = self.parameter_group.probe.optimizable
+        return None if refined else self.options.start.transfer_floor
 
     @property
     def _tolerated_rise(self) -> float:
@@ -442,17 +454,16 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         """Let held-out pixels judge the assembled object; keep the state if it is the best."""
         if self.model.pixels is None or self.options.validation.held_out == 0:
             return
-        held_out = MeanLoss()
-        self._add_losses(
-            held_out,
-            self.parameter_group.object.data,
-            lambda indices, _: self.model.held_out_pixels(indices),
-        )
-        loss = held_out.value
+        loss = self._held_out_loss(self.parameter_group.object.data)
         self._record(stage, step, loss)
         if self._best is None or loss < self._best_loss:
             self._best_loss, self._patience_from = loss, self.current_epoch
             self._best = self._state()
+
+    def _held_out_loss(self, object_: Tensor) -> float:
+        held_out = MeanLoss()
+        self._add_losses(held_out, object_, lambda indices, _: self.model.held_out_pixels(indices))
+        return held_out.value
 
     @torch.no_grad()
     def _add_losses(
@@ -623,10 +634,13 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         FileExistsError
             If the file exists and ``overwrite`` is False.
         """
+        options = copy.copy(self.options)
+        options.start = copy.copy(options.start)
+        options.start.total_variation = self._total_variation
         save_generator(
             path,
             self.parameter_group.generator.network,
-            self.options,
+            options,
             overwrite=overwrite,
             epochs=self.current_epoch,
         )

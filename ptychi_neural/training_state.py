@@ -32,6 +32,7 @@ ATTRIBUTES = (
     "_unprojected",
     "_splits_started",
     "_n_projected",
+    "_total_variation",
     "_best",
     "_best_loss",
     "_patience_from",

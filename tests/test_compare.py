@@ -290,15 +290,19 @@ def test_snapshots_are_spread_over_the_epochs(run, simulated):
     assert "reconstructor_options.displayed_loss_function" not in course.settings
 
 
-def test_total_variation_is_chosen_by_held_out_likelihood(run, simulated, monkeypatch):
+def test_total_variation_is_chosen_by_held_out_likelihood_or_by_the_truth(
+    run, simulated, monkeypatch
+):
     monkeypatch.setattr(engines, "TOTAL_VARIATION_WEIGHTS", (1e-3, 10.0))
     held_out = hold_out(simulated.scan, 0.1)
     weight = "reconstructor_options.start.total_variation"
 
-    def course(**start):
+    def course(held_out=held_out, truth=None, **start):
         changes = {"reconstructor_options": {"start": {"n_iterations": 20, **start}}}
         options = engine_options("network-off-tv", run, changes)
-        return run_engine("network-off-tv", options, simulated.scan, held_out, show_progress=False)
+        return run_engine(
+            "network-off-tv", options, simulated.scan, held_out, truth, show_progress=False
+        )
 
     chosen = course()
     assert chosen.settings[weight] == 1e-3
@@ -307,6 +311,13 @@ def test_total_variation_is_chosen_by_held_out_likelihood(run, simulated, monkey
     assert given.settings[weight] == 10.0
     assert given.remark is None
     assert given.best.held_out > chosen.best.held_out
+
+    nothing = np.zeros_like(held_out)
+    by_truth = course(nothing, simulated.truth)
+    assert by_truth.settings[weight] == 1e-3
+    assert "by error" in by_truth.remark
+    with pytest.raises(ValueError, match="total_variation"):
+        course(nothing)
 
 
 # --- what is written ---------------------------------------------------------------------------

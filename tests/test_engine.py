@@ -14,7 +14,9 @@ from ptychi.api.task import PtychographyTask
 
 import ptychi_neural.api as napi
 from ptychi_neural.evaluation import align, complex_error, scanned_area
+from ptychi_neural.inference import load_generator
 from ptychi_neural.physics import projections
+from ptychi_neural.physics.total_variation import WEIGHTS
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
 
 
@@ -813,16 +815,49 @@ def test_projections_go_back_to_where_held_out_pixels_were_predicted_best(dim, m
     assert np.array_equal(object_of(task), object_of(as_many))
 
 
-def test_total_variation_in_the_projections_smooths_the_object(dim):
-    variations = []
-    for weight in (0.0, 0.03):
+@pytest.fixture(scope="module")
+def projected_with(dim):
+    """Tasks after projections, by their weight of total variation."""
+    tasks = {}
+    for weight in (None, *WEIGHTS):
         options = default_options(num_epochs=0)
-        options.reconstructor_options.start.transfer_floor = None  # It damps the rim, too.
         options.reconstructor_options.start.total_variation = weight
-        task = make_task(options, dim.scan)
+        tasks[weight] = make_task(options, dim.scan)
+        tasks[weight].run()
+    return tasks
+
+
+def test_total_variation_smooths_the_projected_object(projected_with):
+    variations = [
+        np.abs(np.diff(object_of(projected_with[weight])[0], axis=0)).mean() for weight in WEIGHTS
+    ]
+    assert variations == sorted(variations, reverse=True)
+    assert variations[-1] < 0.5 * variations[0]
+
+
+def test_an_open_weight_of_total_variation_is_the_one_that_predicts_best(projected_with, dim):
+    losses = {
+        weight: projected_with[weight].reconstructor.validation.loss.iloc[-1] for weight in WEIGHTS
+    }
+    best = min(losses, key=losses.get)
+    assert best > 0
+    assert np.array_equal(object_of(projected_with[None]), object_of(projected_with[best]))
+    unvalidated = default_options(num_epochs=0)
+    unvalidated.reconstructor_options.validation.held_out = 0
+    objects = []
+    for weight in (None, 0.0):
+        unvalidated.reconstructor_options.start.total_variation = weight
+        task = make_task(unvalidated, dim.scan)
         task.run()
-        variations.append(np.abs(np.diff(object_of(task)[0], axis=0)).mean())
-    assert variations[1] < 0.7 * variations[0]
+        objects.append(object_of(task))
+    assert np.array_equal(*objects)
+
+
+def test_a_generator_is_saved_with_the_weight_of_its_start(projected_with, tmp_path):
+    projected_with[None].reconstructor.save_generator(tmp_path / "generator.safetensors")
+    _, _, metadata = load_generator(tmp_path / "generator.safetensors")
+    weight = metadata["start"]["total_variation"]
+    assert np.array_equal(object_of(projected_with[None]), object_of(projected_with[weight]))
 
 
 def test_projections_survive_a_wrong_probe_when_they_refine_it():

@@ -19,7 +19,6 @@ import math
 import torch
 from ptychi.api.enums import LossFunctions
 from ptychi.propagate import FourierPropagator
-from skimage.restoration import denoise_tv_chambolle
 from torch import Tensor
 
 from ptychi_neural.api.options import StartOptions
@@ -56,7 +55,7 @@ class AcceleratedProjections:
     from_object : Tensor
         (1, H, W) complex object to begin with.
     options : StartOptions
-        Momentum, regularisation, total variation.
+        Momentum and regularisation.
     batch_size : int
         Number of patterns that are projected at a time, to bound the memory.
     loss_function : torch.nn.Module
@@ -135,7 +134,7 @@ class AcceleratedProjections:
         update = self._watched(update, lowered.value)
         self.n_done += 1
         length = SHORT_STEP if update_probe else self._step
-        new = self._denoised(self.object + length * update)
+        new = self.object + length * update
         self.object, self._last_object = self._ahead(new, self._last_object), new
         if update_probe:
             floor = self.options.regularization * exposure.max()
@@ -151,7 +150,7 @@ class AcceleratedProjections:
     def _watched(self, update: Tensor, loss: float) -> Tensor:
         """The object's update. Where the loss has risen, momentum starts anew, and a divided update
         is taken back: the object is the one before it, the update what is to be tried again."""
-        if not loss > self._loss or self.options.total_variation > 0:
+        if not loss > self._loss:
             self._loss, self._before, self._n_rises = loss, (self.object, update), 0
             return update
         if self.transfer is None:
@@ -172,14 +171,6 @@ class AcceleratedProjections:
     def _ahead(self, new: Tensor, last: Tensor) -> Tensor:
         momentum = min(self.n_done / (self.n_done + 3), self.options.momentum)
         return new + momentum * (new - last)
-
-    def _denoised(self, object_: Tensor) -> Tensor:
-        weight = self.options.total_variation
-        if weight == 0:
-            return object_
-        image = torch.view_as_real(object_[0]).numpy(force=True)
-        denoised = denoise_tv_chambolle(image, weight, max_num_iter=20, channel_axis=-1)
-        return torch.view_as_complex(torch.as_tensor(denoised).to(object_.real))[None]
 
 
 def _with_longer_phase_steps(step: Tensor, probe: Tensor) -> Tensor:

@@ -30,14 +30,16 @@ import ptychi_neural.api as napi
 from ptychi_neural import evaluation
 from ptychi_neural.io import Scan
 from ptychi_neural.io.run_file import RunFile, options_from
+from ptychi_neural.physics import total_variation
 from ptychi_neural.physics.losses import POISSON_EPS
 from ptychi_neural.reconstructor import NeuralReconstructor
 from ptychi_neural.simulation.simulate import CHUNK_SIZE, build_forward_model
 from ptychi_neural.workflows.attend import after, run_attended
 from ptychi_neural.workflows.reconstruct import build_task, in_register, is_refined
 
-TOTAL_VARIATION_WEIGHTS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-"""Tried by ``network-off-tv``; the one with the best held-out likelihood is kept."""
+TOTAL_VARIATION_WEIGHTS = tuple(weight for weight in total_variation.WEIGHTS if weight > 0)
+"""Tried by ``network-off-tv``, which denoises after every projection; the one with the best
+held-out likelihood is kept, or with the smallest error where no pixel is held out."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,13 @@ def _classical(options_class: type[PtychographyTaskOptions], **groups: dict[str,
     return Engine(options_class, {"reconstructor_options": reconstructor, **groups})
 
 
-_PROJECTIONS = {"reconstructor_options": {"num_epochs": 0, "start": {"n_iterations": 200}}}
+_PROJECTIONS = {
+    "reconstructor_options": {
+        "num_epochs": 0,
+        "start": {"n_iterations": 200},
+        "validation": {"held_out": 0.0},
+    }
+}
 _LSQML = {"batch_size": 50, "batching_mode": "compact", "momentum_acceleration_gain": 0.5}
 
 ENGINES: dict[str, Engine] = {
@@ -158,7 +166,7 @@ class EngineRun:
     @property
     def best_by_error(self) -> Snapshot | None:
         """The snapshot of the smallest error; None where there is nothing to compare with."""
-        errors = [np.inf if s.error is None else s.error for s in self.snapshots]
+        errors = [_or_infinite(snapshot.error) for snapshot in self.snapshots]
         return self.snapshots[int(np.argmin(errors))] if min(errors) < np.inf else None
 
     @property
@@ -398,7 +406,8 @@ def run_engine(
     """Run an engine and look at it from time to time, outside of its wall time.
 
     ``network-off-tv`` is run with each of ``TOTAL_VARIATION_WEIGHTS``, unless its options have a
-    weight, and the run of the best held-out likelihood is kept.
+    weight, and the run of the best held-out likelihood is kept, or where no pixel is held out that
+    of the smallest error.
 
     Parameters
     ----------
@@ -444,8 +453,13 @@ def run_engine(
     if name != "network-off-tv":
         return run_once(options)
     assert isinstance(options, napi.NeuralPtychographyOptions)
-    if options.reconstructor_options.start.total_variation > 0:
+    if options.reconstructor_options.start.total_variation is not None:
         return run_once(options)
+    if not held_out.any() and compare_with is None:
+        raise ValueError(
+            "network-off-tv: without held-out pixels and without a truth nothing tells which "
+            "weight is good; set reconstructor_options.start.total_variation."
+        )
     runs: list[EngineRun] = []
     for weight in TOTAL_VARIATION_WEIGHTS:
         changed = copy.deepcopy(options)
@@ -453,16 +467,24 @@ def run_engine(
         runs.append(run_once(changed))
         if runs[-1].stopped == "interrupted":
             break
-    best = min(runs, key=lambda run: _or_infinite(run.best.held_out))
+    judge = "held-out likelihood" if held_out.any() else "error"
+    best = min(runs, key=lambda run: _or_infinite(_judged(run, by_error=not held_out.any())))
     tried = ", ".join(map(str, TOTAL_VARIATION_WEIGHTS[: len(runs)]))
     total = sum(run.last.seconds for run in runs)
-    remark = f"total_variation chosen from {tried} by held-out likelihood; all took {total:.1f} s"
+    remark = f"total_variation chosen from {tried} by {judge}; all took {total:.1f} s"
     return dataclasses.replace(best, stopped=runs[-1].stopped, remark=remark)
 
 
-def _or_infinite(value: float) -> float:
-    """NaN is worse than anything."""
-    return np.inf if np.isnan(value) else value
+def _judged(run: EngineRun, by_error: bool) -> float | None:
+    """The best of a run, by the error against the truth or by the held-out likelihood."""
+    if by_error:
+        return None if run.best_by_error is None else run.best_by_error.error
+    return run.best.held_out
+
+
+def _or_infinite(value: float | None) -> float:
+    """None and NaN are worse than anything."""
+    return np.inf if value is None or np.isnan(value) else value
 
 
 def _valid(scan: Scan) -> NDArray[np.bool_]:
