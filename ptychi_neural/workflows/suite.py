@@ -193,7 +193,8 @@ class Suite(_Model):
                 problems.append(
                     f"engines.{name}.after: must be an engine of the suite that is after none"
                 )
-            chooses = self.judged(name) == "best_held_out" or engine == "network-off-tv"
+            untold = engine == "network-off-tv" and "simulation" not in self.base
+            chooses = self.judged(name) == "best_held_out" or untold
             if chooses and self.held_out(name) == 0:
                 problems.append(
                     f"engines.{name}.held_out_fraction: above 0, because held-out pixels choose "
