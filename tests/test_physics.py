@@ -104,6 +104,21 @@ def test_placement_and_extraction_are_adjoint(seed):
     assert abs(left - right) <= 1e-10 * abs(left)
 
 
+def test_threads_do_not_change_what_is_placed(monkeypatch):
+    model = make_task(n_positions=400, patch=16).reconstructor.model
+    monkeypatch.setattr("ptychi.maths._allow_nondeterministic_algorithms", False)
+    positions = model.positions(model.everything)
+    patches = torch.rand(400, 1, 16, 16, dtype=torch.float32)
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        canvases = [model.consistency.place(patches, positions) for _ in range(20)]
+    finally:
+        torch.set_num_threads(n_threads)
+    assert not canvases[0].is_complex()
+    assert all(torch.equal(canvas, canvases[0]) for canvas in canvases)
+
+
 def numpy_stitch(patches, positions, weights):
     """Oracle: pixel by pixel, over every patch that covers the pixel."""
     sums = np.zeros((H, W), complex)

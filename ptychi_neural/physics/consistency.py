@@ -74,7 +74,13 @@ class Consistency:
             return intensity / intensity.max()
 
     def place(self, patches: Tensor, positions: Tensor) -> Tensor:
-        """Add (n, n_slices, h, w) patches at (n, 2) positions to an empty canvas."""
+        """Add (n, n_slices, h, w) patches at (n, 2) positions to an empty canvas.
+
+        Real patches go as complex ones: on a CPU, torch adds real numbers at the same place in the
+        order in which its threads come to them, which rounds differently in every run.
+        """
+        if not patches.is_complex():
+            return self.place(torch.complex(patches, torch.zeros_like(patches)), positions).real
         return torch.stack(
             [
                 self.forward_model.place_object_patches_on_probe_grid(positions, of_slice)
