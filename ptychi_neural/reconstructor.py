@@ -45,9 +45,13 @@ from ptychi_neural.physics.total_variation import WEIGHTS, denoised
 logger = logging.getLogger(__name__)
 
 PROJECTIONS = (15, 60, 200)
-PROJECTIONS_DIVIDED = (9, 60, 120)
+PROJECTIONS_DIVIDED = (9, 60, 200)
 """Number of projections where the options leave it open, without and with division by the contrast
 transfer: so many times the root of the counts per object pixel, but at least and at most."""
+
+SPLIT_PROJECTIONS = 120
+"""At most, without a split, where the options leave the number open and updates are divided: what
+little overlap leaves to be found after these is coarse, and not for the network to learn."""
 
 HELD_OUT_RISE = 0.02
 """Nats per held-out pixel above the lowest likelihood loss, at which projections whose number is
@@ -366,7 +370,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             self._transfer,
         )
         bar = tqdm(
-            range(self.n_projections()),
+            range(self.n_projections(split)),
             desc="projections" if split is None else f"projections without split {split + 1}",
             leave=False,
             disable=self.pbar.disable,
@@ -428,9 +432,10 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         in_nats = self.options.loss_function == LossFunctions.POISSON
         return HELD_OUT_RISE if open_ and in_nats else math.inf
 
-    def n_projections(self) -> int:
-        """The options' number, that after which the held-out pixels were predicted best if they
-        ended the projections, or one that grows with the root of the counts per object pixel.
+    def n_projections(self, split: int | None = None) -> int:
+        """Of everything, or without a split: the options' number, that after which the held-out
+        pixels were predicted best if they ended the projections, or one that grows with the root of
+        the counts per object pixel.
 
         An iteration follows finer differences of the likelihood the later it comes, as 1 / k^2,
         and light tells noise from object down to differences of 1 / counts.
@@ -442,6 +447,8 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         n_pixels = float((self.model.coverage > 0.5).sum())
         divided = self._transfer_floor is not None
         factor, fewest, most = PROJECTIONS_DIVIDED if divided else PROJECTIONS
+        if divided and split is not None:
+            most = SPLIT_PROJECTIONS
         return int(min(max(factor * math.sqrt(counts / n_pixels), fewest), most))
 
     def run_post_projection_hooks(self) -> None:
