@@ -800,6 +800,13 @@ def test_projections_end_where_no_step_lowers_the_loss(monkeypatch):
     assert np.linalg.norm(objects[0] - objects[1]) < 0.01 * np.linalg.norm(objects[1] - 1)
 
 
+def test_plenty_of_light_asks_for_more_projections_of_everything_than_of_splits(dim, simulated):
+    bright = make_task(default_options(num_epochs=0), simulated.scan).reconstructor
+    assert (bright.n_projections(), bright.n_projections(split=0)) == (200, 120)
+    faint = make_task(default_options(num_epochs=0), dim.scan).reconstructor
+    assert 60 <= faint.n_projections() == faint.n_projections(split=0) < 120
+
+
 def test_projections_go_back_to_where_held_out_pixels_were_predicted_best(dim, monkeypatch):
     monkeypatch.setattr("ptychi_neural.reconstructor.HELD_OUT_RISE", 1e-3)
     options = default_options(num_epochs=0)
