@@ -161,34 +161,40 @@ def _text(
 
 def _errors(suite: Suite, table: pd.DataFrame) -> pd.DataFrame:
     """One row for each point of the axes: bar, ratio to the best baseline, errors, time."""
-    axes, first = list(suite.axes), next(iter(suite.engines))
+    axes = list(suite.axes)
     errors = side_by_side(table, axes, "error")
-    ours = table[table["engine"] == first].set_index(axes).reindex(errors.set_index(axes).index)
-    position = len(axes)
+    asked = [_asked(suite, labels) for labels in errors[axes].itertuples(index=False)]
+    engines, bars = zip(*asked)
+    ours = table.set_index([*axes, "engine"]).reindex(
+        [(*labels, engine) for labels, engine in zip(errors[axes].itertuples(index=False), engines)]
+    )
+    columns: dict[str, Any] = {}
     if "ratio" in table:
-        errors.insert(position, f"{first} / best baseline", ours["ratio"].to_numpy())
-        bars = [_bar(suite, labels) for labels in errors[axes].itertuples(index=False)]
+        columns = {"engine": engines, "error / best baseline": ours["ratio"].to_numpy()}
         if not np.isnan(bars).all():
             met = np.where(ours["ratio"] <= bars, "yes", "no")
             unknown = np.isnan(bars) | ours["ratio"].isna()
-            errors.insert(position, "bar", bars)
-            errors.insert(position + 2, "met", np.where(unknown, "-", met))
-    errors[f"{first}, s"] = ours["engine_seconds"].to_numpy()
+            columns |= {"bar": bars, "met": np.where(unknown, "-", met)}
+    columns["seconds"] = ours["engine_seconds"].to_numpy()
+    for position, (name, values) in enumerate(columns.items(), len(axes)):
+        errors.insert(position, name, values)
     recorded = table["cells"].str.split("/", expand=True).astype(int)
     sums = recorded.groupby([table[name] for name in axes], sort=False).sum().astype(str)
     errors["cells"] = (sums[0] + "/" + sums[1]).to_numpy()
     return errors
 
 
-def _bar(suite: Suite, labels: Sequence[str]) -> float:
-    """The bar at a point of all axes; NaN where there is none."""
+def _asked(suite: Suite, labels: Sequence[str]) -> tuple[str, float]:
+    """The engine that is compared at a point of all axes, and its bar; NaN where there is none."""
     points = [
         point
         for (points, label) in zip(suite.axes.values(), labels)
         for point in points
         if point.label == label
     ]
-    return min((point.bar for point in points if point.bar is not None), default=np.nan)
+    engines = [point.engine for point in points if point.engine is not None]
+    bars = [point.bar for point in points if point.bar is not None]
+    return next(iter([*engines, *suite.engines])), min(bars, default=np.nan)
 
 
 def _draw(

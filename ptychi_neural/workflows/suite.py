@@ -64,8 +64,10 @@ class Point(_Model):
     """Takes the place of the suite's."""
 
     bar: float | None = Field(default=None, gt=0)
-    """The largest ratio of its error to that of the best baseline that is asked of the suite's
-    first engine here."""
+    """The largest ratio of its error to that of the best baseline that is asked of ``engine``."""
+
+    engine: Label | None = None
+    """The one that is compared with the best baseline here. None: the suite's first."""
 
 
 class Variant(_Model):
@@ -171,6 +173,11 @@ class Suite(_Model):
             ("reduced.seeds", self.reduced.seeds, self.seeds),
             ("reduced.engines", self.reduced.engines, self.engines),
             ("reduced.axes", self.reduced.axes, axes),
+            *(
+                (f"axes.{k}.{point.label}.engine", point.engine and [point.engine], self.engines)
+                for k, points in self.axes.items()
+                for point in points
+            ),
             *((f"reduced.axes.{k}", v, axes.get(k, ())) for k, v in self.reduced.axes.items()),
         ]
         problems = [
