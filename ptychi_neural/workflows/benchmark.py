@@ -32,11 +32,9 @@ from ptychi_neural.workflows.benchmark_record import (
     Record,
     RingCurve,
     Score,
-    device_name,
     peak_memory_mib,
     read_record,
     reset_peak_memory,
-    versions,
 )
 from ptychi_neural.workflows.benchmark_report import write_report
 from ptychi_neural.workflows.engines import (
@@ -47,6 +45,7 @@ from ptychi_neural.workflows.engines import (
     hold_out,
     run_engine,
 )
+from ptychi_neural.workflows.provenance import device_name, versions
 from ptychi_neural.workflows.reconstruct import is_refined, load
 from ptychi_neural.workflows.suite import Cell, Suite, changed, read_suite, run_file
 
@@ -284,7 +283,7 @@ def _run(plan: _Plan, scan: Scan, reference: Reference | None) -> Record:
         settings=plan.stated,
         settings_hash=plan.settings_hash,
         versions=versions(),
-        device=device_name(),
+        device=device_name(torch.get_default_device()),
         threads=torch.get_num_threads(),
         started=started.isoformat(timespec="seconds"),
         engine_seconds=run.last.seconds,

@@ -1,17 +1,12 @@
 """What a benchmark keeps of a cell: one JSON file of what was run, on what, and what came of it."""
 
 import contextlib
-import platform
-import subprocess
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-import ptychi_neural
 from ptychi_neural.io.hdf5 import replacing
 
 
@@ -153,27 +148,6 @@ def read_record(path: Path) -> Record:
         ) from None
 
 
-@cache
-def versions() -> dict[str, str | None]:
-    """Versions of what computes, and the commit of this package."""
-    packages = ("ptychi", "neuraloperator", "numpy")
-    return {
-        "python": platform.python_version(),
-        "ptychi_neural": ptychi_neural.__version__,
-        "commit": _commit(),
-        "torch": torch.__version__,  # with the build, for a CPU or a CUDA version
-        **{package: version(package) for package in packages},
-    }
-
-
-def device_name() -> str:
-    """The device that pty-chi has chosen."""
-    device = torch.get_default_device()
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({platform.processor() or platform.machine()})"
-
-
 def reset_peak_memory() -> None:
     """Let ``peak_memory_mib`` count from here on, where the system can."""
     if torch.cuda.is_available():
@@ -191,19 +165,3 @@ def peak_memory_mib() -> float:
         return torch.cuda.max_memory_allocated() / 2**20
     unit = 1 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that this package is in, with "-dirty" if it was changed."""
-    package = Path(ptychi_neural.__file__).parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(package), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-    try:
-        if not git("ls-files", "__init__.py"):
-            return None
-        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
-    except OSError:  # git is not installed
-        return None

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,14 +30,8 @@ from ptychi_neural.workflows.engines import (
     hold_out,
     run_engine,
 )
-from ptychi_neural.workflows.reconstruct import (
-    check_output_folder,
-    is_refined,
-    load,
-    new_folder,
-    provenance,
-    write_json,
-)
+from ptychi_neural.workflows.provenance import provenance, write_json
+from ptychi_neural.workflows.reconstruct import check_output_folder, is_refined, load, new_folder
 
 Target = Scan | NDArray[np.complexfloating] | None
 
@@ -236,7 +229,7 @@ def compare(
 
     scan, target = _load(run)
     pixels = hold_out(scan, held_out, shared.random_seed)
-    started, clock = datetime.now(UTC), time.perf_counter()
+    clock = time.perf_counter()
     runs: list[EngineRun] = []
     refused: dict[str, str] = {}
     for number, (name, chosen) in enumerate(options.items(), start=1):
@@ -267,10 +260,13 @@ def compare(
         refined=any(is_refined(chosen) for chosen in options.values()),
     )
     device = torch.get_default_device()
-    content = provenance(run, started, time.perf_counter() - clock, device) | {
-        "engines": {run.engine: run.settings for run in runs},
-        "stopped": {run.engine: run.stopped for run in runs if run.stopped} | refused,
-    }
+    content = provenance(
+        time.perf_counter() - clock,
+        device,
+        seed=run.options.reconstructor_options.random_seed,
+        engines={run.engine: run.settings for run in runs},
+        stopped={run.engine: run.stopped for run in runs if run.stopped} | refused,
+    )
     with new_folder(folder, overwrite) as temporary:
         run.write(temporary / "run.toml")
         write_json(temporary / "provenance.json", content)

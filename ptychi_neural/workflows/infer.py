@@ -1,7 +1,6 @@
 """Prediction of a scan in files by a trained generator, at once or while it is measured."""
 
 import dataclasses
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,17 +10,18 @@ from typing import Any
 
 import h5py
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from ptychi.utils import rescale_probe
 
-import ptychi_neural
 from ptychi_neural.evaluation.prediction_figures import prediction_figure
 from ptychi_neural.io import Scan, load_scan, read_product, select_frames, write_product
 from ptychi_neural.io.diffraction import PATTERNS, pixel_mask
 from ptychi_neural.io.hdf5 import dataset
 from ptychi_neural.prediction import NeuralPredictor, PredictedObject, PredictionStream
 from ptychi_neural.workflows.attend import interruptible
-from ptychi_neural.workflows.reconstruct import check_output_folder, new_folder, write_json
+from ptychi_neural.workflows.provenance import provenance, write_json
+from ptychi_neural.workflows.reconstruct import check_output_folder, new_folder
 
 BATCH_SIZE = 64
 """Frames that are read and predicted at a time while a scan is followed."""
@@ -260,12 +260,11 @@ def _write(result: InferenceResult, generator: str | Path, overwrite: bool) -> N
             pixel_size_m=result.scan.pixel_size_m,
             mask=prediction.weight > 0.05 * prediction.weight.max(),
         )
-        content = {
-            "command": sys.argv,
-            "generator": str(generator.resolve()),
-            "frames": len(result.scan.positions_px),
-            "mean_reprojection_error": float(prediction.reprojection_error.mean()),
-            "wall_time_s": round(result.seconds, 3),
-            "ptychi_neural_version": ptychi_neural.__version__,
-        }
+        content = provenance(
+            result.seconds,
+            torch.get_default_device(),
+            generator=str(generator.resolve()),
+            frames=len(result.scan.positions_px),
+            mean_reprojection_error=float(prediction.reprojection_error.mean()),
+        )
         write_json(folder / "provenance.json", content)

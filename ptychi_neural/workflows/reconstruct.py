@@ -2,19 +2,13 @@
 
 import copy
 import dataclasses
-import json
 import os
-import platform
 import shutil
-import sys
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -25,7 +19,6 @@ from ptychi.api.options.task import PtychographyTaskOptions
 from ptychi.api.task import PtychographyTask
 from ptychi.utils import orthogonalize_initial_probe
 
-import ptychi_neural
 from ptychi_neural import evaluation
 from ptychi_neural.io import Scan, load_scan, write_product
 from ptychi_neural.io.hdf5 import dataset, opened
@@ -34,6 +27,7 @@ from ptychi_neural.prediction import disagreement
 from ptychi_neural.reconstructor import NeuralReconstructor
 from ptychi_neural.simulation import simulate
 from ptychi_neural.workflows.attend import run_attended
+from ptychi_neural.workflows.provenance import provenance, write_json
 from ptychi_neural.workflows.warm_start import NeuralWarmStartWorkflow
 
 
@@ -154,7 +148,6 @@ def reconstruct(
 
     scan, reference = load(run)
     task = first_task = build_task(run.options, scan, keep=run.chosen)
-    started = datetime.now(UTC)
     clock = time.perf_counter()
     stopped = None
     try:
@@ -199,7 +192,7 @@ def reconstruct(
         metrics=None,
     )
     with new_folder(run.output_folder, overwrite) as folder:
-        _save(result, run, folder, started)
+        _save(result, run, folder)
         if reference is not None:
             refined = any(is_refined(e.options) for e in (run, run.refine) if e is not None)
             free = run.simulation is None or refined
@@ -357,7 +350,7 @@ def new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(earlier)
 
 
-def _save(result: ReconstructionResult, run: RunFile, folder: Path, started: datetime) -> None:
+def _save(result: ReconstructionResult, run: RunFile, folder: Path) -> None:
     losses = list(result.losses[["epoch", "loss"]].itertuples(index=False, name=None))
     write_product(folder / "product.h5", result.scan, losses)
     if result.standard_deviation is not None:
@@ -370,8 +363,13 @@ def _save(result: ReconstructionResult, run: RunFile, folder: Path, started: dat
     run.write(folder / "run.toml")
     result.losses.to_csv(folder / "losses.csv", index=False)
     device = result.task.get_data("object").device
-    content = provenance(run, started, result.seconds, device)
-    content |= {"epochs": len(result.losses), "stopped": result.stopped}
+    content = provenance(
+        result.seconds,
+        device,
+        seed=run.options.reconstructor_options.random_seed,
+        epochs=len(result.losses),
+        stopped=result.stopped,
+    )
     write_json(folder / "provenance.json", content)
 
 
@@ -394,28 +392,3 @@ def _draw(result: ReconstructionResult, run: RunFile, folder: Path) -> None:
         standard_deviation=result.standard_deviation,
         mask=evaluation.scanned_area(result.scan.positions_px, result.scan.object.shape),
     )
-
-
-def provenance(
-    run: RunFile, started: datetime, seconds: float, device: torch.device
-) -> dict[str, Any]:
-    """How a result came about: command, time, seed, device, versions; for ``provenance.json``."""
-    packages = ("torch", "ptychi", "neuraloperator", "numpy")
-    return {
-        "command": sys.argv,
-        "started": started.isoformat(timespec="seconds"),
-        "wall_time_s": round(seconds, 3),
-        "seed": run.options.reconstructor_options.random_seed,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "platform": platform.platform(),
-        "versions": {
-            "python": platform.python_version(),
-            "ptychi_neural": ptychi_neural.__version__,
-            **{package: version(package) for package in packages},
-        },
-    }
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file that is pleasant to read."""
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -8,7 +8,6 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,13 +42,8 @@ from ptychi_neural.training_state import (
     write_state,
 )
 from ptychi_neural.workflows.attend import interruptible
-from ptychi_neural.workflows.reconstruct import (
-    build_task,
-    check_output_folder,
-    load,
-    provenance,
-    write_json,
-)
+from ptychi_neural.workflows.provenance import provenance, write_json
+from ptychi_neural.workflows.reconstruct import build_task, check_output_folder, load
 from ptychi_neural.workflows.training_file import ScanRun, TrainingFile
 
 STATE_KIND = "training on many scans"
@@ -500,13 +494,18 @@ def train(
         folder.mkdir(parents=True)
         training.write(folder / "train.toml")
 
-    run = RunFile("neural", training.options)
     device = torch.get_default_device()
-    started, clock, stopped = datetime.now(UTC), time.perf_counter(), None
+    clock, stopped = time.perf_counter(), None
 
     def write_provenance() -> None:
-        content = provenance(run, started, time.perf_counter() - clock, device)
-        content |= {"epochs": workflow.epoch, "stopped": stopped, "resumed": resume}
+        content = provenance(
+            time.perf_counter() - clock,
+            device,
+            seed=options.random_seed,
+            epochs=workflow.epoch,
+            stopped=stopped,
+            resumed=resume,
+        )
         write_json(folder / "provenance.json", content)
 
     write_provenance()

@@ -1,0 +1,69 @@
+"""How results came about: command, time, device, versions."""
+
+import json
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ptychi_neural
+
+
+def provenance(seconds: float, device: torch.device, **details: Any) -> dict[str, Any]:
+    """Of a run of this process that took so long, for ``provenance.json``."""
+    return {
+        "command": sys.argv,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "wall_time_s": round(seconds, 3),
+        "device": device_name(device),
+        "platform": platform.platform(),
+        "versions": versions(),
+        **details,
+    }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file that is pleasant to read."""
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def device_name(device: torch.device) -> str:
+    """A device as its maker calls it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.processor() or platform.machine()})"
+
+
+@cache
+def versions() -> dict[str, str | None]:
+    """Versions of what computes, and the commit of this package."""
+    packages = ("ptychi", "neuraloperator", "numpy")
+    return {
+        "python": platform.python_version(),
+        "ptychi_neural": ptychi_neural.__version__,
+        "commit": _commit(),
+        "torch": torch.__version__,  # with the build, for a CPU or a CUDA version
+        **{package: version(package) for package in packages},
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this package is in, with "-dirty" if it was changed."""
+    package = Path(ptychi_neural.__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    try:
+        if not git("ls-files", "__init__.py"):
+            return None
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
+    except OSError:  # git is not installed
+        return None
