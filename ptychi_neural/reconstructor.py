@@ -232,10 +232,10 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         Best is what predicts the held-out pixels best; without any, what was reached last.
         """
         self.forward_model.zero_grad()  # An interrupted batch leaves gradients.
-        self._begin_run()
+        self.begin_run()
         n_epochs = self.n_epochs if n_epochs is None else n_epochs
         try:
-            self._run_start(with_splits=n_epochs > 0)
+            self.run_start(with_splits=n_epochs > 0)
             self._fit_normalization()
             super().run(n_epochs, *args, **kwargs)
         except _NothingBetter:
@@ -243,7 +243,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         finally:
             self._end_run()
 
-    def _begin_run(self) -> None:
+    def begin_run(self) -> None:
         """Go from physical units to working units, unless that is where the last run ended."""
         group = self.parameter_group
         self._patience_from = self.current_epoch
@@ -295,7 +295,8 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             "probe": self.parameter_group.probe.data.detach(),
         }
 
-    def _fitted(self) -> dict[str, ReconstructParameter]:
+    def fitted(self) -> dict[str, ReconstructParameter]:
+        """What a run changes beside the network, by name."""
         group = self.parameter_group
         return {
             "object": group.object,
@@ -308,13 +309,13 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
     def _state(self) -> dict[str, Any]:
         """Copies of all that is fitted, in working units."""
         state: dict[str, Any] = {
-            name: parameter.data.detach().clone() for name, parameter in self._fitted().items()
+            name: parameter.data.detach().clone() for name, parameter in self.fitted().items()
         }
         state["generator"] = copy.deepcopy(self.parameter_group.generator.network.state_dict())
         return state
 
     def _load_state(self, state: dict[str, Any]) -> None:
-        for name, parameter in self._fitted().items():
+        for name, parameter in self.fitted().items():
             parameter.set_data(state[name])
         self.parameter_group.generator.network.load_state_dict(state["generator"])
 
@@ -340,21 +341,31 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
 
     # --- the start -------------------------------------------------------------------------
 
-    def _run_start(self, with_splits: bool) -> None:
+    def run_start(self, with_splits: bool) -> None:
         """Accelerated projections, once, before the first epoch: of everything, then without each
         split, with the probe that the first have found."""
         if self.options.start.n_iterations == 0:
             return
         if self._unprojected is None:
             self._unprojected = self.model.start_object
-            self._project(None, self._unprojected)
+            self.project(None, self._unprojected)
         pixels = self.model.pixels
         if with_splits and not self._splits_started and pixels is not None and pixels.n_splits > 1:
             self._splits_started = True
             for split in range(pixels.n_splits):
-                self._project(split, self._unprojected)
+                self.project(split, self._unprojected)
 
-    def _project(self, split: int | None, from_object: Tensor) -> None:
+    def project(self, split: int | None, from_object: Tensor) -> None:
+        """Accelerated projections of everything, or without a split; what they find becomes the
+        generator's start.
+
+        Parameters
+        ----------
+        split : int or None
+            The split whose pixels are not seen.
+        from_object : Tensor
+            (1, H, W) complex object to begin with.
+        """
         probe, plan = self.parameter_group.probe, self.parameter_group.probe.optimization_plan
         if self._transfer is None and self._transfer_floor is not None:
             self._transfer = ContrastTransfer(

@@ -102,7 +102,7 @@ def reconstructor_state(reconstructor: NeuralReconstructor, generator: bool = Tr
         Whether the generator and its optimiser belong to the state.
     """
     group, model = reconstructor.parameter_group, reconstructor.model
-    parameters = reconstructor._fitted()
+    parameters = reconstructor.fitted()
     loader = _loader(reconstructor)
     sampler = loader.batch_sampler
     state: State = {
@@ -137,7 +137,7 @@ def restore_reconstructor(reconstructor: NeuralReconstructor, state: State) -> N
             f"{_counts(reconstructor)}: load the same frames."
         )
     group, model = reconstructor.parameter_group, reconstructor.model
-    parameters = reconstructor._fitted()
+    parameters = reconstructor.fitted()
     device = group.object.data.device
     try:
         for name, parameter in parameters.items():

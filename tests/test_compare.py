@@ -266,7 +266,7 @@ def test_time_may_be_up_in_the_projections_without_a_split(run, simulated, monke
     def now():
         return 1e9 if done[-1:] == [1] else 0.0
 
-    projected = NeuralReconstructor._project
+    projected = NeuralReconstructor.project
     monkeypatch.setattr(NeuralReconstructor, "_project", project)
     monkeypatch.setattr("ptychi_neural.workflows.engines.time.perf_counter", now)
     held_out = hold_out(simulated.scan, 0.1)

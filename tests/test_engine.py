@@ -228,7 +228,7 @@ def test_probe_and_object_alone_reproduce_the_measured_counts(simulated):
     with torch.no_grad():
         everything = torch.arange(len(task.dataset))
         predicted = super(type(model), model).forward(everything)
-        task.reconstructor._begin_run()
+        task.reconstructor.begin_run()
         by_generator = model(everything).intensities
         task.reconstructor._end_run()
     torch.testing.assert_close(predicted, by_generator, rtol=1e-3, atol=1e-3)

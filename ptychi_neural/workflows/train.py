@@ -239,11 +239,11 @@ class MultiscanTrainingWorkflow:
         if state is not None:
             restore_reconstructor(reconstructor, state)
             return reconstructor
-        reconstructor._begin_run()
+        reconstructor.begin_run()
         if self.scans[name].fresh:
             self._start_fresh(reconstructor)
         else:
-            reconstructor._run_start(with_splits=True)
+            reconstructor.run_start(with_splits=True)
         return reconstructor
 
     def _start_fresh(self, reconstructor: NeuralReconstructor) -> None:
@@ -253,9 +253,9 @@ class MultiscanTrainingWorkflow:
         reconstructor.current_epoch = self.epoch
         first = len(self.table) == 0
         if pixels is None or first or reconstructor.parameter_group.probe.optimizable:
-            reconstructor._run_start(with_splits=False)
+            reconstructor.run_start(with_splits=False)
         if pixels is not None and reconstructor.options.start.n_iterations != 0:
-            reconstructor._project(self.epoch % pixels.n_splits, unprojected)
+            reconstructor.project(self.epoch % pixels.n_splits, unprojected)
 
     def _make_room(self) -> None:
         trained = [name for name in self._tasks if name != VALIDATION]
