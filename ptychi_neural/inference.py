@@ -116,10 +116,11 @@ def check_patch_shape(
 ) -> None:
     """Refuse patterns of a size for which the generator was not made.
 
-    An unrolled generator works on the object, of any size. A one-shot generator passes from one
-    size to another, frames being the same field of view sampled more or less finely, where what it
-    sees lies in real space as what it predicts does (a pattern's pixels are reciprocal to those of
-    its patch: no resampling serves both), and nothing but spectral layers and 1x1 convolutions
+    An unrolled generator works on the object, of any size, at the pixel size of its training: at
+    another its convolutions err more, its spectral layers less so. A one-shot generator passes from
+    one size to another, frames being the same field of view sampled more or less finely, where what
+    it sees lies in real space as what it predicts does (a pattern's pixels are reciprocal to those
+    of its patch: no resampling serves both), and nothing but spectral layers and 1x1 convolutions
     works on the new grid. The cascade's convolutional refiner keeps the grid of its training.
 
     Parameters
@@ -156,6 +157,6 @@ def check_patch_shape(
         f"The generator (architecture {options.architecture.value!r}) was trained with frames of "
         f"{trained[0]} x {trained[1]} pixels and cannot work with {patch_shape[0]} x "
         f"{patch_shape[1]}: {why}. Crop or bin the frames alike, train a generator for this size, "
-        "or one that takes any: generator.architecture = 'unrolled', or 'cascaded' with "
-        "lifter = 'backprojection', block = 'fno' and shallow_cnn = False."
+        "or one that takes any: generator.architecture = 'unrolled' (at the same pixel size), or "
+        "'cascaded' with lifter = 'backprojection', block = 'fno' and shallow_cnn = False."
     )

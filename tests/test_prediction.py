@@ -362,11 +362,11 @@ def test_an_unrolled_generator_is_unsure_where_orientations_and_splits_differ(sc
 # --- frames of another size ----------------------------------------------------------------
 
 
-def resampled(n):
+def resampled(n, pixel=None):
     """36 noise-free frames of n x n of the same object, illuminated by the same probe, with
-    object pixels of 16 / n."""
-    pixel = 16 / n
-    size = round(40 / pixel)
+    object pixels of 16 / n unless said."""
+    pixel = pixel or 16 / n
+    size = round(24 / pixel) + n
     y, x = (np.indices((size, size)) - (size - 1) / 2) * pixel
     phase = 0.6 * np.sin(2 * np.pi * y / 9 + 0.4) * np.cos(2 * np.pi * x / 11)
     object_ = (1 - 0.1 * np.cos(2 * np.pi * (x + y) / 13)) * np.exp(1j * phase)
@@ -403,23 +403,20 @@ def relative_error(predicted, truth):
 
 
 @pytest.mark.parametrize(
-    "chosen",
-    [
-        SPECTRAL,
-        {"architecture": "unrolled"},
-    ],
-    ids=lambda chosen: chosen["architecture"],
+    ("chosen", "pixel"),
+    [(SPECTRAL, 0.5), ({"architecture": "unrolled"}, 1.0)],
+    ids=["spectral at twice the resolution", "unrolled with twice the field of view"],
 )
-def test_frames_of_twice_the_resolution_are_predicted_with_an_error_of_the_same_size(
-    chosen, tmp_path
+def test_frames_of_twice_the_size_are_predicted_with_an_error_of_the_same_size(
+    chosen, pixel, tmp_path
 ):
     task = resampled_task(options_of(**chosen), 16)
     task.run(20)
     task.reconstructor.save_generator(tmp_path / "g.safetensors")
     predictor = predictor_of(tmp_path / "g.safetensors")
     errors = []
-    for n in (16, 32):
-        patterns, positions, probe, truth = resampled(n)
+    for n, pixel_of_frame in ((16, 1.0), (32, pixel)):
+        patterns, positions, probe, truth = resampled(n, pixel_of_frame)
         predicted = predictor.reconstruct(patterns, positions, probe, truth.shape)
         errors.append(relative_error(predicted, truth))
     empty = dataclasses.replace(predicted, object=np.ones_like(predicted.object))
