@@ -267,7 +267,7 @@ def test_time_may_be_up_in_the_projections_without_a_split(run, simulated, monke
         return 1e9 if done[-1:] == [1] else 0.0
 
     projected = NeuralReconstructor.project
-    monkeypatch.setattr(NeuralReconstructor, "_project", project)
+    monkeypatch.setattr(NeuralReconstructor, "project", project)
     monkeypatch.setattr("ptychi_neural.workflows.engines.time.perf_counter", now)
     held_out = hold_out(simulated.scan, 0.1)
     options = engine_options("neural", run)

@@ -331,7 +331,8 @@ def held_out_likelihood(
     Returns
     -------
     float
-        In nats per pixel and frame; not finite where the prediction is not.
+        In nats per pixel and frame; not finite where the prediction is not, nan where nothing is
+        held out.
     """
     options = options or PtychographyTaskOptions()
     model = build_forward_model(
@@ -349,7 +350,8 @@ def held_out_likelihood(
     counts = scan.patterns[:, held_out].astype(np.float64)
     with np.errstate(all="ignore"):
         mean = np.concatenate(predicted) * (scan.patterns[:, kept].sum(dtype=np.float64) / total)
-        return float((mean - xlogy(counts, mean + POISSON_EPS) + gammaln(counts + 1)).mean())
+        losses = mean - xlogy(counts, mean + POISSON_EPS) + gammaln(counts + 1)
+    return float(losses.mean()) if losses.size else np.nan
 
 
 def object_error(
