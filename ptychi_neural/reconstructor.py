@@ -3,7 +3,8 @@
 import copy
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,6 +39,7 @@ from ptychi_neural.physics.forward_model import (
     ScanOperators,
     ScanPatches,
 )
+from ptychi_neural.physics.halves import interleaved_halves
 from ptychi_neural.physics.losses import MeanLoss, build_loss_function, losses_of_pixels
 from ptychi_neural.physics.projections import AcceleratedProjections
 from ptychi_neural.physics.total_variation import WEIGHTS, denoised
@@ -52,6 +54,9 @@ transfer: so many times the root of the counts per object pixel, but at least an
 SPLIT_PROJECTIONS = 120
 """At most, without a split, where the options leave the number open and updates are divided: what
 little overlap leaves to be found after these is coarse, and not for the network to learn."""
+
+SHARE_OF_HALVES = 0.75
+"""Of the projections, where they alternate between halves of the scan: the last see all of it."""
 
 HELD_OUT_RISE = 0.02
 """Nats per held-out pixel above the lowest likelihood loss, at which projections whose number is
@@ -127,6 +132,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         group.object.options.remove_object_probe_ambiguity.enabled = False
         self._unprojected: Tensor | None = None
         self._transfer: ContrastTransfer | None = None
+        self._halves: tuple[Tensor, Tensor] | None = None
         self._splits_started = False
         self._n_projected: int | None = None
         self._total_variation = options.start.total_variation
@@ -231,17 +237,18 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
 
         Best is what predicts the held-out pixels best; without any, what was reached last.
         """
-        self.forward_model.zero_grad()  # An interrupted batch leaves gradients.
-        self.begin_run()
-        n_epochs = self.n_epochs if n_epochs is None else n_epochs
-        try:
-            self.run_start(with_splits=n_epochs > 0)
-            self._fit_normalization()
-            super().run(n_epochs, *args, **kwargs)
-        except _NothingBetter:
-            logger.info("Epoch %d: the held-out pixels tell to stop.", self.current_epoch)
-        finally:
-            self._end_run()
+        with _without_default_device():
+            self.forward_model.zero_grad()  # An interrupted batch leaves gradients.
+            self.begin_run()
+            n_epochs = self.n_epochs if n_epochs is None else n_epochs
+            try:
+                self.run_start(with_splits=n_epochs > 0)
+                self._fit_normalization()
+                super().run(n_epochs, *args, **kwargs)
+            except _NothingBetter:
+                logger.info("Epoch %d: the held-out pixels tell to stop.", self.current_epoch)
+            finally:
+                self._end_run()
 
     def begin_run(self) -> None:
         """Go from physical units to working units, unless that is where the last run ended."""
@@ -367,9 +374,12 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             (1, H, W) complex object to begin with.
         """
         probe, plan = self.parameter_group.probe, self.parameter_group.probe.optimization_plan
+        if self._halves is None and self.options.start.alternate_halves:
+            self._halves = interleaved_halves(self.model.positions(self.model.everything))
         if self._transfer is None and self._transfer_floor is not None:
+            frames = self._halves or (self.model.everything,)
             self._transfer = ContrastTransfer(
-                self.model, from_object, self.batch_size, self._transfer_floor
+                self.model, from_object, frames, self.batch_size, self._transfer_floor
             )
         self.model.split = split
         projections = AcceleratedProjections(
@@ -379,9 +389,12 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             self.batch_size,
             self.loss_function,
             self._transfer,
+            self._halves,
         )
+        n_projections = self.n_projections(split)
+        n_of_halves = int(SHARE_OF_HALVES * n_projections) if self._halves is not None else 0
         bar = tqdm(
-            range(self.n_projections(split)),
+            range(n_projections),
             desc="projections" if split is None else f"projections without split {split + 1}",
             leave=False,
             disable=self.pbar.disable,
@@ -391,12 +404,13 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             for iteration in bar:
                 before = (iteration, projections.object, probe.data.clone())
                 loss = projections.iterate(
-                    update_probe=split is None and probe.optimizable and iteration >= plan.start
+                    update_probe=split is None and probe.optimizable and iteration >= plan.start,
+                    part=iteration % 2 if iteration < n_of_halves else -1,
                 )
                 if not math.isnan(loss):
                     bar.set_postfix_str(f"held-out loss {loss:.5g}")
                 if split is None:
-                    self.parameter_group.object.set_data(self._denoised(projections.object))
+                    self.parameter_group.object.set_data(projections.object)
                     self._record("projections", iteration, loss)
                     self.run_post_projection_hooks()
                 else:
@@ -420,6 +434,11 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
                 self.parameter_group.object.set_data(self.model.start_object)
             else:
                 self.model.start_objects[split] = self._denoised(projections.object)
+
+    def denoise_object(self) -> None:
+        """Denoise the task's object while it is projected, as it will be when projections end."""
+        object_ = self.parameter_group.object
+        object_.set_data(self._denoised(object_.data))
 
     def _denoised(self, object_: Tensor) -> Tensor:
         return denoised(object_, self._total_variation or 0.0)
@@ -662,6 +681,20 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             overwrite=overwrite,
             epochs=self.current_epoch,
         )
+
+
+@contextmanager
+def _without_default_device() -> Iterator[None]:
+    """On a CPU, run without the default device that pty-chi sets: torch looks after it in every
+    call, which on small scans takes a tenth of the time, and its own default is the same."""
+    on_cpu = torch.get_default_device().type == "cpu"
+    if on_cpu:
+        torch.set_default_device(None)
+    try:
+        yield
+    finally:
+        if on_cpu:
+            torch.set_default_device("cpu")
 
 
 def _batch_size(dataset: PtychographyDataset, options: NeuralReconstructorOptions) -> int:

@@ -16,6 +16,7 @@ import ptychi_neural.api as napi
 from ptychi_neural.evaluation import align, complex_error, scanned_area
 from ptychi_neural.inference import load_generator
 from ptychi_neural.physics import projections
+from ptychi_neural.physics.forward_model import NeuralForwardModel
 from ptychi_neural.physics.total_variation import WEIGHTS
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
 
@@ -766,6 +767,32 @@ def test_dividing_by_the_contrast_transfer_reaches_coarse_phase_sooner(step_px, 
         task.run()
         errors.append(error_of(task, simulated))
     assert errors[1] < largest_ratio * errors[0]
+
+
+def test_moments_and_halves_reach_coarse_phase_in_a_fraction_of_the_time(monkeypatch):
+    """Seven scans of 400 frames at 1e3 photons came, in the median, to .16 in 16 iterations without
+    the moments, to .11 with them and with halves; to .12 in 32 without."""
+    simulated = simulate(SimulationOptions(seed=202, photons_per_frame=1e3, object={"kind": "lines"}))
+    errors, n_frames = [], [0]
+    count = NeuralForwardModel.exit_wave_correction
+
+    def counted(self, indices, *args, **kwargs):
+        n_frames[-1] += len(indices)
+        return count(self, indices, *args, **kwargs)
+
+    monkeypatch.setattr(NeuralForwardModel, "exit_wave_correction", counted)
+    for moment_iterations, alternate_halves in ((0, False), (5, False), (5, True)):
+        options = default_options(num_epochs=0)
+        start = options.reconstructor_options.start
+        start.n_iterations, start.total_variation = 16, 0.0
+        start.moment_iterations, start.alternate_halves = moment_iterations, alternate_halves
+        task = make_task(options, simulated.scan)
+        n_frames.append(0)
+        task.run()
+        errors.append(error_of(task, simulated))
+    assert errors[1] < 0.8 * errors[0]
+    assert errors[2] < 1.1 * errors[1]
+    assert n_frames[3] < 0.7 * n_frames[2]
 
 
 def test_bright_scans_go_on_converging_where_losses_differ_in_their_last_digits():

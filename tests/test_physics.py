@@ -13,7 +13,9 @@ import ptychi_neural.api as napi
 from ptychi_neural.physics import projections
 from ptychi_neural.physics.contrast_transfer import ContrastTransfer
 from ptychi_neural.physics.forward_model import MODULUS_FLOOR, ExitWaveCorrection
+from ptychi_neural.physics.halves import interleaved_halves
 from ptychi_neural.physics.losses import MeanLoss, build_loss_function, losses_of_pixels
+from ptychi_neural.physics.moments import FLOOR, STEP, FirstMoments
 from ptychi_neural.physics.pixel_splits import PixelSplits
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
 from ptychi_neural.workflows.reconstruct import build_task
@@ -492,3 +494,100 @@ def test_scan_scope_stitches_the_latest_patches_of_the_other_positions():
     stitched = model.stitch(members, new)
     torch.testing.assert_close(stitched, expected.object(model.start_object))
     torch.testing.assert_close(model.scan_patches.total.weighted_patches, expected[0])
+
+
+def on_raster(patterns_of, n=13, step=4, size=24):
+    """A float64 task with a defocused probe on a raster; its patterns come from the patches of
+    (n^2, size, size) probes that ``patterns_of`` multiplies with its object's."""
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    probe = np.exp(-(x**2 + y**2) / 40) * np.exp(0.03j * (x**2 + y**2))
+    side = (n - 1) * step + size + 4
+    corners = np.stack(np.meshgrid(np.arange(n), np.arange(n), indexing="ij"), -1).reshape(-1, 2)
+    corners = corners * step + 2
+    row, column = np.mgrid[:side, :side]
+    object_ = patterns_of(row / side, column / side)
+    waves = np.stack([probe * object_[i : i + size, j : j + size] for i, j in corners])
+    options = napi.NeuralPtychographyOptions()
+    reconstructor = options.reconstructor_options
+    reconstructor.default_dtype = "float64"
+    reconstructor.default_device = "cpu"
+    reconstructor.validation.held_out = 0
+    options.probe_options.optimizable = False
+    where = corners - corners.mean(axis=0)
+    task = PtychographyTask(
+        options,
+        diffraction_data=np.fft.fftshift(np.abs(np.fft.fft2(waves)) ** 2, axes=(1, 2)),
+        object_data=np.ones((1, side, side), dtype=complex),
+        probe_data=probe[None, None],
+        probe_position_x_px=where[:, 1],
+        probe_position_y_px=where[:, 0],
+    )
+    return task, object_
+
+
+def moments_of_a_flat_object(task):
+    model = task.reconstructor.forward_model
+    moments = FirstMoments(model)
+    indices = model.everything
+    correction = model.exit_wave_correction(indices, model.start_patches(indices))
+    positions = model.positions(indices)
+    lacking = moments.accumulate(correction, model.measured_patterns(indices), positions)
+    return moments, lacking.detach(), model.illumination(correction.probe, positions)
+
+
+def test_moments_tell_the_slope_of_the_phase():
+    task, _ = on_raster(lambda y, x: np.exp(1j * (9 * y - 5 * x)))
+    _, lacking, illumination = moments_of_a_flat_object(task)
+    side = len(illumination)
+    bright = illumination > 0.5 * illumination.max()
+    slope = (lacking[0] / illumination)[bright]
+    torch.testing.assert_close(slope.real, torch.full_like(slope.real, 9 / side), rtol=1e-2, atol=0)
+    torch.testing.assert_close(
+        slope.imag, torch.full_like(slope.real, -5 / side), rtol=1e-2, atol=0
+    )
+
+
+def test_coarse_phase_is_found_from_the_moments():
+    task, object_ = on_raster(lambda y, x: np.exp(0.5j * np.cos(6 * y) * np.sin(5 * x + 1)))
+    moments, lacking, illumination = moments_of_a_flat_object(task)
+    bright = (illumination > 0.5 * illumination.max()).numpy()
+    found = moments.phase(lacking, illumination).detach().numpy()[bright]
+    true = np.angle(object_)[bright]
+    assert np.corrcoef(found, true)[0, 1] > 0.97
+    slope = np.polyfit(true, found, 1)[0]
+    assert 0.5 < slope / (STEP / (1 + FLOOR)) < 1  # less towards the rim
+
+
+def test_moments_of_pixels_that_may_not_be_seen_count_as_predicted():
+    task, _ = on_raster(lambda y, x: np.exp(9j * y))
+    _, whole, _ = moments_of_a_flat_object(task)
+    model = task.reconstructor.forward_model
+    model.dataset.valid_pixel_mask = torch.zeros_like(model.dataset.valid_pixel_mask)
+    _, blind, _ = moments_of_a_flat_object(task)
+    assert blind.abs().max() < 1e-9 * whole.abs().max()
+
+
+def test_halves_of_a_raster_are_the_fields_of_a_chequerboard():
+    y, x = (index.flatten() for index in torch.meshgrid(*2 * [torch.arange(9)], indexing="ij"))
+    order = torch.randperm(81, generator=torch.Generator().manual_seed(0))
+    positions = 3.0 * torch.stack([y, x], -1)[order]
+    for half in interleaved_halves(positions):
+        assert ((y + x)[order][half] % 2).unique().numel() == 1
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), min_size=2, max_size=60),
+    st.integers(0, 1),
+)
+@settings(deadline=None, max_examples=40)
+def test_halves_share_all_frames_and_neighbours_are_parted(points, far):
+    positions = torch.tensor(points, dtype=torch.float64)
+    positions[::2] += 1000.0 * far
+    first, second = interleaved_halves(positions)
+    assert sorted([*first.tolist(), *second.tolist()]) == list(range(len(points)))
+    for i in set(first.tolist()):
+        distances = (positions - positions[i]).norm(dim=1)
+        distances[i] = torch.inf
+        nearest = (distances == distances.min()).nonzero()[:, 0]
+        if len(nearest) == 1:  # It is then the spanning tree's neighbour.
+            assert nearest[0] in second

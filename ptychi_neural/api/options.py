@@ -98,7 +98,7 @@ class UnrolledOptions(Options):
 
     symmetric: bool = True
     """Train in random orientations (flips, transposition) of the object, and average the
-    correction over all eight when it is applied."""
+    correction over two of them when it is applied."""
 
     n_splits: int = PydanticField(default=4, ge=1, le=100)
     """Splits of the measured pixels. In each epoch the network sees a start and updates made
@@ -272,6 +272,15 @@ class StartOptions(Options):
     transfer_floor: float | None = PydanticField(default=0.1, gt=0)
     """With a known probe, updates are divided by the scan's contrast transfer plus this, so that
     coarse phase, which the data tell least of, comes as fast as the rest. None: not divided."""
+
+    moment_iterations: int = PydanticField(default=0, ge=0)
+    """With a known probe and patterns of the far field, so many early iterations also turn the
+    object by the coarse phase that the patterns' first moments tell of (differential phase
+    contrast): 16 iterations come as far as 32 without. 0: none."""
+
+    alternate_halves: bool = False
+    """All iterations but the last quarter see every second frame, in turn with the others: half the
+    time, and the same object where half of the frames still overlap well."""
 
     total_variation: float | None = PydanticField(default=None, ge=0)
     """Weight of total-variation denoising of real and imaginary part of the projected object

@@ -28,6 +28,10 @@ from ptychi_neural.generators.unet import UNet
 ORIENTATIONS = 8
 """Of a square: flips along both axes and the transposition."""
 
+AVERAGED = (0, 7)
+"""Orientations in which the network sees an object when it is applied: as it is, and transposed
+with both flips. All eight err 0.1 % less, in four times the time."""
+
 RESIDUAL_GAIN = 0.3
 """Of a residual branch's last convolution at first."""
 
@@ -141,7 +145,7 @@ class Unrolled(SavedTensors):
         elif torch.is_grad_enabled():
             orientations = [int(torch.randint(ORIENTATIONS, (1,), device="cpu"))]
         else:
-            orientations = list(range(ORIENTATIONS))
+            orientations = list(AVERAGED)
         correction = torch.stack(
             [_turned_back(network(_turned(features, o)[None])[0], o) for o in orientations]
         ).mean(0)

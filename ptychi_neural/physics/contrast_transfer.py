@@ -6,6 +6,8 @@ add up to 1. Projections approach coarse phase as slowly as its response is smal
 response, the update approaches all frequencies alike.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -32,6 +34,8 @@ class ContrastTransfer:
         Operators, probe and positions.
     object_ : Tensor
         (1, H, W) complex object; the flat one has its mean amplitude.
+    frames : sequence of Tensor
+        Indices of the frames with which each draw in turn is measured.
     batch_size : int
         Number of patterns that are projected at a time, to bound the memory.
     floor : float
@@ -39,10 +43,15 @@ class ContrastTransfer:
     """
 
     def __init__(
-        self, forward_model: NeuralForwardModel, object_: Tensor, batch_size: int, floor: float
+        self,
+        forward_model: NeuralForwardModel,
+        object_: Tensor,
+        frames: Sequence[Tensor],
+        batch_size: int,
+        floor: float,
     ) -> None:
         self.model = forward_model
-        self.batches = forward_model.everything.split(batch_size)
+        self.batches = [of_draw.split(batch_size) for of_draw in frames]
         positions = forward_model.positions(forward_model.everything)
         weight = forward_model.consistency.total_weight(positions)
         self.window = coverage(weight, RIM)
@@ -59,11 +68,13 @@ class ContrastTransfer:
         generator = torch.Generator(device="cpu").manual_seed(0)
         shape = (2, *self.rings.shape)
         response = torch.zeros(2, int(self.rings.max()) + 1)
-        for _ in range(N_DRAWS):
+        for draw in range(N_DRAWS):
             white = torch.randn(shape, generator=generator, device="cpu").to(frequency)
             contrast = torch.fft.ifft2(torch.fft.fft2(white) / (frequency + 0.01)).real
             contrast *= PROBING_CONTRAST * self.window / contrast.std()
-            update = self._update_towards(flat * (1 + torch.complex(*contrast)), flat) / flat
+            batches = self.batches[draw % len(self.batches)]
+            update = self._update_towards(flat * (1 + torch.complex(*contrast)), flat, batches)
+            update = update / flat
             answer = self.window * torch.view_as_real(update[0]).movedim(-1, 0)
             product = torch.fft.fft2(answer) * torch.fft.fft2(contrast).conj()
             response.index_add_(1, self.rings.flatten(), product.real.flatten(1))
@@ -71,14 +82,16 @@ class ContrastTransfer:
         total = response.sum(0)
         return torch.where(total > 0, response / total, 0.5)
 
-    def _update_towards(self, other: Tensor, object_: Tensor) -> Tensor:
+    def _update_towards(
+        self, other: Tensor, object_: Tensor, batches: Sequence[Tensor]
+    ) -> Tensor:
         """Update of an object where the intensities of another are measured."""
         model = self.model
         total = Canvas(torch.zeros_like(object_), torch.zeros_like(self.window))
-        for batch in self.batches:
+        for batch in batches:
             positions = model.positions(batch)
             patches, others = (model.consistency.extract(o, positions) for o in (object_, other))
-            measured = model.exit_wave_correction(batch, others).predicted
+            measured = model.intensities_of(batch, others)
             correction = model.exit_wave_correction(batch, patches, measured)
             total = total + model.place_correction(correction, positions)
         return model.object_update(total)

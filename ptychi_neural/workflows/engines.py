@@ -538,7 +538,7 @@ class _Watch:
                 n_projections = reconstructor.n_projections()
                 n_total += n_projections
                 assembly_stride = reconstructor.options.consistency.canvas_update_stride
-                look = self._look(n_projections, n_total)
+                look = self._look(n_projections, n_total, finish=reconstructor.denoise_object)
                 watched.enter_context(after(reconstructor, "run_post_projection_hooks", look))
                 stop = self._stop_out_of_time
                 watched.enter_context(after(reconstructor, "run_post_update_hooks", stop))
@@ -558,8 +558,15 @@ class _Watch:
             self.snapshots.append(self._snapshot())
         return stopped
 
-    def _look(self, length: int, n_total: int, multiple_of: int = 1) -> Callable[[], None]:
-        """What follows each of ``length`` iterations: a snapshot after every so many."""
+    def _look(
+        self,
+        length: int,
+        n_total: int,
+        multiple_of: int = 1,
+        finish: Callable[[], None] = lambda: None,
+    ) -> Callable[[], None]:
+        """What follows each of ``length`` iterations: after every so many a snapshot of what
+        ``finish`` has made of the object."""
         stride = multiple_of * -(-length // (multiple_of * self.n_snapshots))
         n_done = 0
 
@@ -572,6 +579,7 @@ class _Watch:
                 if not self.task.get_data(name).isfinite().all():
                     raise _Diverged(f"the {name} became NaN or infinite in epoch {self.epoch}")
             if n_done % stride == 0:
+                finish()
                 self.snapshots.append(self._snapshot())
             if self.seconds >= self.max_seconds and self.epoch < n_total:
                 raise _OutOfTime

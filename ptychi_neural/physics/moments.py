@@ -1,0 +1,106 @@
+"""Coarse phase from the first moments of the patterns.
+
+The mean spatial frequency of an exit wave, which is its pattern's first moment, is the mean
+gradient of its phase, weighted with its intensity (Waddell & Chapman, Optik 54, 83 (1979); Mueller
+et al., Nat. Commun. 5, 5653 (2014)). So where the object's phase still lacks delta, measured and
+predicted moments differ by the mean of grad delta: what is coarse, and what intensities hardly tell
+of, the moments tell at once. Their differences, stitched like patches, are integrated to delta
+(Lazic et al., Ultramicroscopy 160, 265 (2016)).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ptychi_neural.physics.forward_model import ExitWaveCorrection, NeuralForwardModel
+
+STEP = 0.5
+"""Share of the phase found that is taken: projections find a part of it in the same iteration."""
+
+FLOOR = 0.3
+"""Added to the response, by spatial frequency, of the stitched gradients to those of the object."""
+
+RIM = 0.1
+"""Illumination, relative to its maximum, below which gradients are taken to be smaller."""
+
+
+class FirstMoments:
+    """Phase that an object lacks, by the moments of measured and predicted patterns.
+
+    Parameters
+    ----------
+    forward_model : NeuralForwardModel
+        Operators, probe and positions; patterns are those of the far field.
+    """
+
+    def __init__(self, forward_model: NeuralForwardModel) -> None:
+        self.model = forward_model
+        intensity = self._intensity = forward_model.probe.get_all_mode_intensity()
+        ky, kx = _frequencies(tuple(intensity.shape))
+        self._coordinates = torch.stack([torch.ones_like(ky), ky, kx], -1).flatten(0, 1)
+        shape = forward_model.start_object.shape[-2:]
+        # Twice averaged with the probe's intensity: when measured, and when stitched.
+        response = torch.fft.fft2(intensity / intensity.sum(), s=shape).abs().square()
+        ky, kx = _frequencies(tuple(shape))
+        square = ky.square() + kx.square()
+        square[0, 0] = 1.0
+        integration = STEP / (square * (response + FLOOR))
+        self._integration = torch.stack([-1j * ky * integration, -1j * kx * integration])
+
+    def accumulate(
+        self, correction: ExitWaveCorrection, measured: Tensor, positions: Tensor
+    ) -> Tensor:
+        """Sum over some patterns of what their moments lack, weighted with the probe's intensity.
+
+        Pixels that may not be seen count as predicted.
+
+        Parameters
+        ----------
+        correction : ExitWaveCorrection
+            Predicted counts, and which pixels may be seen.
+        measured : Tensor
+            (n, h, w) counts.
+        positions : Tensor
+            (n, 2) positions.
+
+        Returns
+        -------
+        Tensor
+            (1, H, W) complex, along y + i along x.
+        """
+        predicted = correction.predicted
+        unpredicted = torch.where(correction.seen, measured - predicted, 0.0)
+        of_predicted = predicted.flatten(1) @ self._coordinates
+        of_measured = of_predicted + unpredicted.flatten(1) @ self._coordinates
+        mean = of_predicted[:, 1:] / of_predicted[:, :1]
+        # Relative to the mean counts, not to the frame's own: an empty frame tells nothing.
+        counts = of_measured[:, :1]
+        lacking = torch.complex(*((of_measured[:, 1:] - counts * mean) / counts.mean()).unbind(1))
+        weighted = lacking[:, None, None, None] * self._intensity
+        return self.model.consistency.place(weighted, positions)
+
+    def phase(self, lacking: Tensor, illumination: Tensor) -> Tensor:
+        """Phase by which the object is to be turned.
+
+        Parameters
+        ----------
+        lacking : Tensor
+            (1, H, W) sum over the patterns.
+        illumination : Tensor
+            (H, W) sum of the probe's intensity under them.
+
+        Returns
+        -------
+        Tensor
+            (H, W) in radians.
+        """
+        gradient = lacking[0] / (illumination + RIM * illumination.max())
+        spectra = torch.fft.fft2(torch.view_as_real(gradient).movedim(-1, 0))
+        return torch.fft.ifft2((self._integration * spectra).sum(0)).real
+
+
+def _frequencies(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """(h, w) spatial frequencies along y and x in radians per pixel, as an FFT orders them."""
+    ky, kx = (2 * math.pi * torch.fft.fftfreq(n) for n in shape)
+    return torch.meshgrid(ky, kx, indexing="ij")  # type: ignore[return-value]
