@@ -772,7 +772,9 @@ def test_dividing_by_the_contrast_transfer_reaches_coarse_phase_sooner(step_px, 
 def test_moments_and_halves_reach_coarse_phase_in_a_fraction_of_the_time(monkeypatch):
     """Seven scans of 400 frames at 1e3 photons came, in the median, to .16 in 16 iterations without
     the moments, to .11 with them and with halves; to .12 in 32 without."""
-    simulated = simulate(SimulationOptions(seed=202, photons_per_frame=1e3, object={"kind": "lines"}))
+    simulated = simulate(
+        SimulationOptions(seed=202, photons_per_frame=1e3, object={"kind": "lines"})
+    )
     errors, n_frames = [], [0]
     count = NeuralForwardModel.exit_wave_correction
 

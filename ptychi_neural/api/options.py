@@ -98,7 +98,11 @@ class UnrolledOptions(Options):
 
     symmetric: bool = True
     """Train in random orientations (flips, transposition) of the object, and average the
-    correction over two of them when it is applied."""
+    correction over them when it is applied."""
+
+    averaged_orientations: int = PydanticField(default=8, ge=1, le=8)
+    """Of the eight. A network that was fitted to one scan errs up to 4 % less with all of them than
+    with two, one that was trained on many scans less than 1 %."""
 
     n_splits: int = PydanticField(default=4, ge=1, le=100)
     """Splits of the measured pixels. In each epoch the network sees a start and updates made

@@ -82,9 +82,7 @@ class ContrastTransfer:
         total = response.sum(0)
         return torch.where(total > 0, response / total, 0.5)
 
-    def _update_towards(
-        self, other: Tensor, object_: Tensor, batches: Sequence[Tensor]
-    ) -> Tensor:
+    def _update_towards(self, other: Tensor, object_: Tensor, batches: Sequence[Tensor]) -> Tensor:
         """Update of an object where the intensities of another are measured."""
         model = self.model
         total = Canvas(torch.zeros_like(object_), torch.zeros_like(self.window))

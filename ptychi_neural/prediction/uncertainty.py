@@ -113,9 +113,7 @@ def orientation_variance(network: Unrolled, operators: PhysicsOperators) -> Tens
     """(H, W) variance of the objects predicted in the orientations, if there are several."""
     if not network.options.symmetric:
         return None
-    objects = torch.stack(
-        [network(operators, orientation)[0] for orientation in range(ORIENTATIONS)]
-    )
+    objects = torch.stack([network(operators, orientation)[0] for orientation in ORIENTATIONS])
     return objects.var(0, correction=0)
 
 
