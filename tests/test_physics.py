@@ -403,7 +403,8 @@ def test_contrast_transfer_agrees_with_that_of_one_frame_in_numpy():
     options.reconstructor_options.default_device = "cpu"
     task = build_task(options, simulated.scan)
     model = task.reconstructor.model
-    amplitude, phase = ContrastTransfer(model, model.start_object, 30, floor=0.1).response
+    frames = [model.everything]
+    amplitude, phase = ContrastTransfer(model, model.start_object, frames, 30, floor=0.1).response
     assert torch.allclose(amplitude + phase, torch.ones_like(phase))
     assert amplitude[0] > 0.97
     probe = simulated.scan.probe[0, 0]
