@@ -341,8 +341,8 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             y_true = self.model.measured_patterns(batch)
             y_pred = self.model.intensities_of(batch, self.model.start_patches(batch))
             mask = self._loss_pixels(batch, y_true)
-            measured += float(y_true[mask].sum(dtype=torch.float64))
-            predicted += float(y_pred[mask].sum(dtype=torch.float64))
+            measured += float(torch.where(mask, y_true, 0.0).sum(dtype=torch.float64))
+            predicted += float(torch.where(mask, y_pred, 0.0).sum(dtype=torch.float64))
         scale = self.parameter_group.intensity_scale
         scale.set_data(scale.data + torch.tensor(measured / predicted).log())
 

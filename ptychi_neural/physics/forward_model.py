@@ -451,12 +451,13 @@ class ScanOperators:
     def __init__(self, forward_model: NeuralForwardModel, members: Tensor) -> None:
         self.forward_model = forward_model
         self.members = members
+        self._coverage = forward_model.coverage
 
     def start(self) -> Tensor:
         return self.forward_model.start_object
 
     def coverage(self) -> Tensor:
-        return self.forward_model.coverage
+        return self._coverage
 
     def update(self, object_: Tensor) -> Tensor:
         model = self.forward_model

@@ -160,7 +160,8 @@ class AcceleratedProjections:
         length = SHORT_STEP if update_probe else self._step
         new = self.object + length * update
         if moments is not None:
-            turn = torch.exp(1j * moments.phase(lacking, illumination))
+            phase = moments.phase(lacking, illumination)
+            turn = torch.polar(torch.ones_like(phase), phase)
             new, self._last_object = turn * new, turn * self._last_object
             self._losses = [math.inf] * len(self.frames)
         self.object, self._last_object = self._ahead(new, self._last_object), new
