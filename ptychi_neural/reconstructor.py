@@ -55,7 +55,7 @@ SPLIT_PROJECTIONS = 120
 """At most, without a split, where the options leave the number open and updates are divided: what
 little overlap leaves to be found after these is coarse, and not for the network to learn."""
 
-SHARE_OF_HALVES = 0.75
+SHARE_OF_HALVES = 0.85
 """Of the projections, where they alternate between halves of the scan: the last see all of it."""
 
 HELD_OUT_RISE = 0.02

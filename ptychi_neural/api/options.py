@@ -283,7 +283,7 @@ class StartOptions(Options):
     contrast): 16 iterations come as far as 32 without. 0: none."""
 
     alternate_halves: bool = False
-    """All iterations but the last quarter see every second frame, in turn with the others: half the
+    """All iterations but the last few see every second frame, in turn with the others: half the
     time, and the same object where half of the frames still overlap well."""
 
     total_variation: float | None = PydanticField(default=None, ge=0)

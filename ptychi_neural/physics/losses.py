@@ -9,6 +9,9 @@ from torch import Tensor
 
 POISSON_EPS = 1e-6
 
+BRIGHT = 1e3
+"""Counts: up to here, the mean of 1e4 losses in single precision errs by less than 1e-5."""
+
 
 def build_loss_function(choice: LossFunctions) -> torch.nn.Module:
     """Loss function of (predicted, measured) intensities, averaged over pixels.
@@ -26,11 +29,13 @@ def build_loss_function(choice: LossFunctions) -> torch.nn.Module:
 
 
 def losses_of_pixels(loss_function: torch.nn.Module, predicted: Tensor, measured: Tensor) -> Tensor:
-    """(n, h, w) losses that a loss function averages, in double precision: of bright patterns, one
-    digit of a single is more than what is to be told apart."""
+    """(n, h, w) losses that a loss function averages; of bright patterns in double precision, where
+    one digit of a single is more than what is to be told apart."""
     of_pixels = copy.copy(loss_function)
     of_pixels.reduction = "none"  # type: ignore[assignment]
-    losses: Tensor = of_pixels(predicted.double(), measured.double())
+    if measured.max() > BRIGHT:
+        predicted, measured = predicted.double(), measured.double()
+    losses: Tensor = of_pixels(predicted, measured)
     return losses
 
 
@@ -42,7 +47,7 @@ class MeanLoss:
 
     def add(self, losses: Tensor, pixels: Tensor) -> None:
         """Take in (n, h, w) losses at the chosen ones of (n, h, w) or (h, w) pixels."""
-        self._total += float(torch.where(pixels, losses, 0.0).sum())
+        self._total += float(torch.where(pixels, losses, 0.0).sum(dtype=torch.float64))
         self._n_pixels += int(pixels.expand(losses.shape).sum())
 
     @property
