@@ -111,7 +111,9 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         check_data(parameter_group, dataset)
         options = copy.copy(options)
         if options.generator.checkpoint is not None:
-            options.generator, options.start = self._as_trained(options)
+            options.generator, options.start = self._as_trained(
+                options, parameter_group.probe.optimizable
+            )
         if options.batch_size is None:
             options.batch_size = _batch_size(dataset, options)
         group = NeuralParameterGroup.extend(
@@ -148,7 +150,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
 
     @staticmethod
     def _as_trained(
-        options: NeuralReconstructorOptions,
+        options: NeuralReconstructorOptions, refines_probe: bool
     ) -> tuple[GeneratorOptions, StartOptions]:
         """Options of generator and projections, with what comes with the trained generator."""
         path = cast(str, options.generator.checkpoint)
@@ -161,6 +163,8 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         if options.start != start:
             return generator, options.start
         start.load_from_dict(metadata["start"] | {"from_empty": start.from_empty})
+        if refines_probe and start.n_iterations != 0:
+            start.n_iterations = None  # A probe yet to be found takes longer than that of training.
         return generator, start
 
     @staticmethod
@@ -374,7 +378,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             (1, H, W) complex object to begin with.
         """
         probe, plan = self.parameter_group.probe, self.parameter_group.probe.optimization_plan
-        if self._halves is None and self.options.start.alternate_halves:
+        if self._halves is None and self.options.start.alternate_halves and not probe.optimizable:
             self._halves = interleaved_halves(self.model.positions(self.model.everything))
         if self._transfer is None and self._transfer_floor is not None:
             frames = self._halves or (self.model.everything,)

@@ -624,6 +624,8 @@ def test_a_saved_generator_brings_its_structure_and_its_projections(simulated, t
     options = napi.NeuralPtychographyOptions()
     generator = options.reconstructor_options.generator
     generator.checkpoint, generator.unrolled.n_splits = str(path), 2
+    assert make_task(options, simulated.scan).reconstructor.n_projections() > 3  # refines the probe
+    options.probe_options.optimizable = False
     task = make_task(options, simulated.scan)
     in_use = task.reconstructor.options.generator
     assert (in_use.width, in_use.unrolled.n_layers, in_use.unrolled.n_splits) == (6, 1, 2)

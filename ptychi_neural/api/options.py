@@ -166,7 +166,7 @@ class GeneratorOptions(ParameterOptions):
     """A generator saved with ``save_generator``, to start from instead of random weights. What
     makes up the network (architecture, width, number of layers) is taken from there; set to
     something else than saved it is an error. The projections are those of its training, unless
-    ``start`` is set."""
+    ``start`` is set; their number is left open where the probe is refined."""
 
     cascaded: CascadedOptions = field(default_factory=CascadedOptions)
 
@@ -283,8 +283,8 @@ class StartOptions(Options):
     contrast): 16 iterations come as far as 32 without. 0: none."""
 
     alternate_halves: bool = False
-    """All iterations but the last few see every second frame, in turn with the others: half the
-    time, and the same object where half of the frames still overlap well."""
+    """With a known probe, all iterations but the last few see every second frame, in turn with the
+    others: half the time, and the same object where half of the frames still overlap well."""
 
     total_variation: float | None = PydanticField(default=None, ge=0)
     """Weight of total-variation denoising of real and imaginary part of the projected object

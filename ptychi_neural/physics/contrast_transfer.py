@@ -89,7 +89,7 @@ class ContrastTransfer:
         for batch in batches:
             positions = model.positions(batch)
             patches, others = (model.consistency.extract(o, positions) for o in (object_, other))
-            measured = model.intensities_of(batch, others)
+            measured = model.exit_wave_correction(batch, others).predicted
             correction = model.exit_wave_correction(batch, patches, measured)
             total = total + model.place_correction(correction, positions)
         return model.object_update(total)

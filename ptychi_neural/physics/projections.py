@@ -93,9 +93,8 @@ class AcceleratedProjections:
             self._lowered = build_loss_function(LossFunctions.MSE_SQRT)
         self.transfer = transfer
         self.moments: FirstMoments | None = None
-        if transfer is not None and isinstance(
-            forward_model.free_space_propagator, FourierPropagator
-        ):
+        far_field = isinstance(forward_model.free_space_propagator, FourierPropagator)
+        if options.moment_iterations > 0 and transfer is not None and far_field:
             self.moments = FirstMoments(forward_model)
         self.n_iterated = 0
         self.n_done = 0
@@ -107,14 +106,14 @@ class AcceleratedProjections:
 
     @torch.no_grad()
     def iterate(self, update_probe: bool, part: int = -1) -> float:
-        """One iteration over the whole scan.
+        """One iteration.
 
         Parameters
         ----------
         update_probe : bool
             Whether the probe is refined too.
         part : int
-            0 or 1: over one of the halves instead.
+            0 or 1: over one of the halves; -1: over everything.
 
         Returns
         -------
