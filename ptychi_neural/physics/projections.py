@@ -147,9 +147,8 @@ class AcceleratedProjections:
             if update_probe:
                 probe_change += model.probe_update(batch, patches, correction)
                 exposure += patches[:, 0].abs().square().sum(0)
-        if self._illuminations[part] is None:
-            self._illuminations[part] = illumination
-        illumination = self._illuminations[part]
+        known = self._illuminations[part]
+        self._illuminations[part] = illumination = illumination if known is None else known
         update = model.object_update(Canvas(updates, illumination))
         if self.transfer is not None:
             update = self.transfer.divide(update, self.object)
