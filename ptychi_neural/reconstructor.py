@@ -380,29 +380,12 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         probe, plan = self.parameter_group.probe, self.parameter_group.probe.optimization_plan
         if self._halves is None and self.options.start.alternate_halves and not probe.optimizable:
             self._halves = interleaved_halves(self.model.positions(self.model.everything))
-        if self._transfer is None and self._transfer_floor is not None:
-            frames = self._halves or (self.model.everything,)
-            self._transfer = ContrastTransfer(
-                self.model, from_object, frames, self.batch_size, self._transfer_floor
-            )
         self.model.split = split
-        projections = AcceleratedProjections(
-            self.model,
-            from_object,
-            self.options.start,
-            self.batch_size,
-            self.loss_function,
-            self._transfer,
-            self._halves,
-        )
+        projections = self._projections(from_object, self._halves)
         n_projections = self.n_projections(split)
         n_of_halves = int(SHARE_OF_HALVES * n_projections) if self._halves is not None else 0
-        bar = tqdm(
-            range(n_projections),
-            desc="projections" if split is None else f"projections without split {split + 1}",
-            leave=False,
-            disable=self.pbar.disable,
-        )
+        without = "" if split is None else f" without split {split + 1}"
+        bar = self._bar(n_projections, f"projections{without}")
         lowest, best = math.inf, (0, projections.object, probe.data)
         try:
             for iteration in bar:
@@ -438,6 +421,27 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
                 self.parameter_group.object.set_data(self.model.start_object)
             else:
                 self.model.start_objects[split] = self._denoised(projections.object)
+
+    def _projections(
+        self, from_object: Tensor, halves: tuple[Tensor, Tensor] | None
+    ) -> AcceleratedProjections:
+        if self._transfer is None and self._transfer_floor is not None:
+            frames = halves or (self.model.everything,)
+            self._transfer = ContrastTransfer(
+                self.model, from_object, frames, self.batch_size, self._transfer_floor
+            )
+        return AcceleratedProjections(
+            self.model,
+            from_object,
+            self.options.start,
+            self.batch_size,
+            self.loss_function,
+            self._transfer,
+            halves,
+        )
+
+    def _bar(self, length: int, name: str) -> tqdm:
+        return tqdm(range(length), desc=name, leave=False, disable=self.pbar.disable)
 
     def denoise_object(self) -> None:
         """Denoise the task's object while it is projected, as it will be when projections end."""
@@ -657,6 +661,30 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             total = canvas if total is None else total + canvas
         assert total is not None
         return total.object(self.model.start_object)
+
+    @torch.no_grad()
+    def objects_without_parts(self) -> list[Tensor]:
+        """(1, H, W) objects that an unrolled generator makes without each split of the pixels it
+        was fitted with or, where it was not fitted, without each half of the projected frames."""
+        model, network = self.model, self.parameter_group.generator.network
+        splits = [split for split in model.start_objects if split is not None]
+        objects, starts = [], model.start_objects
+        try:
+            for model.split in splits:
+                objects.append(network(ScanOperators(model, model.everything)))
+            model.split = None
+            if splits or self._unprojected is None:
+                return objects
+            halves = interleaved_halves(model.positions(model.everything))
+            for part, frames in enumerate(halves):
+                projections = self._projections(self._unprojected, halves)
+                for _ in self._bar(self.n_projections(), f"projections of half {part + 1}"):
+                    projections.iterate(update_probe=False, part=part)
+                model.start_objects = {None: self._denoised(projections.object)}
+                objects.append(network(ScanOperators(model, frames)))
+            return objects
+        finally:
+            model.split, model.start_objects = None, starts
 
     # --- saving ----------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import ptychi_neural.api as napi
 from ptychi_neural.cli import app
+from ptychi_neural.evaluation import align, scanned_area
 from ptychi_neural.io import empty_object, read_product, write_diffraction, write_product
 from ptychi_neural.physics.forward_model import ScanOperators
 from ptychi_neural.prediction import disagreement
@@ -330,10 +331,10 @@ def test_the_standard_deviation_is_that_of_overlapping_patches(one_shot, scan):
 def test_an_unrolled_generator_is_unsure_where_orientations_and_splits_differ(scan):
     task = make_task(options_of(architecture="unrolled"), scan)
     task.run(0)
-    untrained = disagreement(task.reconstructor.model)
+    untrained = disagreement(task.reconstructor)
     assert untrained.max() == 0
     task.run(5)
-    assert disagreement(task.reconstructor.model).max() > 1e-5
+    assert disagreement(task.reconstructor).max() > 1e-5
 
     options = options_of(architecture="unrolled")
     options.reconstructor_options.start.n_iterations = 5
@@ -342,7 +343,6 @@ def test_an_unrolled_generator_is_unsure_where_orientations_and_splits_differ(sc
     task = make_task(options, scan)
     task.run(0)
     model = task.reconstructor.model
-    assert disagreement(model).isnan().all()
     task.run(3)
     objects = []
     for split in range(3):
@@ -353,10 +353,33 @@ def test_an_unrolled_generator_is_unsure_where_orientations_and_splits_differ(sc
     o = torch.stack(objects).numpy()
     jackknife = np.sqrt(2 / 3 * (np.abs(o - o.mean(0)) ** 2).sum(0))
     covered = model.coverage.numpy() > 0.9
-    predicted = disagreement(model).numpy()[covered]
+    predicted = disagreement(task.reconstructor).numpy()[covered]
     # Of the parts' common phase, which the prediction removes, there is little here.
     np.testing.assert_allclose(np.median(predicted), np.median(jackknife[covered]), rtol=0.1)
     assert np.corrcoef(predicted, jackknife[covered])[0, 1] > 0.9
+
+
+def test_the_deviation_of_an_object_that_was_not_fitted_is_that_of_half_scans():
+    """Four seeds gave 1.14 to 1.21 times the error: half of the light costs more than noise."""
+    raster = Raster(n_y=9, n_x=9)
+    simulated = simulate(SimulationOptions(seed=5, photons_per_frame=300, scan=raster))
+    options = options_of(architecture="unrolled")
+    options.probe_options.optimizable = False
+    options.reconstructor_options.generator.unrolled.symmetric = False
+    options.reconstructor_options.start.n_iterations = 20
+    task = make_task(options, simulated.scan)
+    task.run(0)
+    reconstructor = task.reconstructor
+    before = reconstructor.model.start_object
+    deviation = disagreement(reconstructor).numpy()
+    assert reconstructor.model.start_object is before
+    area = scanned_area(simulated.scan.positions_px, deviation.shape)
+    aligned = align(
+        task.get_data_to_cpu("object", True)[0], simulated.truth.object[0], mask=area
+    ).aligned
+    error = np.abs(aligned - simulated.truth.object[0])
+    ratio = np.sqrt(np.mean(deviation[area] ** 2) / np.mean(error[area] ** 2))
+    assert 0.8 < ratio < 1.5
 
 
 # --- frames of another size ----------------------------------------------------------------

@@ -149,7 +149,7 @@ class NeuralPredictor:
         return PredictedObject(
             object=object_.numpy(force=True),
             weight=weight.numpy(force=True),
-            standard_deviation=disagreement(model).float().numpy(force=True),
+            standard_deviation=disagreement(task.reconstructor).float().numpy(force=True),
             reprojection_error=error.numpy(force=True),
             probe=task.get_data("probe").numpy(force=True),
         )

@@ -6,9 +6,9 @@ stitch,
     std = sqrt(sum_j w_j |o_j - o|^2 / sum_j w_j),     o = sum_j w_j o_j / sum_j w_j.
 
 An unrolled generator makes one object, not patches. Its parts are the predictions in the eight
-orientations of a square and, where it was fitted with splits of the pixels, those without the
-pixels of one split, whose spread is the jackknife's standard error (Efron & Stein, Annals of
-Statistics 9, 586 (1981)).
+orientations of a square and those without a part of the data, whose spread is the jackknife's
+standard error (Efron & Stein, Annals of Statistics 9, 586 (1981)): without the pixels of one split,
+where it was fitted with splits, else without one half of the frames.
 """
 
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from ptychi_neural.generators import Unrolled
 from ptychi_neural.generators.unrolled import ORIENTATIONS, PhysicsOperators
 from ptychi_neural.physics.consistency import COVERAGE_FLOOR, Canvas
 from ptychi_neural.physics.forward_model import NeuralForwardModel, ScanOperators
+from ptychi_neural.reconstructor import NeuralReconstructor
 
 LEAST_OVERLAP = 1e-6
 """By how much (sum w)^2 / sum w^2 exceeds 1 where more than one frame counts."""
@@ -70,21 +71,22 @@ def overlap_sums(model: NeuralForwardModel, patches: Tensor, positions: Tensor) 
 
 
 @torch.no_grad()
-def disagreement(model: NeuralForwardModel) -> Tensor:
+def disagreement(reconstructor: NeuralReconstructor) -> Tensor:
     """Standard deviation of the predictions that make up the scan's object, pixel by pixel.
 
     Parameters
     ----------
-    model : NeuralForwardModel
-        Forward model of a task whose generator is trained, ``task.reconstructor.model``.
+    reconstructor : NeuralReconstructor
+        Of a task that has run, with a trained generator.
 
     Returns
     -------
     Tensor
         (H, W) in units of the object; nan where there is nothing to compare: fewer than two
-        frames overlap, or an unrolled generator that is neither symmetric nor was fitted with
-        splits.
+        frames overlap, or an unrolled generator that is neither symmetric nor has seen parts of
+        the data.
     """
+    model = reconstructor.model
     split, network = model.split, model.generator.network
     model.split = None
     try:
@@ -92,7 +94,7 @@ def disagreement(model: NeuralForwardModel) -> Tensor:
             everything = ScanOperators(model, model.everything)
             parts = (
                 orientation_variance(network, everything),
-                _split_variance(network, model, everything),
+                _jackknife(reconstructor.objects_without_parts(), network(everything), everything),
             )
             known = [part for part in parts if part is not None]
             if not known:
@@ -117,22 +119,15 @@ def orientation_variance(network: Unrolled, operators: PhysicsOperators) -> Tens
     return objects.var(0, correction=0)
 
 
-def _split_variance(
-    network: Unrolled, model: NeuralForwardModel, everything: PhysicsOperators
-) -> Tensor | None:
-    """(H, W) squared standard error by the jackknife, if splits have their own start."""
-    splits = [split for split in model.start_objects if split is not None]
-    if len(splits) < 2:
+def _jackknife(objects: list[Tensor], whole: Tensor, operators: PhysicsOperators) -> Tensor | None:
+    """(H, W) squared standard error of an object, by those made without each part of the data."""
+    if not objects:
         return None
-    objects = []
-    whole = network(everything)
-    for model.split in splits:
-        object_ = network(everything)[0]
-        # Their common phase is free.
-        turn = (object_.conj() * everything.coverage() * whole[0]).sum()
-        objects.append(object_ * turn / turn.abs())
-    model.split = None
-    return (len(splits) - 1) * torch.stack(objects).var(0, correction=0)
+    aligned = []
+    for object_ in objects:  # Their common phase is free.
+        turn = (object_.conj() * operators.coverage() * whole).sum()
+        aligned.append(object_[0] * turn / turn.abs())
+    return (len(aligned) - 1) * torch.stack(aligned).var(0, correction=0)
 
 
 @torch.no_grad()

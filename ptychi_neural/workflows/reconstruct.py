@@ -206,7 +206,7 @@ def _disagreement(task: PtychographyTask) -> NDArray[np.floating] | None:
     reconstructor = task.reconstructor
     if not isinstance(reconstructor, NeuralReconstructor) or not reconstructor.is_trained:
         return None
-    standard_deviation = disagreement(reconstructor.model).numpy(force=True)
+    standard_deviation = disagreement(reconstructor).numpy(force=True)
     return None if np.isnan(standard_deviation).all() else standard_deviation
 
 
