@@ -135,8 +135,7 @@ class PredictionStream:
             network = cast(Unrolled, model.generator.network)
             operators = _SummedOperators(model, self._sums)
             object_, weight = network(operators), self._sums.weight
-            variance = orientation_variance(network, operators)
-            deviation = torch.full_like(weight, torch.nan) if variance is None else variance.sqrt()
+            deviation = orientation_variance(network, operators).sqrt()
         return PredictedObject(
             object=object_.numpy(force=True),
             weight=weight.float().numpy(force=True),

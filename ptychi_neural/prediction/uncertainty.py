@@ -5,10 +5,11 @@ stitch,
 
     std = sqrt(sum_j w_j |o_j - o|^2 / sum_j w_j),     o = sum_j w_j o_j / sum_j w_j.
 
-An unrolled generator makes one object, not patches. Its parts are the predictions in the eight
-orientations of a square and those without a part of the data, whose spread is the jackknife's
-standard error (Efron & Stein, Annals of Statistics 9, 586 (1981)): without the pixels of one split,
-where it was fitted with splits, else without one half of the frames.
+An unrolled generator makes one object, not patches. Its parts are the predictions without a part of
+the data, whose spread is the jackknife's standard error (Efron & Stein, Annals of Statistics 9, 586
+(1981)): without the pixels of one split, where it was fitted with splits, else without one half of
+the projected frames. Where nothing was projected, they are those in the eight orientations of a
+square, which differ by less than the prediction errs.
 """
 
 from typing import NamedTuple
@@ -92,14 +93,12 @@ def disagreement(reconstructor: NeuralReconstructor) -> Tensor:
     try:
         if isinstance(network, Unrolled):
             everything = ScanOperators(model, model.everything)
-            parts = (
-                orientation_variance(network, everything),
-                _jackknife(reconstructor.objects_without_parts(), network(everything), everything),
-            )
-            known = [part for part in parts if part is not None]
-            if not known:
-                return torch.full_like(everything.coverage(), torch.nan)
-            return torch.stack(known).sum(0).sqrt()
+            objects = reconstructor.objects_without_parts()
+            if objects:
+                variance = _jackknife(objects, network(everything), everything)
+            else:
+                variance = orientation_variance(network, everything)
+            return variance.sqrt()
         total: OverlapSums | None = None
         for batch in model.everything.split(model.options.batch_size):
             members, patches, _ = model.generate(batch)
@@ -111,18 +110,16 @@ def disagreement(reconstructor: NeuralReconstructor) -> Tensor:
         model.split = split
 
 
-def orientation_variance(network: Unrolled, operators: PhysicsOperators) -> Tensor | None:
-    """(H, W) variance of the objects predicted in the orientations, if there are several."""
+def orientation_variance(network: Unrolled, operators: PhysicsOperators) -> Tensor:
+    """(H, W) variance of the objects predicted in the orientations; nan if it is to see but one."""
     if not network.options.symmetric:
-        return None
+        return torch.full_like(operators.coverage(), torch.nan)
     objects = torch.stack([network(operators, orientation)[0] for orientation in ORIENTATIONS])
     return objects.var(0, correction=0)
 
 
-def _jackknife(objects: list[Tensor], whole: Tensor, operators: PhysicsOperators) -> Tensor | None:
+def _jackknife(objects: list[Tensor], whole: Tensor, operators: PhysicsOperators) -> Tensor:
     """(H, W) squared standard error of an object, by those made without each part of the data."""
-    if not objects:
-        return None
     aligned = []
     for object_ in objects:  # Their common phase is free.
         turn = (object_.conj() * operators.coverage() * whole).sum()
