@@ -11,7 +11,9 @@ from ptychi_neural.api.options import GeneratorOptions, NeuralReconstructorOptio
 from ptychi_neural.generators import Generator, Unrolled, build_generator
 from ptychi_neural.io.tensors import read_tensors, write_tensors
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+OLDEST_READ = 2
+"""Lacks options of today, whose defaults are what it did."""
 METADATA_KEY = "ptychi_neural"
 
 
@@ -97,11 +99,12 @@ def load_generator(
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such generator; save one with save_generator.")
     metadata, tensors = read_tensors(path, METADATA_KEY, "generator")
-    if (version := metadata["format_version"]) != FORMAT_VERSION:
+    if not OLDEST_READ <= (version := metadata["format_version"]) <= FORMAT_VERSION:
         remedy = "upgrade ptychi_neural" if version > FORMAT_VERSION else "train it anew"
         raise ValueError(
             f"{path}: format {version} was written by ptychi_neural "
-            f"{metadata['ptychi_neural_version']}; this version reads {FORMAT_VERSION}: {remedy}."
+            f"{metadata['ptychi_neural_version']}; this version reads {OLDEST_READ} to "
+            f"{FORMAT_VERSION}: {remedy}."
         )
     options = GeneratorOptions()
     options.load_from_dict(metadata["generator"])

@@ -186,6 +186,19 @@ def test_a_truncated_file_and_one_of_another_format_are_refused(one_shot, tmp_pa
             napi.NeuralPredictor.from_file(path)
 
 
+def test_a_generator_of_the_format_before_predicts_as_it_did(jittered, tmp_path):
+    path, older = tmp_path / "g.safetensors", tmp_path / "older.safetensors"
+    saved(jittered, path, architecture="unrolled")
+    with safe_open(path, framework="pt") as file:
+        metadata = json.loads(file.metadata()["ptychi_neural"])
+    metadata["format_version"] = 2
+    del metadata["generator"]["unrolled"]["averaged_orientations"]
+    del metadata["start"]["moment_iterations"], metadata["start"]["alternate_halves"]
+    save_file(load_file(path), older, metadata={"ptychi_neural": json.dumps(metadata)})
+    objects = [whole(predictor_of(p), jittered).object for p in (path, older)]
+    np.testing.assert_array_equal(*objects)
+
+
 # --- streams -------------------------------------------------------------------------------
 
 
