@@ -134,7 +134,6 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         group.object.options.remove_object_probe_ambiguity.enabled = False
         self._unprojected: Tensor | None = None
         self._transfer: ContrastTransfer | None = None
-        self._halves: tuple[Tensor, Tensor] | None = None
         self._splits_started = False
         self._n_projected: int | None = None
         self._total_variation = options.start.total_variation
@@ -378,12 +377,13 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             (1, H, W) complex object to begin with.
         """
         probe, plan = self.parameter_group.probe, self.parameter_group.probe.optimization_plan
-        if self._halves is None and self.options.start.alternate_halves and not probe.optimizable:
-            self._halves = interleaved_halves(self.model.positions(self.model.everything))
+        halves = None
+        if self.options.start.alternate_halves and not probe.optimizable:
+            halves = interleaved_halves(self.model.positions(self.model.everything))
         self.model.split = split
-        projections = self._projections(from_object, self._halves)
+        projections = self._projections(from_object, halves)
         n_projections = self.n_projections(split)
-        n_of_halves = int(SHARE_OF_HALVES * n_projections) if self._halves is not None else 0
+        n_of_halves = 0 if halves is None else int(SHARE_OF_HALVES * n_projections)
         without = "" if split is None else f" without split {split + 1}"
         bar = self._bar(n_projections, f"projections{without}")
         lowest, best = math.inf, (0, projections.object, probe.data)
