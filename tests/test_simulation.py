@@ -179,6 +179,15 @@ def test_same_seed_gives_the_same_data_and_another_seed_other_data():
     np.testing.assert_array_equal(first.truth.object, again.truth.object)
 
 
+def test_another_noise_seed_exposes_the_same_scan_again():
+    once, again = (small(noise_seed=seed, dead_pixel_fraction=0.05) for seed in (0, 1))
+    valid = once.scan.valid_pixel_mask
+    np.testing.assert_array_equal(once.truth.patterns, again.truth.patterns)
+    np.testing.assert_array_equal(valid, again.scan.valid_pixel_mask)
+    noise, other = ((s.scan.patterns - s.truth.patterns)[:, valid].ravel() for s in (once, again))
+    assert abs(np.corrcoef(noise, other)[0, 1]) < 0.05
+
+
 def test_another_dose_leaves_object_and_positions_as_they_are():
     low, high = small(photons_per_frame=1e2).truth, small(photons_per_frame=1e6).truth
     np.testing.assert_array_equal(low.object, high.object)

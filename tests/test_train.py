@@ -215,7 +215,7 @@ def test_killing_the_process_while_it_saves_never_leaves_an_unreadable_state(tmp
 
 def many_scans(scans_in_memory=8, architecture="unrolled"):
     return napi.MultiscanTrainingWorkflow(
-        [recipe(0), napi.TrainingScan(recipe(1), fresh=True), recipe(2, photons_per_frame=1e3)],
+        [recipe(0), napi.TrainingScan(recipe(1), fresh="object"), recipe(2, photons_per_frame=1e3)],
         recipe(9),
         neural_options(architecture),
         scans_in_memory,
@@ -278,16 +278,35 @@ def test_training_lowers_the_score_of_a_scan_that_it_has_not_seen():
     assert workflow.best_score == scores.min()
 
 
-def test_a_fresh_scan_is_drawn_anew_in_every_epoch_and_others_are_read_once(monkeypatch):
-    loaded = []
+@pytest.fixture
+def loaded(monkeypatch):
+    """(seed, noise_seed) of the simulations that a training asks for."""
+    seeds = []
     load = TRAIN.load
-    monkeypatch.setattr(TRAIN, "load", lambda run: loaded.append(run.simulation.seed) or load(run))
+
+    def noted(run):
+        seeds.append((run.simulation.seed, run.simulation.noise_seed))
+        return load(run)
+
+    monkeypatch.setattr(TRAIN, "load", noted)
+    return seeds
+
+
+def test_a_fresh_scan_is_drawn_anew_in_every_epoch_and_others_are_read_once(loaded):
     workflow = many_scans(architecture="hybrid_uno")
     workflow.run(3)
-    fixed = [seed for seed in loaded if seed in (0, 2, 9)]
-    drawn = [seed for seed in loaded if seed not in (0, 2, 9)]
+    seeds = [seed for seed, _ in loaded]
+    fixed = [seed for seed in seeds if seed in (0, 2, 9)]
+    drawn = [seed for seed in seeds if seed not in (0, 2, 9)]
     assert fixed.count(2) == fixed.count(9) == 1
     assert len(drawn) == len(set(drawn)) == 3
+
+
+def test_fresh_noise_exposes_the_same_scan_again_in_every_epoch(loaded):
+    scan = napi.TrainingScan(recipe(1), fresh="noise")
+    napi.MultiscanTrainingWorkflow([scan], recipe(9), neural_options("hybrid_uno")).run(3)
+    exposed = [noise_seed for seed, noise_seed in loaded if seed == 1]
+    assert len(set(exposed) - {None}) == len(set(exposed)) == 3
 
 
 def test_each_scan_refines_its_own_probe(tmp_path):
@@ -322,8 +341,8 @@ def test_scans_that_cannot_share_a_generator_are_refused():
         napi.MultiscanTrainingWorkflow([recipe(0), other], recipe(9), options).run(1)
     with pytest.raises(ValueError, match="held_out: set it to 0"):
         napi.MultiscanTrainingWorkflow([recipe(0)], recipe(9), neural_options(held_out=0.1))
-    fresh = napi.TrainingScan(simulate(recipe(0)).scan, fresh=True)
-    with pytest.raises(ValueError, match="fresh = True needs SimulationOptions"):
+    fresh = napi.TrainingScan(simulate(recipe(0)).scan, fresh="object")
+    with pytest.raises(ValueError, match="fresh needs SimulationOptions"):
         napi.MultiscanTrainingWorkflow([fresh], recipe(9), options)
 
 
@@ -342,7 +361,7 @@ data = {{ folder = "measured", diffraction = "diffraction.h5", product = "produc
 probe_options = {{ optimizable = true }}
 
 [[scans]]
-fresh = true
+fresh = "object"
 {SIMULATION.replace("SEED", "1")}
 [validation]
 {SIMULATION.replace("SEED", "9")}
@@ -453,12 +472,13 @@ def test_control_c_keeps_what_was_done(training_file, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("fresh = true", "frash = true", "scans.frash: unknown key; did you mean fresh?"),
+        ('fresh = "object"', "frash = true", "scans.frash: unknown key; did you mean fresh?"),
         ("n_y = 6", "n_y = -6", "scans[1].simulation.scan"),
         ('"diffraction.h5"', '"none.h5"', "scans[0].data.diffraction: no file"),
         ("num_epochs = 2", "num_epochs = -2", "reconstructor_options.num_epochs"),
         ('product = "product.h5"', 'product = "product.h5", reference = "x"', "data.reference"),
-        ("probe_options = { optim", "fresh = true #", "scans[0].fresh: needs a simulation"),
+        ('fresh = "object"', 'fresh = "dose"', "scans.fresh: Input should be 'object'"),
+        ("probe_options = { optim", 'fresh = "noise" #', "scans[0].fresh: needs a simulation"),
         ("[validation]", "[probe]", "validation: required"),
         ("scans_in_memory = 1", "scans_in_memory = 0", "training.scans_in_memory"),
         ("[training]", "[trainings]", "trainings"),

@@ -355,6 +355,10 @@ class SimulationOptions(_Model):
     """Everything random follows from it. Object, scan, position errors and detector draw from
     separate streams: another dose leaves the object as it is."""
 
+    noise_seed: int | None = Field(default=None, ge=0)
+    """Seed of the counts alone: the same scan of the same object, exposed again. None: they follow
+    from ``seed``."""
+
     name: str = "simulation"
     """Name of the scan in its files."""
 

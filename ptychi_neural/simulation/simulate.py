@@ -78,6 +78,8 @@ def simulate(options: SimulationOptions) -> SimulatedScan:
     expected *= scale
 
     mask = _draw_mask(options, detector_rng)
+    if options.noise_seed is not None:
+        detector_rng = np.random.default_rng((options.seed, options.noise_seed))
     truth = Scan(
         patterns=expected,
         positions_px=true_positions,

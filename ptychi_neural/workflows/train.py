@@ -44,7 +44,7 @@ from ptychi_neural.training_state import (
 from ptychi_neural.workflows.attend import interruptible
 from ptychi_neural.workflows.provenance import provenance, write_json
 from ptychi_neural.workflows.reconstruct import build_task, check_output_folder, load
-from ptychi_neural.workflows.training_file import ScanRun, TrainingFile
+from ptychi_neural.workflows.training_file import Fresh, ScanRun, TrainingFile
 
 STATE_KIND = "training on many scans"
 VALIDATION = "validation"
@@ -57,8 +57,9 @@ class TrainingScan:
     source: Scan | SimulationOptions | DataSection
     """A scan in memory, a recipe, or files that are read when they are needed."""
 
-    fresh: bool = False
-    """Draw the recipe anew in every epoch: another object, jitter and noise."""
+    fresh: Fresh | None = None
+    """What of a recipe is drawn anew in every epoch: ``"object"``, with its jitter and noise, or
+    ``"noise"`` alone, as if the same scan were exposed again."""
 
     options: napi.NeuralPtychographyOptions | None = None
     """Options of this scan's task; None: those that all share."""
@@ -138,7 +139,7 @@ class MultiscanTrainingWorkflow:
     def _check(self) -> None:
         for name, scan in self.scans.items():
             if scan.fresh and not isinstance(scan.source, SimulationOptions):
-                raise ValueError(f"scan {name}: fresh = True needs SimulationOptions.")
+                raise ValueError(f"scan {name}: fresh needs SimulationOptions to draw from.")
         for options in (self.options, *(scan.options for scan in self.scans.values())):
             if options is not None and options.reconstructor_options.validation.held_out != 0:
                 raise ValueError(
@@ -305,7 +306,8 @@ class MultiscanTrainingWorkflow:
         if isinstance(source, SimulationOptions):
             if scan.fresh:
                 seed = np.random.SeedSequence((source.seed, self.epoch)).generate_state(1)[0]
-                source = source.model_copy(update={"seed": int(seed)})
+                name = "seed" if scan.fresh == "object" else "noise_seed"
+                source = source.model_copy(update={name: int(seed)})
             run.simulation = source
         else:
             run.data = source

@@ -3,7 +3,7 @@
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field
@@ -29,6 +29,9 @@ DEFAULTS: dict[str, Any] = {
 }
 """Where training differs from the engine's defaults: a scan validates, not pixels of each scan,
 and nobody looks at the objects in between."""
+
+
+Fresh = Literal["object", "noise"]
 
 
 class TrainingSection(BaseModel):
@@ -62,8 +65,9 @@ class HeldOutScan(BaseModel):
 class ScanSection(HeldOutScan):
     """``[[scans]]``: a scan to train on."""
 
-    fresh: bool = False
-    """Draw the simulated scan anew in every epoch: another object, jitter and noise."""
+    fresh: Fresh | None = None
+    """What of a simulated scan is drawn anew in every epoch: ``"object"``, with its jitter and
+    noise, or ``"noise"`` alone, as if the same scan were exposed again."""
 
 
 class _Frame(BaseModel):
@@ -86,7 +90,7 @@ class ScanRun:
     run: RunFile
     """What a run file of this scan would say."""
 
-    fresh: bool = False
+    fresh: Fresh | None = None
 
     probe_options: dict[str, Any] = field(default_factory=dict)
 
@@ -96,8 +100,8 @@ class ScanRun:
         section: dict[str, Any] = {
             name: contents[name] for name in ("data", "simulation") if name in contents
         }
-        if self.fresh:
-            section["fresh"] = True
+        if self.fresh is not None:
+            section["fresh"] = self.fresh
         return section | ({"probe_options": self.probe_options} if self.probe_options else {})
 
 
