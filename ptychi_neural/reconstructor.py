@@ -426,10 +426,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         self, from_object: Tensor, halves: tuple[Tensor, Tensor] | None
     ) -> AcceleratedProjections:
         if self._transfer is None and self._transfer_floor is not None:
-            frames = halves or (self.model.everything,)
-            self._transfer = ContrastTransfer(
-                self.model, from_object, frames, self.batch_size, self._transfer_floor
-            )
+            self._transfer = ContrastTransfer(self.model, self._transfer_floor)
         return AcceleratedProjections(
             self.model,
             from_object,

@@ -1,24 +1,29 @@
-"""Contrast transfer of a scan: how far one update takes amplitude and phase, by spatial frequency.
+"""Contrast transfer of a probe: how far one update takes amplitude and phase, by spatial frequency.
 
 A probe turns phase into intensity only at frequencies above those at which it varies itself, and
-what is lacking in the response of phase there is in that of amplitude: on a flat object the two
-add up to 1. Projections approach coarse phase as slowly as its response is small; divided by the
-response, the update approaches all frequencies alike.
+what is lacking in the response of phase there is in that of amplitude: the two add up to 1.
+Projections approach coarse phase as slowly as its response is small; divided by the response, the
+update approaches all frequencies alike.
+
+On a flat object, with Psi the far field of the probe P, a contrast e^{iqx} changes intensities by
+
+    dI = A_q + A_-q^*  (of amplitude),     dI = i (A_q - A_-q^*)  (of phase),
+    A_q = Psi^* F(P e^{iqx}) (summed over probe modes),
+
+and what one update takes of it is, averaged over positions, proportional to the sum of |dI|^2 / I.
 """
 
-from collections.abc import Sequence
+import math
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from ptychi_neural.physics.consistency import Canvas, coverage
-from ptychi_neural.physics.forward_model import NeuralForwardModel
+from ptychi_neural.physics.consistency import coverage
+from ptychi_neural.physics.forward_model import MODULUS_FLOOR, NeuralForwardModel
 
-PROBING_CONTRAST = 0.02
-"""Deviation of the contrast on which the response is measured: small enough to be linear."""
-
-N_DRAWS = 3
-"""Random contrasts on which the response is measured."""
+N_DIRECTIONS = 4
+"""In half a turn, over which the response at a spatial frequency is averaged."""
 
 RIM = 0.1
 """Where less than this share of the largest illumination falls, updates are damped before and after
@@ -26,73 +31,30 @@ the division: there the response is another, and the division would spread its n
 
 
 class ContrastTransfer:
-    """Responses of a scan's amplitude and phase, measured on a flat object.
+    """Responses of amplitude and phase, and updates that are divided by them.
 
     Parameters
     ----------
     forward_model : NeuralForwardModel
-        Operators, probe and positions.
-    object_ : Tensor
-        (1, H, W) complex object; the flat one has its mean amplitude.
-    frames : sequence of Tensor
-        Indices of the frames with which each draw in turn is measured.
-    batch_size : int
-        Number of patterns that are projected at a time, to bound the memory.
+        Probe, propagation and positions.
     floor : float
         Added to the responses where updates are divided by them.
     """
 
-    def __init__(
-        self,
-        forward_model: NeuralForwardModel,
-        object_: Tensor,
-        frames: Sequence[Tensor],
-        batch_size: int,
-        floor: float,
-    ) -> None:
-        self.model = forward_model
-        self.batches = [of_draw.split(batch_size) for of_draw in frames]
+    def __init__(self, forward_model: NeuralForwardModel, floor: float) -> None:
         positions = forward_model.positions(forward_model.everything)
         weight = forward_model.consistency.total_weight(positions)
         self.window = coverage(weight, RIM)
-        fy, fx = map(torch.fft.fftfreq, weight.shape)
-        frequency = torch.hypot(fy[:, None], fx)
-        self.rings = (2 * max(forward_model.probe.get_spatial_shape()) * frequency).long()
-        self.response = self._measure(torch.ones_like(object_) * object_.abs().mean(), frequency)
-        """(2, n_rings) shares of amplitude and phase in the response; ring r is at the spatial
-        frequency r / (2 side of the probe)."""
-        self.gain = 1 / (self.response[:, self.rings] + floor)
-
-    @torch.no_grad()
-    def _measure(self, flat: Tensor, frequency: Tensor) -> Tensor:
-        generator = torch.Generator(device="cpu").manual_seed(0)
-        shape = (2, *self.rings.shape)
-        response = torch.zeros(2, int(self.rings.max()) + 1)
-        for draw in range(N_DRAWS):
-            white = torch.randn(shape, generator=generator, device="cpu").to(frequency)
-            contrast = torch.fft.ifft2(torch.fft.fft2(white) / (frequency + 0.01)).real
-            contrast *= PROBING_CONTRAST * self.window / contrast.std()
-            batches = self.batches[draw % len(self.batches)]
-            update = self._update_towards(flat * (1 + torch.complex(*contrast)), flat, batches)
-            update = update / flat
-            answer = self.window * torch.view_as_real(update[0]).movedim(-1, 0)
-            product = torch.fft.fft2(answer) * torch.fft.fft2(contrast).conj()
-            response.index_add_(1, self.rings.flatten(), product.real.flatten(1))
-        response = response.clamp_min(0)
-        total = response.sum(0)
-        return torch.where(total > 0, response / total, 0.5)
-
-    def _update_towards(self, other: Tensor, object_: Tensor, batches: Sequence[Tensor]) -> Tensor:
-        """Update of an object where the intensities of another are measured."""
-        model = self.model
-        total = Canvas(torch.zeros_like(object_), torch.zeros_like(self.window))
-        for batch in batches:
-            positions = model.positions(batch)
-            patches, others = (model.consistency.extract(o, positions) for o in (object_, other))
-            measured = model.exit_wave_correction(batch, others).predicted
-            correction = model.exit_wave_correction(batch, patches, measured)
-            total = total + model.place_correction(correction, positions)
-        return model.object_update(total)
+        step = 1 / (2 * max(forward_model.probe.get_spatial_shape()))
+        fy, fx = (torch.fft.fftfreq(n) for n in weight.shape)
+        steps = torch.hypot(fy[:, None], fx) / step
+        self.response = responses(forward_model, step * torch.arange(int(steps.max()) + 2))
+        """(2, n) shares of amplitude and phase in the response, at every half cycle in the side of
+        the probe."""
+        below = steps.long()
+        rest = steps - below
+        response = (1 - rest) * self.response[:, below] + rest * self.response[:, below + 1]
+        self.gain = 1 / (response + floor)
 
     def divide(self, update: Tensor, object_: Tensor) -> Tensor:
         """An object's update, its parts along amplitude and phase divided by their responses.
@@ -106,3 +68,39 @@ class ContrastTransfer:
         parts = self.window * torch.view_as_real((update * phase.conj())[0]).movedim(-1, 0)
         parts = self.window * torch.fft.ifft2(self.gain * torch.fft.fft2(parts)).real
         return torch.complex(*parts) * phase
+
+
+@torch.no_grad()
+def responses(model: NeuralForwardModel, frequencies: Tensor) -> Tensor:
+    """Shares of amplitude and phase in what an update takes of a contrast on a flat object.
+
+    Parameters
+    ----------
+    model : NeuralForwardModel
+        Probe, propagation and valid pixels.
+    frequencies : Tensor
+        (n,) spatial frequencies in cycles per pixel.
+
+    Returns
+    -------
+    Tensor
+        (2, n) shares of amplitude and phase, which add up to 1.
+    """
+    probe = model.probe.data[0]
+    y, x = (torch.arange(n) - n // 2 for n in probe.shape[-2:])
+    directions = math.pi * (torch.arange(N_DIRECTIONS) + 0.5) / N_DIRECTIONS
+    along = directions.sin()[:, None, None] * y[:, None] + directions.cos()[:, None, None] * x
+    flat = model.forward_far_field(probe[None])
+    intensity = flat.abs().square().sum(1)
+    weight = model.dataset.valid_pixel_mask / (intensity + MODULUS_FLOOR * intensity.mean())
+    of_each = []
+    for frequency in frequencies:
+        angle = 2 * math.pi * frequency * along[:, None]
+        wave = torch.polar(torch.ones_like(angle), angle)
+        forth, back = (
+            (flat.conj() * model.forward_far_field(probe * w)).sum(1) for w in (wave, wave.conj())
+        )
+        changes = torch.stack([forth + back.conj(), forth - back.conj()])
+        of_each.append((weight * changes.abs().square()).sum(dim=(1, 2, 3)))
+    response = torch.stack(of_each, dim=1)
+    return cast(Tensor, response / response.sum(0))
