@@ -274,7 +274,7 @@ class StartOptions(Options):
     """Added to the probe intensity in the back-projection, relative to its maximum."""
 
     transfer_floor: float | None = PydanticField(default=0.1, gt=0)
-    """With a known probe, updates are divided by the scan's contrast transfer plus this, so that
+    """With a known probe, updates are divided by the probe's contrast transfer plus this, so that
     coarse phase, which the data tell least of, comes as fast as the rest. None: not divided."""
 
     moment_iterations: int = PydanticField(default=0, ge=0)

@@ -81,7 +81,7 @@ class Consistency:
         """
         if not patches.is_complex():
             return self.place(torch.complex(patches, torch.zeros_like(patches)), positions).real
-        return torch.stack(
+        return _stacked(
             [
                 self.forward_model.place_object_patches_on_probe_grid(positions, of_slice)
                 for of_slice in patches.unbind(1)
@@ -90,7 +90,7 @@ class Consistency:
 
     def extract(self, canvas: Tensor, positions: Tensor) -> Tensor:
         """Cut (n, n_slices, h, w) patches at (n, 2) positions out of a (n_slices, H, W) canvas."""
-        return torch.stack(
+        return _stacked(
             [
                 self.forward_model.extract_probe_grid_patches(of_slice, positions)
                 for of_slice in canvas
@@ -109,3 +109,8 @@ class Consistency:
     def __call__(self, patches: Tensor, positions: Tensor, elsewhere: Tensor) -> Tensor:
         """The consistent patches: cut out of the object stitched of ``patches``."""
         return self.extract(self.accumulate(patches, positions).object(elsewhere), positions)
+
+
+def _stacked(slices: list[Tensor], dim: int = 0) -> Tensor:
+    """``torch.stack`` that does not copy a single slice."""
+    return slices[0].unsqueeze(dim) if len(slices) == 1 else torch.stack(slices, dim)

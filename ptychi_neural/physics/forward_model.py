@@ -127,14 +127,14 @@ class NeuralForwardModel(PlanarPtychographyForwardModel):
     def seen_pixels(self, indices: Tensor) -> Tensor:
         """(n, h, w) or (h, w) detector pixels that input and updates may use."""
         valid = self.dataset.valid_pixel_mask
-        if self.pixels is None:
+        if self.pixels is None or not self.pixels.hide_any(self.split):
             return valid
         return valid & self.pixels.seen(indices, self.split).to(valid.device)
 
     def predicted_pixels(self, indices: Tensor) -> Tensor:
         """(n, h, w) or (h, w) detector pixels that the loss compares."""
         valid = self.dataset.valid_pixel_mask
-        if self.pixels is None:
+        if self.pixels is None or not self.pixels.hide_any(self.split):
             return valid
         return valid & self.pixels.predicted(indices, self.split).to(valid.device)
 

@@ -48,7 +48,7 @@ class MeanLoss:
     def add(self, losses: Tensor, pixels: Tensor) -> None:
         """Take in (n, h, w) losses at the chosen ones of (n, h, w) or (h, w) pixels."""
         self._total += float(torch.where(pixels, losses, 0.0).sum(dtype=torch.float64))
-        self._n_pixels += int(pixels.expand(losses.shape).sum())
+        self._n_pixels += int(pixels.sum()) * (losses.numel() // pixels.numel())
 
     @property
     def value(self) -> float:

@@ -6,6 +6,8 @@ so that a network can be taught to predict the pixels of one split from those of
 (Batson & Royer, ICML 2019; Yaman et al., Magn. Reson. Med. 84, 3172 (2020)).
 """
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -37,14 +39,25 @@ class PixelSplits:
         seed: int,
         device: torch.device,
     ) -> None:
-        generator = torch.Generator("cpu").manual_seed(seed)
-        labels = torch.empty(shape, dtype=torch.uint8, device="cpu")
+        self.shape, self.seed, self.device = shape, seed, device
+        self.n_splits, self.share_held_out = n_splits, held_out
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """(n, h, w) split of every pixel, or ``HELD_OUT``; drawn when something is to be hidden."""
+        generator = torch.Generator("cpu").manual_seed(self.seed)
+        labels = torch.empty(self.shape, dtype=torch.uint8, device="cpu")
         for pattern in labels:
             draw = torch.rand(pattern.shape, generator=generator, device="cpu")
-            kept = (draw - held_out) / (1 - held_out) * n_splits
-            pattern[:] = torch.where(draw < held_out, HELD_OUT, kept.clamp(0, n_splits - 1))
-        self.labels = labels.to(device)
-        self.n_splits = n_splits
+            kept = (draw - self.share_held_out) / (1 - self.share_held_out) * self.n_splits
+            pattern[:] = torch.where(
+                draw < self.share_held_out, HELD_OUT, kept.clamp(0, self.n_splits - 1)
+            )
+        return labels.to(self.device)
+
+    def hide_any(self, split: int | None) -> bool:
+        """Whether anything is hidden while a split is to be predicted; None: while none is."""
+        return split is not None or self.share_held_out > 0
 
     def seen(self, indices: Tensor, split: int | None) -> Tensor:
         """(n, h, w) what may be seen to predict a split; None: all that is not held out."""

@@ -7,7 +7,7 @@ steps:
     O' = y + a sum_j P_j^* d_j / (sum_j |P_j|^2 + eps max),     y' = O' + beta (O' - O).
 
 All patterns are projected at once, as in the difference map (Thibault et al., Ultramicroscopy 109,
-338 (2009)). With a known probe the update is divided by the scan's contrast transfer, so that
+338 (2009)). With a known probe the update is divided by the probe's contrast transfer, so that
 coarse phase comes as fast as the rest, and a few early iterations turn the object by the phase that
 the patterns' first moments tell of; whenever a step raises the loss, the iteration goes back and
 takes shorter steps a. A probe that is refined is updated from the same corrections of the exit
