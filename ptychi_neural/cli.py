@@ -330,8 +330,18 @@ def _plain_errors() -> Iterator[None]:
     def one_line(message: Warning | str, *args: object, **kwargs: object) -> None:
         typer.echo(f"warning: {message}", err=True)
 
+    told = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        """A training builds hundreds of tasks, and each of them says that there is no GPU."""
+        is_first = record.getMessage() not in told
+        told.add(record.getMessage())
+        return is_first
+
     logging.basicConfig(format="%(levelname)s: %(message)s")
     logging.getLogger("ptychi.reconstructors.ad_general").setLevel(logging.ERROR)  # release note
+    of_tasks = logging.getLogger("ptychi.api.task")
+    of_tasks.addFilter(is_new)
     with warnings.catch_warnings():
         warnings.showwarning = one_line  # type: ignore[assignment]
         warnings.filterwarnings("ignore", module=r"(torch|ptychi|numpy|matplotlib)\.")
@@ -343,6 +353,8 @@ def _plain_errors() -> Iterator[None]:
             raise _told("error:", error, code=1) from error
         except KeyboardInterrupt as error:
             raise _told("Stopped at once.", error, code=130) from error
+        finally:
+            of_tasks.removeFilter(is_new)
 
 
 def _told(what: str, error: BaseException, code: int) -> typer.Exit:

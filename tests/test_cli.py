@@ -309,3 +309,13 @@ def test_ctrl_c_saves_a_result_and_exits_with_130(run_file, tmp_path):
     losses = (folder / "losses.csv").read_text().splitlines()[1:]
     assert len(losses) == provenance["epochs"] > 0
     assert np.isfinite(the_object(folder)).all()
+
+
+def test_neuraloperator_leaves_the_filters_of_warnings_as_they_are():
+    code = (
+        "import warnings, ptychi_neural.generators\n"
+        "print(any(action == 'once' and kind is UserWarning "
+        "for action, _, kind, _, _ in warnings.filters))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"

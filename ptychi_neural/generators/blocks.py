@@ -5,17 +5,20 @@ PTYCHO:  y = x + act(Spectral(x) + Conv3x3(x))
 """
 
 import contextlib
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from neuralop.layers.spectral_convolution import SpectralConv
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ptychi_neural.api.enums import Blocks
 from ptychi_neural.generators.convolution import convolution, is_low_precision
+
+with warnings.catch_warnings():  # On import it changes the filters of the whole process.
+    from neuralop.layers.spectral_convolution import SpectralConv
 
 DEFAULT_MAXIMUM_MODES = 32
 
