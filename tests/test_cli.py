@@ -1,6 +1,7 @@
 """The command line, from arguments to files."""
 
 import json
+import logging
 import re
 import shutil
 import signal
@@ -16,7 +17,7 @@ from ptychi.api.task import PtychographyTask
 from ptychi.reconstructors.lsqml import LSQMLReconstructor
 from typer.testing import CliRunner
 
-from ptychi_neural.cli import app
+from ptychi_neural.cli import _plain_errors, app
 from ptychi_neural.io import read_product
 from ptychi_neural.io.run_file import read_run_file
 from ptychi_neural.workflows import build_task
@@ -319,3 +320,11 @@ def test_neuraloperator_leaves_the_filters_of_warnings_as_they_are():
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "False"
+
+
+def test_what_every_task_of_a_training_says_is_told_once(caplog):
+    for _ in range(2):
+        with _plain_errors():
+            for message in ("no GPU", "no GPU", "many frames"):
+                logging.getLogger("ptychi.api.task").warning(message)
+    assert caplog.messages == 2 * ["no GPU", "many frames"]
