@@ -25,6 +25,9 @@ from ptychi_neural.physics.forward_model import MODULUS_FLOOR, NeuralForwardMode
 N_DIRECTIONS = 4
 """In half a turn, over which the response at a spatial frequency is averaged."""
 
+N_FREQUENCIES = 8
+"""That are passed at a time, to bound the memory."""
+
 RIM = 0.1
 """Where less than this share of the largest illumination falls, updates are damped before and after
 the division: there the response is another, and the division would spread its noise."""
@@ -94,13 +97,14 @@ def responses(model: NeuralForwardModel, frequencies: Tensor) -> Tensor:
     intensity = flat.abs().square().sum(1)
     weight = model.dataset.valid_pixel_mask / (intensity + MODULUS_FLOOR * intensity.mean())
     of_each = []
-    for frequency in frequencies:
-        angle = 2 * math.pi * frequency * along[:, None]
-        wave = torch.polar(torch.ones_like(angle), angle)
+    for some in frequencies.split(N_FREQUENCIES):
+        angles = 2 * math.pi * (some[:, None, None, None] * along).flatten(0, 1)[:, None]
+        wave = torch.polar(torch.ones_like(angles), angles)
         forth, back = (
             (flat.conj() * model.forward_far_field(probe * w)).sum(1) for w in (wave, wave.conj())
         )
         changes = torch.stack([forth + back.conj(), forth - back.conj()])
-        of_each.append((weight * changes.abs().square()).sum(dim=(1, 2, 3)))
-    response = torch.stack(of_each, dim=1)
+        of_waves = (weight * changes.abs().square()).sum(dim=(-2, -1))
+        of_each.append(of_waves.unflatten(1, (len(some), N_DIRECTIONS)).sum(-1))
+    response = torch.cat(of_each, dim=1)
     return cast(Tensor, response / response.sum(0))
