@@ -10,6 +10,6 @@ from pathlib import Path
 __version__ = "0.1.0"
 
 if Path(sys.argv[0] if sys.argv else "").stem != "ptychi-neural":
-    from ptychi_neural.api.registration import register
+    from ptychi_neural.engine.registration import register
 
     register()

@@ -69,10 +69,10 @@ def reconstruct(
     finishes the batch and saves; a second Ctrl-C stops at once.
     """
     with _plain_errors():
-        from ptychi_neural.io.run_file import parse_changes, read_run_file
+        from ptychi_neural.runs.run_file import parse_changes, read_run_file
 
         run = read_run_file(run_file, data, parse_changes(changes or []))
-        from ptychi_neural.workflows import reconstruct
+        from ptychi_neural.runs import reconstruct
 
         result = reconstruct(run, output, overwrite)
     for name, value in (result.metrics or {}).items():
@@ -102,11 +102,11 @@ def train(
     there, as if training had never ended.
     """
     with _plain_errors():
-        from ptychi_neural.io.run_file import parse_changes
-        from ptychi_neural.workflows.training_file import read_training_file
+        from ptychi_neural.runs.run_file import parse_changes
+        from ptychi_neural.runs.training_file import read_training_file
 
         training = read_training_file(training_file, data, parse_changes(changes or []))
-        from ptychi_neural.workflows import train
+        from ptychi_neural.runs import train
 
         result = train(training, output, overwrite, resume)
     workflow = result.workflow
@@ -152,7 +152,7 @@ def infer(
     arrive; Ctrl-C ends the following.
     """
     with _plain_errors():
-        from ptychi_neural.workflows import infer
+        from ptychi_neural.runs import infer
 
         result = infer(
             *(generator, diffraction, product, output, overwrite),
@@ -207,10 +207,10 @@ def compare(
     leaves out the engines to come and saves.
     """
     with _plain_errors():
-        from ptychi_neural.io.run_file import parse_changes, read_run_file
+        from ptychi_neural.runs.run_file import parse_changes, read_run_file
 
         contents = parse_changes(changes or [])
-        from ptychi_neural.workflows import ENGINES, compare
+        from ptychi_neural.comparison import ENGINES, compare
 
         names = list(ENGINES) if engines is None else [name.strip() for name in engines.split(",")]
         of_engines = {name: contents.pop(name) for name in ENGINES if name in contents}
@@ -227,7 +227,7 @@ def benchmark(
     suite: Annotated[
         str,
         typer.Argument(
-            metavar="SUITE", help="Suite file, or the name of one in configs/benchmarks."
+            metavar="SUITE", help="Suite file, or the name of one that comes with the package."
         ),
     ],
     whole: Annotated[
@@ -257,7 +257,7 @@ def benchmark(
     same command goes on. Delete the folder to run all anew.
     """
     with _plain_errors():
-        from ptychi_neural.workflows import benchmark
+        from ptychi_neural.comparison.benchmark import benchmark
 
         result = benchmark(
             suite, output, data, whole=whole, overwrite=overwrite, figures_only=figures_only
@@ -287,7 +287,7 @@ def simulate(
     default. Without a file, e.g. --set simulation.photons_per_frame=1e4.
     """
     with _plain_errors():
-        from ptychi_neural.io.run_file import parse_changes, read_recipe
+        from ptychi_neural.runs.run_file import parse_changes, read_recipe
         from ptychi_neural.simulation import simulate, write_simulation
 
         recipe = read_recipe(recipe_file, parse_changes(changes or []))
@@ -301,7 +301,7 @@ def init(
     run_file: Annotated[Path, typer.Argument(metavar="RUN.toml", help="File to write.")],
 ) -> None:
     """Write a commented run file to start from."""
-    from ptychi_neural.io.run_file_template import TEMPLATE
+    from ptychi_neural.runs.template import TEMPLATE
 
     with _plain_errors(), run_file.open("x", encoding="utf-8") as file:
         file.write(TEMPLATE)
@@ -314,7 +314,7 @@ def inspect(
 ) -> None:
     """Print shapes, dose, step and overlap of a scan, and how a result came about."""
     with _plain_errors():
-        from ptychi_neural.workflows.summary import summarize
+        from ptychi_neural.runs.summary import summarize
 
         summary = summarize(path)
     for name, value in summary.items():

@@ -18,10 +18,10 @@ from ptychi.reconstructors.lsqml import LSQMLReconstructor
 from typer.testing import CliRunner
 
 from ptychi_neural.cli import _plain_errors, app
-from ptychi_neural.io import read_product
-from ptychi_neural.io.run_file import read_run_file
-from ptychi_neural.workflows import build_task
-from ptychi_neural.workflows.attend import run_attended
+from ptychi_neural.runs import build_task
+from ptychi_neural.runs.attend import run_attended
+from ptychi_neural.runs.run_file import read_run_file
+from ptychi_neural.scans import read_product
 
 COMMAND = shutil.which("ptychi-neural", path=Path(sys.executable).parent)
 

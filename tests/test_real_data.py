@@ -7,11 +7,11 @@ import pytest
 
 import ptychi_neural.api as napi
 from ptychi_neural.evaluation import align, contrast, phase_correlation, scanned_area
-from ptychi_neural.io import select_frames
-from ptychi_neural.io.run_file import read_run_file
 from ptychi_neural.prediction.uncertainty import reprojection_error
-from ptychi_neural.workflows import build_task
-from ptychi_neural.workflows.reconstruct import load
+from ptychi_neural.runs import build_task
+from ptychi_neural.runs.reconstruct import load
+from ptychi_neural.runs.run_file import read_run_file
+from ptychi_neural.scans import select_frames
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

@@ -14,7 +14,7 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 from skimage.registration import phase_cross_correlation
 
-from ptychi_neural.io.scan import position_origin
+from ptychi_neural.scans.scan import position_origin
 
 MAX_ITERATIONS = 10
 SHIFT_PRECISION = 100

@@ -14,7 +14,7 @@ from ptychi_neural.evaluation.resolution import (
     fourier_ring_correlation,
     resolution_px,
 )
-from ptychi_neural.io.hdf5 import StrPath
+from ptychi_neural.scans.hdf5 import StrPath
 
 if TYPE_CHECKING:  # importing matplotlib takes a second
     import pandas as pd

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ptychi_neural.io.hdf5 import StrPath, replacing
+from ptychi_neural.scans.hdf5 import StrPath, replacing
 
 if TYPE_CHECKING:  # importing matplotlib takes a second
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychi_neural.evaluation.figures import draw_image, save_figure
-from ptychi_neural.io.hdf5 import StrPath
+from ptychi_neural.scans.hdf5 import StrPath
 
 
 def prediction_figure(

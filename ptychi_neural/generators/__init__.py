@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 from torch import nn
 
-from ptychi_neural.api.enums import Architectures
-from ptychi_neural.api.options import GeneratorOptions
-from ptychi_neural.generators.cascaded import Cascaded
-from ptychi_neural.generators.cnn import CNN
-from ptychi_neural.generators.generator import Generator, check_even
-from ptychi_neural.generators.hybrid_uno import HybridUNONetwork
-from ptychi_neural.generators.unrolled import PhysicsOperators, Unrolled
+from ptychi_neural.generators.architectures.cascaded import Cascaded
+from ptychi_neural.generators.architectures.cnn import CNN
+from ptychi_neural.generators.architectures.hybrid_uno import HybridUNONetwork
+from ptychi_neural.generators.architectures.unrolled import PhysicsOperators, Unrolled
+from ptychi_neural.generators.one_shot import Generator, check_even
+from ptychi_neural.options.choices import Architectures
+from ptychi_neural.options.options import GeneratorOptions
 
 __all__ = ["NETWORKS", "Generator", "PhysicsOperators", "Unrolled", "build_generator"]
 

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ptychi_neural.api.enums import Blocks
 from ptychi_neural.generators.convolution import convolution, is_low_precision
+from ptychi_neural.options.choices import Blocks
 
 with warnings.catch_warnings():  # On import it changes the filters of the whole process.
     from neuralop.layers.spectral_convolution import SpectralConv

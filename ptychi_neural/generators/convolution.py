@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ptychi_neural.api.enums import Downsamplings, Upsamplings
+from ptychi_neural.options.choices import Downsamplings, Upsamplings
 
 
 def convolution(

@@ -6,8 +6,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ptychi_neural.api.enums import Heads
 from ptychi_neural.generators.convolution import is_low_precision
+from ptychi_neural.options.choices import Heads
 
 INITIAL_MAXIMUM_AMPLITUDE = 2.0
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ptychi_neural.api.enums import Lifters
-from ptychi_neural.api.options import GeneratorOptions
 from ptychi_neural.generators.convolution import convolution
+from ptychi_neural.options.choices import Lifters
+from ptychi_neural.options.options import GeneratorOptions
 
 CONSTANT_PIXEL_DEVIATION = 1e-3
 """Pixels that vary less than this, relative to the mean deviation, count as constant."""

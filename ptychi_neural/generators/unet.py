@@ -9,7 +9,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ptychi_neural.api.enums import Downsamplings, Fusions, Upsamplings
 from ptychi_neural.generators.convolution import (
     apply_padded,
     channels_per_level,
@@ -17,6 +16,7 @@ from ptychi_neural.generators.convolution import (
     downsampling,
     upsampling,
 )
+from ptychi_neural.options.choices import Downsamplings, Fusions, Upsamplings
 
 
 class Decoder(nn.Module):

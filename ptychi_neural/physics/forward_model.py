@@ -18,14 +18,14 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ptychi_neural.api.enums import Architectures, Lifters
-from ptychi_neural.api.options import NeuralReconstructorOptions
+from ptychi_neural.engine.parameters import NeuralParameterGroup
 from ptychi_neural.generators import Generator, Unrolled
-from ptychi_neural.generators.cascaded import Cascaded
-from ptychi_neural.parameters import NeuralParameterGroup
-from ptychi_neural.physics.consistency import Canvas, Consistency, coverage
+from ptychi_neural.generators.architectures.cascaded import Cascaded
+from ptychi_neural.options.choices import Architectures, Lifters
+from ptychi_neural.options.options import NeuralReconstructorOptions
 from ptychi_neural.physics.pixel_splits import PixelSplits
 from ptychi_neural.physics.shifted_probes import ShiftedProbes
+from ptychi_neural.physics.stitching import Canvas, Consistency, coverage
 
 MODULUS_FLOOR = 1e-9
 """Added to predicted intensities before they are divided by, relative to their mean."""

@@ -9,14 +9,14 @@ from numpy.typing import ArrayLike, NDArray
 from ptychi.api.enums import BatchingModes, LossFunctions
 from ptychi.api.task import PtychographyTask
 
-from ptychi_neural.api.enums import Architectures, Lifters, StitchWeightings
-from ptychi_neural.api.options import NeuralPtychographyOptions
+from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.generators import Generator, Unrolled
-from ptychi_neural.inference import check_patch_shape, load_generator
-from ptychi_neural.io.load import empty_object
+from ptychi_neural.generators.files import check_patch_shape, load_generator
+from ptychi_neural.options.choices import Architectures, Lifters, StitchWeightings
+from ptychi_neural.options.options import NeuralPtychographyOptions
 from ptychi_neural.prediction.stream import PredictedObject, PredictionStream, as_counts
 from ptychi_neural.prediction.uncertainty import disagreement, reprojection_error
-from ptychi_neural.reconstructor import NeuralReconstructor
+from ptychi_neural.scans.load import empty_object
 
 BATCH_SIZE = 64
 """Frames at a time, where the caller does not say."""

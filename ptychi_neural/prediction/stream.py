@@ -9,16 +9,16 @@ from numpy.typing import ArrayLike, NDArray
 from ptychi.api.task import PtychographyTask
 from torch import Tensor
 
+from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.generators import Unrolled
-from ptychi_neural.physics.consistency import Canvas, coverage
 from ptychi_neural.physics.forward_model import NeuralForwardModel
+from ptychi_neural.physics.stitching import Canvas, coverage
 from ptychi_neural.prediction.uncertainty import (
     OverlapSums,
     orientation_variance,
     overlap_sums,
     reprojection_error,
 )
-from ptychi_neural.reconstructor import NeuralReconstructor
 
 
 @dataclass

@@ -17,11 +17,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.generators import Unrolled
-from ptychi_neural.generators.unrolled import ORIENTATIONS, PhysicsOperators
-from ptychi_neural.physics.consistency import COVERAGE_FLOOR, Canvas
+from ptychi_neural.generators.architectures.unrolled import ORIENTATIONS, PhysicsOperators
 from ptychi_neural.physics.forward_model import NeuralForwardModel, ScanOperators
-from ptychi_neural.reconstructor import NeuralReconstructor
+from ptychi_neural.physics.stitching import COVERAGE_FLOOR, Canvas
 
 LEAST_OVERLAP = 1e-6
 """By how much (sum w)^2 / sum w^2 exceeds 1 where more than one frame counts."""

@@ -21,8 +21,8 @@ from ptychi.data_structures.probe_positions import ProbePositions
 from ptychi.forward_models import PlanarPtychographyForwardModel
 from ptychi.utils import get_suggested_object_size, to_tensor
 
-from ptychi_neural.io import write_diffraction, write_product
-from ptychi_neural.io.scan import Scan
+from ptychi_neural.scans import write_diffraction, write_product
+from ptychi_neural.scans.scan import Scan
 from ptychi_neural.simulation.options import SimulationOptions
 from ptychi_neural.simulation.precision import double_precision_on_cpu
 

@@ -1,36 +1,17 @@
-"""Runs from beginning to end: from a run file to a results folder."""
+"""Earlier name of ``ptychi_neural.runs`` and ``ptychi_neural.comparison``, kept for scripts."""
 
-from ptychi_neural.workflows.benchmark import BenchmarkResult, benchmark
-from ptychi_neural.workflows.compare import Comparison, compare
-from ptychi_neural.workflows.engines import ENGINES, EngineRun, Snapshot
-from ptychi_neural.workflows.infer import InferenceResult, infer
-from ptychi_neural.workflows.reconstruct import ReconstructionResult, build_task, reconstruct
-from ptychi_neural.workflows.train import (
-    MultiscanTrainingWorkflow,
-    TrainingResult,
-    TrainingScan,
-    train,
-)
-from ptychi_neural.workflows.training_file import read_training_file
-from ptychi_neural.workflows.warm_start import NeuralWarmStartWorkflow
+from ptychi_neural.comparison import ENGINES, Comparison, EngineRun, Snapshot, compare
+from ptychi_neural.comparison.benchmark import BenchmarkResult, benchmark
+from ptychi_neural.runs import *  # noqa: F403
+from ptychi_neural.runs import __all__ as _of_runs
 
 __all__ = [
     "ENGINES",
     "BenchmarkResult",
     "Comparison",
     "EngineRun",
-    "InferenceResult",
-    "MultiscanTrainingWorkflow",
-    "NeuralWarmStartWorkflow",
-    "ReconstructionResult",
     "Snapshot",
-    "TrainingResult",
-    "TrainingScan",
     "benchmark",
-    "build_task",
     "compare",
-    "infer",
-    "read_training_file",
-    "reconstruct",
-    "train",
+    *_of_runs,
 ]

@@ -1,0 +1,259 @@
+"""Tables and figures of a benchmark, made from its records."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ptychi_neural.comparison.benchmark.figures import (
+    convergence,
+    error_curves,
+    ratio_map,
+    ring_correlations,
+)
+from ptychi_neural.comparison.benchmark.record import Record, Score
+from ptychi_neural.comparison.benchmark.suite import Cell, Suite
+from ptychi_neural.comparison.benchmark.tables import markdown, medians, side_by_side, with_ratios
+from ptychi_neural.scans.hdf5 import replacing
+
+SCORES = (
+    "error",
+    "ssim_amplitude",
+    "ssim_phase",
+    "frc_resolution_px",
+    "held_out",
+    "phase_correlation",
+    "epoch",
+    "seconds",
+)
+"""Columns of the judged epoch."""
+
+HEAD_START_EPOCHS = (40, 200)
+"""Of an engine from an empty object, to which the same engine after another is compared."""
+
+
+def write_report(
+    suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record], folder: Path
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Write ``cells.csv``, ``table.csv``, ``table.md`` and figures.
+
+    Parameters
+    ----------
+    suite : Suite
+        The suite.
+    cells : sequence of Cell
+        The cells to report on. Those without a record are shown as missing.
+    records : mapping
+        Records by the cell's key.
+    folder : Path
+        Where to write; earlier reports are replaced.
+
+    Returns
+    -------
+    DataFrame
+        A row for each cell.
+    DataFrame
+        Medians over objects and seeds, a row for each point of the axes and engine.
+    """
+    axes, where = list(suite.axes), list(cells[0].coordinates)
+    rows = pd.DataFrame([_row(suite, cell, records.get(cell.key)) for cell in cells])
+    rows = with_ratios(rows, where, suite.baselines)
+    values = [name for name in rows if name not in (*where, "engine", "recorded", "stopped")]
+    table = medians(rows, [*axes, "engine"], values).dropna(axis="columns", how="all")
+    _write(folder / "cells.csv", rows.to_csv(index=False))
+    _write(folder / "table.csv", table.to_csv(index=False))
+    head_starts = pd.DataFrame(_head_starts(suite, cells, records))
+    _write(folder / "table.md", _text(suite, table, head_starts, records))
+    if records:
+        _draw(suite, cells, records, rows, folder)
+    return rows, table
+
+
+def _row(suite: Suite, cell: Cell, record: Record | None) -> dict[str, Any]:
+    row = {**cell.coordinates, "engine": cell.engine, "recorded": record is not None}
+    names = ["half_scan_resolution_px", "error_equal_time", "held_out_equal_time"]
+    row |= dict.fromkeys([*SCORES, *names, "engine_seconds", "peak_memory_mib"], np.nan)
+    row["stopped"] = None if record is None else record.stopped
+    if record is None:
+        return row
+    score = getattr(record, suite.judged(cell.engine))
+    found = {name: getattr(score, name) for name in SCORES}
+    if score.half_scans is not None:
+        found["half_scan_resolution_px"] = score.half_scans.resolution_px
+    if record.equal_time is not None:
+        found["error_equal_time"] = record.equal_time.error
+        found["held_out_equal_time"] = record.equal_time.held_out
+    found |= {name: getattr(record, name) for name in ("engine_seconds", "peak_memory_mib")}
+    return row | {name: value for name, value in found.items() if value is not None}
+
+
+def _head_starts(
+    suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record]
+) -> Iterator[dict[str, Any]]:
+    """When an engine that starts after another is as good as it is after some epochs alone."""
+    for cell in cells:
+        alone = suite.without_start(cell.engine)
+        if alone is None or cell.key not in records:
+            continue
+        from_empty = records.get(dataclasses.replace(cell, engine=alone).key)
+        if from_empty is None:
+            continue
+        trace = records[cell.key].trace
+        ends = [
+            [score for score in from_empty.trace if score.epoch <= n_epochs][-1]
+            for n_epochs in HEAD_START_EPOCHS
+        ]
+        for there in {end.epoch: end for end in ends}.values():
+            as_good = [s for s in trace if _error(s) <= _error(there)]
+            yield {
+                **{name: cell.coordinates[name] for name in suite.axes},
+                "engine": cell.engine,
+                "epochs from empty": there.epoch,
+                "as good in epochs": as_good[0].epoch if as_good else np.inf,
+                "seconds from empty": there.seconds,
+                "as good in seconds": as_good[0].seconds if as_good else np.inf,
+                "recorded": True,
+            }
+
+
+def _error(score: Score) -> float:
+    """Error, or likelihood where there is no ground truth."""
+    value = score.held_out if score.error is None else score.error
+    return np.nan if value is None else value
+
+
+def _text(
+    suite: Suite, table: pd.DataFrame, head_starts: pd.DataFrame, records: Mapping[str, Record]
+) -> str:
+    axes = list(suite.axes)
+    machines = sorted({f"{r.device}, {r.threads} CPU threads" for r in records.values()})
+    judged = [f"{name}: {suite.judged(name)}" for name in table["engine"].unique()]
+    parts = [
+        f"# {suite.name}",
+        suite.description,
+        f"Run on {'; '.join(machines) or 'nothing yet'}. Numbers are medians over objects and "
+        "seeds; a dash stands for missing records, or for what they do not tell. Engines are "
+        f"judged at: {', '.join(judged)}.",
+    ]
+    if "ratio" in table:
+        baselines = [name for name in table["engine"].unique() if name in suite.baselines]
+        parts[-1] += f" The best baseline is the best of {', '.join(baselines)} in each cell."
+    if "error" in table:
+        parts += ["## Error by engine", markdown(_errors(suite, table))]
+    if not head_starts.empty:
+        by = [*suite.axes, "engine", "epochs from empty"]
+        values = [name for name in head_starts if name not in (*by, "recorded")]
+        parts += ["## Head starts", markdown(medians(head_starts, by, values))]
+    parts += [f"## All engines at every {' x '.join(axes)}", markdown(table)]
+    stopped = Counter((r.engine, r.stopped) for r in records.values() if r.stopped is not None)
+    if stopped:
+        ends = [(engine, reason, n) for (engine, reason), n in sorted(stopped.items())]
+        parts += [
+            "## Stopped before the last epoch",
+            markdown(pd.DataFrame(ends, columns=["engine", "by", "cells"])),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _errors(suite: Suite, table: pd.DataFrame) -> pd.DataFrame:
+    """One row for each point of the axes: bar, ratio to the best baseline, errors, time."""
+    axes = list(suite.axes)
+    errors = side_by_side(table, axes, "error")
+    asked = [_asked(suite, labels) for labels in errors[axes].itertuples(index=False)]
+    engines, bars = zip(*asked)
+    ours = table.set_index([*axes, "engine"]).reindex(
+        [(*labels, engine) for labels, engine in zip(errors[axes].itertuples(index=False), engines)]
+    )
+    columns: dict[str, Any] = {}
+    if "ratio" in table:
+        columns = {"engine": engines, "error / best baseline": ours["ratio"].to_numpy()}
+        if not np.isnan(bars).all():
+            met = np.where(ours["ratio"] <= bars, "yes", "no")
+            unknown = np.isnan(bars) | ours["ratio"].isna()
+            columns |= {"bar": bars, "met": np.where(unknown, "-", met)}
+    columns["seconds"] = ours["engine_seconds"].to_numpy()
+    for position, (name, values) in enumerate(columns.items(), len(axes)):
+        errors.insert(position, name, values)
+    recorded = table["cells"].str.split("/", expand=True).astype(int)
+    sums = recorded.groupby([table[name] for name in axes], sort=False).sum().astype(str)
+    errors["cells"] = (sums[0] + "/" + sums[1]).to_numpy()
+    return errors
+
+
+def _asked(suite: Suite, labels: Sequence[str]) -> tuple[str, float]:
+    """The engine that is compared at a point of all axes, and its bar; NaN where there is none."""
+    points = [
+        point
+        for (points, label) in zip(suite.axes.values(), labels)
+        for point in points
+        if point.label == label
+    ]
+    engines = [point.engine for point in points if point.engine is not None]
+    bars = [point.bar for point in points if point.bar is not None]
+    return next(iter([*engines, *suite.engines])), min(bars, default=np.nan)
+
+
+def _draw(
+    suite: Suite,
+    cells: Sequence[Cell],
+    records: Mapping[str, Record],
+    rows: pd.DataFrame,
+    folder: Path,
+) -> None:
+    axes, where = list(suite.axes), list(cells[0].coordinates)
+    runs = [(cell, records[cell.key]) for cell in cells if cell.key in records]
+    traces = pd.DataFrame(
+        {**cell.coordinates, "engine": cell.engine, "run": k, **score.model_dump()}
+        for k, (cell, record) in enumerate(runs)
+        for score in record.trace
+    )
+    value = "error" if traces["error"].notna().any() else "held_out"
+    convergence(folder / "convergence.png", traces, value, axes, suite.name)
+    if suite.figures.curves is not None:
+        x = suite.figures.curves
+        others = [name for name in axes if name != x]
+        error_curves(folder / "curves.png", rows, x, others, suite.name)
+    if suite.figures.map is not None:
+        x, y = suite.figures.map
+        others = [name for name in axes if name not in (x, y)]
+        ratios = _comparisons(suite, rows, where)
+        ratio_map(folder / "map.png", ratios, x, y, ["error of", *others], suite.name)
+    if suite.half_scans:
+        rings = pd.DataFrame(_rings(suite, runs))
+        ring_correlations(folder / "half_scans.png", rings, axes, suite.name)
+
+
+def _comparisons(suite: Suite, rows: pd.DataFrame, where: list[str]) -> pd.DataFrame:
+    """Medians of the ratio of the first engine's error to the best baseline's and to others'."""
+    first, *others = rows["engine"].unique()
+    measures = {"best baseline": suite.baselines}
+    measures |= {name: [name] for name in others if name not in suite.baselines}
+    tables = []
+    for name, engines in measures.items():
+        ratios = with_ratios(rows, where, engines)
+        ratios = ratios[ratios["engine"] == first]
+        ratios = ratios.assign(recorded=ratios["ratio"].notna())
+        table = medians(ratios, list(suite.axes), ["ratio"])
+        tables.append(table.assign(**{"error of": f"{first} / {name}"}))
+    return pd.concat(tables)
+
+
+def _rings(suite: Suite, runs: Sequence[tuple[Cell, Record]]) -> list[dict[str, Any]]:
+    return [
+        {**cell.coordinates, "engine": cell.engine, "run": k, "frequency": frequency}
+        | {"correlation": correlation, "half_bit": half_bit}
+        for k, (cell, record) in enumerate(runs)
+        if (curve := getattr(record, suite.judged(cell.engine)).half_scans) is not None
+        for frequency, correlation, half_bit in zip(
+            curve.frequencies, curve.correlation, curve.half_bit
+        )
+    ]
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path, overwrite=True) as temporary:
+        temporary.write_text(text, encoding="utf-8")

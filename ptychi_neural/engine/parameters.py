@@ -1,0 +1,91 @@
+"""The engine's own members of pty-chi's parameter group: generator and intensity scale."""
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from ptychi.data_structures.base import ReconstructParameter
+from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGroup
+from torch import Tensor
+
+from ptychi_neural.generators import Generator, Unrolled
+from ptychi_neural.options.options import GeneratorOptions, IntensityScaleOptions
+
+
+class GeneratorParameter(ReconstructParameter):
+    """A network as a pty-chi parameter, with its own optimiser, plan and scheduler.
+
+    Parameters
+    ----------
+    network : Generator or Unrolled
+        The generator.
+    options : GeneratorOptions
+        Its options.
+    """
+
+    options: GeneratorOptions
+    network: Generator | Unrolled
+
+    def __init__(self, network: Generator | Unrolled, options: GeneratorOptions) -> None:
+        super().__init__(
+            shape=(1,),
+            name="generator",
+            options=options,
+            data_as_parameter=False,
+            build_optimizer=False,
+        )
+        self.network = network
+        self.build_optimizer()
+
+    def build_optimizer(self) -> None:
+        if self.optimizable:
+            self.optimizer = self.optimizer_class(  # type: ignore[operator]
+                self.network.parameters(), **self.optimizer_params
+            )
+            self.build_step_size_scheduler()
+
+    def set_network_requires_grad(self, requires_grad: bool) -> None:
+        self.network.requires_grad_(requires_grad)
+
+    def step_optimizer(self, *args: Any, **kwargs: Any) -> None:
+        limit = self.options.gradient_clipping or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(
+                f"The generator's gradient became {norm}; object and probe keep their last finite "
+                "state. Lower generator.step_size."
+            )
+        super().step_optimizer(*args, **kwargs)
+
+
+class IntensityScale(ReconstructParameter):
+    """S = exp(tensor): measured intensities over those of probe and object."""
+
+    options: IntensityScaleOptions
+    tensor: Tensor  # type: ignore[assignment]
+
+    def __init__(self, options: IntensityScaleOptions) -> None:
+        super().__init__(data=torch.zeros(1), name="intensity_scale", options=options)
+
+    @property
+    def value(self) -> Tensor:
+        """(1,) the scale S."""
+        return self.tensor.exp()
+
+
+@dataclasses.dataclass
+class NeuralParameterGroup(PlanarPtychographyParameterGroup):
+    """pty-chi's parameters and the engine's own."""
+
+    generator: GeneratorParameter
+    intensity_scale: IntensityScale
+
+    @classmethod
+    def extend(
+        cls,
+        group: PlanarPtychographyParameterGroup,
+        generator: GeneratorParameter,
+        intensity_scale: IntensityScale,
+    ) -> "NeuralParameterGroup":
+        return cls(**vars(group), generator=generator, intensity_scale=intensity_scale)

@@ -1,0 +1,41 @@
+"""Makes the engine known to pty-chi: its reconstructor maps and its table of options."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import ptychi.maps
+from ptychi.api.registry import RECONSTRUCTOR_OPTIONS_MAP
+
+from ptychi_neural.options import options
+from ptychi_neural.options.choices import NeuralReconstructors
+
+
+def register() -> None:
+    """Register the engine with pty-chi. Calling it again changes nothing."""
+    RECONSTRUCTOR_OPTIONS_MAP[NeuralReconstructors.NEURAL] = {  # type: ignore[index]
+        "object_options": options.NeuralObjectOptions,
+        "probe_options": options.NeuralProbeOptions,
+        "probe_position_options": options.NeuralProbePositionOptions,
+        "opr_mode_weight_options": options.NeuralOPRModeWeightsOptions,
+        "reconstructor_options": options.NeuralReconstructorOptions,
+    }
+    # Under torchrun with several ranks pty-chi refuses the engine, as it does all but two.
+    lookup = ptychi.maps.get_reconstructor_by_enum
+    if not hasattr(lookup, "knows_neural_engine"):
+        ptychi.maps.get_reconstructor_by_enum = _knowing_neural_engine(  # type: ignore[assignment]
+            lookup
+        )
+
+
+def _knowing_neural_engine(lookup: Callable[[Any], type]) -> Callable[[Any], type]:
+    @functools.wraps(lookup)
+    def wrapper(key: Any) -> type:
+        if key is NeuralReconstructors.NEURAL:
+            from ptychi_neural.engine.reconstructor import NeuralReconstructor
+
+            return NeuralReconstructor
+        return lookup(key)
+
+    wrapper.knows_neural_engine = True  # type: ignore[attr-defined]
+    return wrapper

@@ -1,0 +1,84 @@
+"""Architecture A, the cascade: spectral blocks at constant resolution, then a U-Net refiner.
+
+features -> L blocks -> rough object (or features) -> U-Net -> correction; rough + correction
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ptychi_neural.generators.blocks import BLOCKS, modes_per_level
+from ptychi_neural.generators.convolution import check_depth
+from ptychi_neural.generators.heads import build_head, output_convolution
+from ptychi_neural.generators.unet import UNet
+from ptychi_neural.options.choices import CascadeLinks
+from ptychi_neural.options.options import GeneratorOptions
+
+
+class Cascaded(nn.Module):
+    """Stage 1 solves, stage 2 refines.
+
+    Over an image link the refiner sees the two channels of the rough object and predicts what the
+    head's input lacks: untrained, it leaves the rough object as it is, so that a stage 1 trained
+    first is not lost. Over a feature link it takes the feature map and predicts the whole.
+
+    Parameters
+    ----------
+    options : GeneratorOptions
+        ``width``, ``block``, ``n_modes`` (one level), ``head`` and ``cascaded``.
+    n_patches : int
+        Complex patches to predict (grid_size**2 * n_slices).
+    patch_shape : tuple[int, int]
+        Height and width of a patch in pixels.
+    """
+
+    def __init__(
+        self, options: GeneratorOptions, n_patches: int, patch_shape: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        cascade, width = options.cascaded, options.width
+        check_depth(cascade.refiner_depth, patch_shape, "generator.cascaded.refiner_depth")
+        n_modes = modes_per_level(options.n_modes, [patch_shape])[0]
+        block = BLOCKS[options.block]
+        self.has_rough_object = cascade.link is CascadeLinks.IMAGE
+        self.stage_one_only = False
+        """Whether ``forward`` ends with the rough object, as while stage 1 is trained alone."""
+
+        self.patch_shape = patch_shape
+        self.blocks = nn.Sequential(*(block(width, n_modes) for _ in range(cascade.n_blocks)))
+        if self.has_rough_object:
+            self.rough_output = output_convolution(width, 2 * n_patches)
+        n_linked = 2 * n_patches if self.has_rough_object else width
+        self.refiner = UNet(n_linked, width, cascade.refiner_depth, cascade.channel_cap)
+        self.output = output_convolution(width, 2 * n_patches)
+        self.head = build_head(options.head, options.maximum_amplitude)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Complex (B, n_patches, H, W) patches from (B, width, H, W) features."""
+        if not self.has_rough_object and not self.stage_one_only:
+            return self.head(self._on_trained_grid(self.blocks(features)))
+        rough = self._rough(features)
+        return self.head(rough if self.stage_one_only else self._refined(rough))
+
+    def forward_with_rough(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Refined and rough patches, both (B, n_patches, H, W)."""
+        rough = self._rough(features)
+        return self.head(self._refined(rough)), self.head(rough)
+
+    def _rough(self, features: Tensor) -> Tensor:
+        if not self.has_rough_object:
+            raise ValueError(
+                "A cascade linked by features has no rough object: set generator.cascaded.link to "
+                '"image".'
+            )
+        return self.rough_output(self.blocks(features))
+
+    def _refined(self, rough: Tensor) -> Tensor:
+        return rough + self._on_trained_grid(self.head.image(rough))
+
+    def _on_trained_grid(self, features: Tensor) -> Tensor:
+        """Refine features of any sampling: convolutions know only the pixels of their training."""
+        shape = features.shape[-2:]
+        if shape == self.patch_shape:
+            return self.output(self.refiner(features))
+        coarse = F.interpolate(features, self.patch_shape, mode="bilinear", antialias=True)
+        return F.interpolate(self.output(self.refiner(coarse)), shape, mode="bicubic")

@@ -1,0 +1,165 @@
+"""Trained generators as files: one safetensors file, with JSON metadata inside, no pickle."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ptychi_neural import __version__
+from ptychi_neural.generators import Generator, Unrolled, build_generator
+from ptychi_neural.generators.tensor_files import read_tensors, write_tensors
+from ptychi_neural.options.choices import Architectures, Blocks, Lifters
+from ptychi_neural.options.options import GeneratorOptions, NeuralReconstructorOptions
+
+FORMAT_VERSION = 3
+OLDEST_READ = 2
+"""Lacks options of today, whose defaults are what it did."""
+METADATA_KEY = "ptychi_neural"
+
+
+def save_generator(
+    path: str | Path,
+    network: Generator | Unrolled,
+    options: NeuralReconstructorOptions,
+    *,
+    overwrite: bool = False,
+    **notes: Any,
+) -> None:
+    """Save a generator's weights, normalisation and options.
+
+    Parameters
+    ----------
+    path : str or Path
+        A ``.safetensors`` file.
+    network : Generator or Unrolled
+        The generator.
+    options : NeuralReconstructorOptions
+        Options that it was trained with: its own, loss function, start and consistency are saved.
+    overwrite : bool
+        Whether an existing file is replaced.
+    **notes
+        What else should stand in the metadata; JSON types.
+
+    Raises
+    ------
+    FileExistsError
+        If the file exists and ``overwrite`` is False.
+    ValueError
+        If a weight or the normalisation of the input is not finite.
+    """
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "ptychi_neural_version": __version__,
+        "generator": options.generator.get_dict(),
+        "loss_function": options.loss_function.value,
+        "start": options.start.get_dict()
+        | {"total_variation": options.start.total_variation or 0.0},
+        "consistency": options.consistency.get_dict(),
+        "n_slices": network.n_slices,
+        "patch_shape": list(network.patch_shape),
+        **notes,
+    }
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in network.tensors().items()
+    }
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise ValueError(
+            "The generator holds NaN or Inf and is not saved: it has diverged, or has seen no data "
+            "yet, to which task.run(0) fits its normalisation."
+        )
+    write_tensors(path, METADATA_KEY, metadata, tensors, overwrite)
+
+
+def load_generator(
+    path: str | Path,
+) -> tuple[Generator | Unrolled, GeneratorOptions, dict[str, Any]]:
+    """Load what ``save_generator`` saved.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    network : Generator or Unrolled
+        The generator on the CPU, in evaluation mode.
+    options : GeneratorOptions
+        The options with which it was built.
+    metadata : dict
+        Everything else that the file tells.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no generator, truncated, of another format or does not fit its own options.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such generator; save one with save_generator.")
+    metadata, tensors = read_tensors(path, METADATA_KEY, "generator")
+    if not OLDEST_READ <= (version := metadata["format_version"]) <= FORMAT_VERSION:
+        remedy = "upgrade ptychi_neural" if version > FORMAT_VERSION else "train it anew"
+        raise ValueError(
+            f"{path}: format {version} was written by ptychi_neural "
+            f"{metadata['ptychi_neural_version']}; this version reads {OLDEST_READ} to "
+            f"{FORMAT_VERSION}: {remedy}."
+        )
+    options = GeneratorOptions()
+    options.load_from_dict(metadata["generator"])
+    with torch.device("cpu"):
+        network = build_generator(options, metadata["n_slices"], tuple(metadata["patch_shape"]))
+        network.load_tensors(tensors)
+    return network.eval(), options, metadata
+
+
+def check_patch_shape(
+    options: GeneratorOptions, trained: tuple[int, ...], patch_shape: tuple[int, ...]
+) -> None:
+    """Refuse patterns of a size for which the generator was not made.
+
+    An unrolled generator works on the object, of any size, at the pixel size of its training: at
+    another its convolutions err more, its spectral layers less so. A one-shot generator passes from
+    one size to another, frames being the same field of view sampled more or less finely, where what
+    it sees lies in real space as what it predicts does (a pattern's pixels are reciprocal to those
+    of its patch: no resampling serves both), and nothing but spectral layers and 1x1 convolutions
+    works on the new grid. The cascade's convolutional refiner keeps the grid of its training.
+
+    Parameters
+    ----------
+    options : GeneratorOptions
+        Options of the trained generator.
+    trained : tuple of int
+        (h, w) of the patterns that it was trained with.
+    patch_shape : tuple of int
+        (h, w) of the patterns that it is to work with.
+
+    Raises
+    ------
+    ValueError
+        If it cannot, telling why and what can.
+    """
+    if tuple(trained) == tuple(patch_shape) or options.architecture == Architectures.UNROLLED:
+        return
+    if options.architecture != Architectures.CASCADED:
+        why = "its convolutions know only the pixel size of their training"
+    elif options.lifter != Lifters.BACKPROJECTION:
+        why = (
+            f"with generator.lifter = {options.lifter.value!r} it sees detector pixels, which are "
+            "reciprocal to those that it predicts"
+        )
+    elif options.block != Blocks.FNO or options.shallow_cnn:
+        why = (
+            "the 3x3 convolutions of generator.block = 'ptycho' or generator.shallow_cnn know only "
+            "the pixel size of their training"
+        )
+    else:
+        return
+    raise ValueError(
+        f"The generator (architecture {options.architecture.value!r}) was trained with frames of "
+        f"{trained[0]} x {trained[1]} pixels and cannot work with {patch_shape[0]} x "
+        f"{patch_shape[1]}: {why}. Crop or bin the frames alike, train a generator for this size, "
+        "or one that takes any: generator.architecture = 'unrolled' (at the same pixel size), or "
+        "'cascaded' with lifter = 'backprojection', block = 'fno' and shallow_cnn = False."
+    )

@@ -1,0 +1,71 @@
+"""Tensors with a JSON description in one safetensors file: no pickle."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ptychi_neural.scans.hdf5 import replacing
+
+
+def write_tensors(
+    path: str | Path,
+    key: str,
+    description: Mapping[str, Any],
+    tensors: dict[str, Tensor],
+    overwrite: bool,
+) -> None:
+    """Write a file in one step: whenever the process dies, there is the earlier one or the new.
+
+    Parameters
+    ----------
+    path : str or Path
+        A ``.safetensors`` file.
+    key : str
+        Of the description in the file's metadata.
+    description : mapping
+        What JSON can hold.
+    tensors : dict of str to Tensor
+        Contiguous real tensors on the CPU.
+    overwrite : bool
+        Whether an existing file is replaced.
+
+    Raises
+    ------
+    FileExistsError
+        If the file exists and ``overwrite`` is False.
+    """
+    with replacing(path, overwrite) as temporary:
+        save_file(tensors, temporary, metadata={key: json.dumps(description)})
+
+
+def read_tensors(path: str | Path, key: str, what: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Description and tensors of what ``write_tensors`` wrote.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    key : str
+        Of the description.
+    what : str
+        What the file should be, for the error.
+
+    Raises
+    ------
+    ValueError
+        If the file is truncated, or has no such description.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            description = json.loads((file.metadata() or {})[key])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error}).") from error
+    except KeyError as error:
+        raise ValueError(f"{path}: has no {key!r} metadata: no {what}.") from error
+    return description, tensors

@@ -1,0 +1,116 @@
+"""The stitch-and-extract layer C: overlapping patches become one object, and patches of it again.
+
+With placement P^T (pty-chi's, adds patches to a canvas) and extraction P, its adjoint,
+
+    stitch(o) = P^T(w o) / P^T(w),        consistent patches = P stitch(o).
+
+The stitch is a convex combination at every pixel, so that the rim is not amplified, and
+extraction after stitching is a projection.
+"""
+
+from typing import NamedTuple
+
+import torch
+from ptychi.forward_models import PlanarPtychographyForwardModel
+from torch import Tensor
+
+from ptychi_neural.options.choices import StitchWeightings
+
+COVERAGE_FLOOR = 1e-8
+"""Pixels with less than this share of the largest total weight count as not stitched."""
+
+
+def coverage(weight: Tensor, damping: float) -> Tensor:
+    """(H, W) from 0 where no light fell to 1: total weight beside a share of its maximum."""
+    return weight / (weight + damping * weight.max())
+
+
+class Canvas(NamedTuple):
+    """Sums from which a stitched object is made. Canvases of different batches add up."""
+
+    weighted_patches: Tensor
+    """(n_slices, H, W) complex, P^T(w o)."""
+
+    weight: Tensor
+    """(H, W) real, P^T(w)."""
+
+    def __add__(self, other: tuple) -> "Canvas":  # type: ignore[override]
+        return Canvas(*(a + b for a, b in zip(self, other)))
+
+    def __sub__(self, other: tuple) -> "Canvas":
+        return Canvas(*(a - b for a, b in zip(self, other)))
+
+    def object(self, elsewhere: Tensor) -> Tensor:
+        """The stitched object; ``elsewhere`` (n_slices, H, W) where nothing was stitched."""
+        covered = self.weight > COVERAGE_FLOOR * self.weight.max()
+        weight = torch.where(covered, self.weight, 1.0)
+        return torch.where(covered, self.weighted_patches / weight, elsewhere)
+
+
+class Consistency:
+    """Stitches and extracts patches at pty-chi's positions, by pty-chi's own operators.
+
+    Parameters
+    ----------
+    forward_model : PlanarPtychographyForwardModel
+        Gives the operators, the positions and the probe.
+    weighting : StitchWeightings
+        How patches are weighted in the average.
+    """
+
+    def __init__(
+        self, forward_model: PlanarPtychographyForwardModel, weighting: StitchWeightings
+    ) -> None:
+        self.forward_model = forward_model
+        self.weighting = weighting
+
+    def weights(self) -> Tensor:
+        """(h, w) weight of each pixel of a patch, at most 1, without gradient."""
+        probe = self.forward_model.probe
+        with torch.no_grad():
+            intensity = probe.get_all_mode_intensity()
+            if self.weighting == StitchWeightings.UNIFORM:
+                return torch.ones_like(intensity)
+            return intensity / intensity.max()
+
+    def place(self, patches: Tensor, positions: Tensor) -> Tensor:
+        """Add (n, n_slices, h, w) patches at (n, 2) positions to an empty canvas.
+
+        Real patches go as complex ones: on a CPU, torch adds real numbers at the same place in the
+        order in which its threads come to them, which rounds differently in every run.
+        """
+        if not patches.is_complex():
+            return self.place(torch.complex(patches, torch.zeros_like(patches)), positions).real
+        return _stacked(
+            [
+                self.forward_model.place_object_patches_on_probe_grid(positions, of_slice)
+                for of_slice in patches.unbind(1)
+            ]
+        )
+
+    def extract(self, canvas: Tensor, positions: Tensor) -> Tensor:
+        """Cut (n, n_slices, h, w) patches at (n, 2) positions out of a (n_slices, H, W) canvas."""
+        return _stacked(
+            [
+                self.forward_model.extract_probe_grid_patches(of_slice, positions)
+                for of_slice in canvas
+            ],
+            dim=1,
+        )
+
+    def accumulate(self, patches: Tensor, positions: Tensor) -> Canvas:
+        """Weighted sums of (n, n_slices, h, w) patches at (n, 2) positions."""
+        return Canvas(self.place(self.weights() * patches, positions), self.total_weight(positions))
+
+    def total_weight(self, positions: Tensor) -> Tensor:
+        """(H, W) sum of the patches' weights at (n, 2) positions."""
+        return self.place(self.weights().expand(len(positions), 1, -1, -1), positions)[0]
+
+    def __call__(self, patches: Tensor, positions: Tensor, elsewhere: Tensor) -> Tensor:
+        """The consistent patches: cut out of the object stitched of ``patches``."""
+        return self.extract(self.accumulate(patches, positions).object(elsewhere), positions)
+
+
+def _stacked(slices: list[Tensor], dim: int = 0) -> Tensor:
+    """``torch.stack`` that does not copy a single slice."""
+    return slices[0].unsqueeze(dim) if len(slices) == 1 else torch.stack(slices, dim)

@@ -1,0 +1,215 @@
+"""Accelerated projections: the engine's iteration without a network.
+
+In each iteration every pattern's counts are imposed on its exit wave, the back-projected
+corrections d_j are averaged with the probe's intensity as weight, and the object takes Nesterov's
+steps:
+
+    O' = y + a sum_j P_j^* d_j / (sum_j |P_j|^2 + eps max),     y' = O' + beta (O' - O).
+
+All patterns are projected at once, as in the difference map (Thibault et al., Ultramicroscopy 109,
+338 (2009)). With a known probe the update is divided by the probe's contrast transfer, so that
+coarse phase comes as fast as the rest, and a few early iterations turn the object by the phase that
+the patterns' first moments tell of; whenever a step raises the loss, the iteration goes back and
+takes shorter steps a. A probe that is refined is updated from the same corrections of the exit
+waves, with the object's intensity as weight and longer steps of its pupil's phase. Momentum starts
+anew where the loss has risen (O'Donoghue & Candes, Found. Comput. Math. 15, 715 (2015)).
+"""
+
+import math
+
+import torch
+from ptychi.api.enums import LossFunctions
+from ptychi.propagate import FourierPropagator
+from torch import Tensor
+
+from ptychi_neural.options.options import StartOptions
+from ptychi_neural.physics.forward_model import NeuralForwardModel
+from ptychi_neural.physics.losses import MeanLoss, build_loss_function, losses_of_pixels
+from ptychi_neural.physics.stitching import Canvas
+from ptychi_neural.projections.contrast_transfer import ContrastTransfer
+from ptychi_neural.projections.first_moments import FirstMoments
+
+SHORT_STEP = 0.5
+"""Of object and probe where both are updated, as full steps would correct the same error twice and
+their common scale would oscillate; and of updates that were divided by the contrast transfer."""
+
+PUPIL_PHASE_GAIN = 4.0
+"""Steps of the phase of the probe's Fourier transform, relative to those of all else: patterns tell
+of it only through the object's contrast."""
+
+DARK_PUPIL = 1e-4
+"""Power in the pupil, relative to its maximum, below which there is no phase to speak of."""
+
+SHORTER = 0.7
+"""Factor of the step when the loss has risen."""
+
+FIRST_WITH_MOMENTS = 3
+"""Of the iterations: before, coarse amplitude is missing, of which the moments tell too."""
+
+MOST_RISES = 6
+"""In a row, each with a shorter step: then none lowers the loss."""
+
+
+class AcceleratedProjections:
+    """Projections over the whole scan, with momentum.
+
+    Parameters
+    ----------
+    forward_model : NeuralForwardModel
+        Operators, probe, positions and data.
+    from_object : Tensor
+        (1, H, W) complex object to begin with.
+    options : StartOptions
+        Momentum and regularisation.
+    batch_size : int
+        Number of patterns that are projected at a time, to bound the memory.
+    loss_function : torch.nn.Module
+        Of predicted and measured counts, for held-out pixels; and what updates have to lower,
+        unless the probe is refined: that is the mean squared difference of the moduli then.
+    transfer : ContrastTransfer, optional
+        By which updates are divided.
+    halves : tuple of Tensor, optional
+        Indices of the frames of two halves of the scan, if some iterations are to see but one.
+    """
+
+    def __init__(
+        self,
+        forward_model: NeuralForwardModel,
+        from_object: Tensor,
+        options: StartOptions,
+        batch_size: int,
+        loss_function: torch.nn.Module,
+        transfer: ContrastTransfer | None,
+        halves: tuple[Tensor, Tensor] | None,
+    ) -> None:
+        self.forward_model = forward_model
+        self.options = options
+        self.frames = (*(halves or ()), forward_model.everything)
+        self.batch_size = batch_size
+        self.loss_function = self._lowered = loss_function
+        # A probe yet to be found errs by more than the noise, most where little is predicted.
+        self.of_modulus = forward_model.probe.optimizable
+        if self.of_modulus:
+            self._lowered = build_loss_function(LossFunctions.MSE_SQRT)
+        self.transfer = transfer
+        self.moments: FirstMoments | None = None
+        far_field = isinstance(forward_model.free_space_propagator, FourierPropagator)
+        if options.moment_iterations > 0 and transfer is not None and far_field:
+            self.moments = FirstMoments(forward_model)
+        self.n_iterated = 0
+        self.n_done = 0
+        self.object = self._last_object = from_object
+        self._step = 1.0 if transfer is None else SHORT_STEP
+        self._losses, self._n_rises = [math.inf] * len(self.frames), 0
+        self._last_probe = forward_model.probe.data
+        self._illuminations: list[Tensor | None] = [None] * len(self.frames)
+
+    @torch.no_grad()
+    def iterate(self, update_probe: bool, part: int = -1) -> float:
+        """One iteration.
+
+        Parameters
+        ----------
+        update_probe : bool
+            Whether the probe is refined too.
+        part : int
+            0 or 1: over one of the halves; -1: over everything.
+
+        Returns
+        -------
+        float
+            Loss at the held-out pixels before the iteration; nan where there are none, and over a
+            half, which is not to be compared with the other.
+        """
+        model = self.forward_model
+        moments = self.moments if self._moments_are_due else None
+        updates, illumination = torch.zeros_like(self.object), torch.zeros_like(self.object[0].real)
+        lacking = torch.zeros_like(self.object)
+        probe_change = torch.zeros_like(model.probe.data[0])
+        exposure = torch.zeros_like(probe_change.real[0])
+        held_out, lowered = MeanLoss(), MeanLoss()
+        for batch in self.frames[part].split(self.batch_size):
+            positions = model.positions(batch)
+            patches = model.consistency.extract(self.object, positions)
+            measured = model.measured_patterns(batch)
+            correction = model.exit_wave_correction(batch, patches, measured, self.of_modulus)
+            losses = losses_of_pixels(self._lowered, correction.predicted, measured)
+            lowered.add(losses, correction.seen)
+            if model.options.validation.held_out > 0 and part < 0:
+                if self.of_modulus:
+                    losses = losses_of_pixels(self.loss_function, correction.predicted, measured)
+                held_out.add(losses, model.held_out_pixels(batch))
+            updates += model.back_project(correction, positions)
+            if self._illuminations[part] is None:
+                illumination += model.illumination(correction.probe, positions)
+            if moments is not None:
+                lacking += moments.accumulate(correction, measured, positions)
+            if update_probe:
+                probe_change += model.probe_update(batch, patches, correction)
+                exposure += patches[:, 0].abs().square().sum(0)
+        known = self._illuminations[part]
+        self._illuminations[part] = illumination = illumination if known is None else known
+        update = model.object_update(Canvas(updates, illumination))
+        if self.transfer is not None:
+            update = self.transfer.divide(update, self.object)
+        update = self._watched(update, lowered.value, part)
+        self.n_iterated += 1
+        self.n_done += 1
+        length = SHORT_STEP if update_probe else self._step
+        new = self.object + length * update
+        if moments is not None:
+            phase = moments.phase(lacking, illumination)
+            turn = torch.polar(torch.ones_like(phase), phase)
+            new, self._last_object = turn * new, turn * self._last_object
+            self._losses = [math.inf] * len(self.frames)
+        self.object, self._last_object = self._ahead(new, self._last_object), new
+        if update_probe:
+            floor = self.options.regularization * exposure.max()
+            step = length * probe_change / (exposure + floor)
+            if isinstance(model.free_space_propagator, FourierPropagator):
+                step = _with_longer_phase_steps(step, model.probe.data[0])
+            new = model.probe.data.clone()
+            new[0] += step
+            model.probe.set_data(self._ahead(new, self._last_probe))
+            self._last_probe = new
+            self._illuminations = [None] * len(self.frames)
+        return held_out.value
+
+    @property
+    def _moments_are_due(self) -> bool:
+        n_since = self.n_iterated - FIRST_WITH_MOMENTS
+        return 0 <= n_since < self.options.moment_iterations
+
+    def _watched(self, update: Tensor, loss: float, part: int) -> Tensor:
+        """The object's update. Where the loss has risen, momentum starts anew, and a divided update
+        is taken back: the object is the one before it, the update what is to be tried again."""
+        if not loss > self._losses[part]:
+            self._losses[part], self._n_rises = loss, 0
+            self._before = (self.object, update)
+            return update
+        if self.transfer is None:
+            self._losses[part] = loss
+        else:
+            self.object, update = self._before
+            self._step *= SHORTER
+            self._n_rises += 1
+        self._last_object, self._last_probe = self.object, self.forward_model.probe.data
+        self.n_done = 0
+        return update
+
+    @property
+    def converged(self) -> bool:
+        """Whether no step along a divided update lowers the loss any more."""
+        return self._n_rises >= MOST_RISES
+
+    def _ahead(self, new: Tensor, last: Tensor) -> Tensor:
+        momentum = min(self.n_done / (self.n_done + 3), self.options.momentum)
+        return new + momentum * (new - last)
+
+
+def _with_longer_phase_steps(step: Tensor, probe: Tensor) -> Tensor:
+    """The probe's step, both (n_modes, h, w), with ``PUPIL_PHASE_GAIN``."""
+    pupil = torch.fft.fft2(probe)
+    power = pupil.abs().square()
+    turn = (torch.fft.fft2(step) * pupil.conj()).imag / power.clamp(min=DARK_PUPIL * power.max())
+    return step + torch.fft.ifft2((PUPIL_PHASE_GAIN - 1) * 1j * turn * pupil)

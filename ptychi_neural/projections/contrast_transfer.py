@@ -1,0 +1,110 @@
+"""Contrast transfer of a probe: how far one update takes amplitude and phase, by spatial frequency.
+
+A probe turns phase into intensity only at frequencies above those at which it varies itself, and
+what is lacking in the response of phase there is in that of amplitude: the two add up to 1.
+Projections approach coarse phase as slowly as its response is small; divided by the response, the
+update approaches all frequencies alike.
+
+On a flat object, with Psi the far field of the probe P, a contrast e^{iqx} changes intensities by
+
+    dI = A_q + A_-q^*  (of amplitude),     dI = i (A_q - A_-q^*)  (of phase),
+    A_q = Psi^* F(P e^{iqx}) (summed over probe modes),
+
+and what one update takes of it is, averaged over positions, proportional to the sum of |dI|^2 / I.
+"""
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from ptychi_neural.physics.forward_model import MODULUS_FLOOR, NeuralForwardModel
+from ptychi_neural.physics.stitching import coverage
+
+N_DIRECTIONS = 4
+"""In half a turn, over which the response at a spatial frequency is averaged."""
+
+N_FREQUENCIES = 8
+"""That are passed at a time, to bound the memory."""
+
+RIM = 0.1
+"""Where less than this share of the largest illumination falls, updates are damped before and after
+the division: there the response is another, and the division would spread its noise."""
+
+
+class ContrastTransfer:
+    """Responses of amplitude and phase, and updates that are divided by them.
+
+    Parameters
+    ----------
+    forward_model : NeuralForwardModel
+        Probe, propagation and positions.
+    floor : float
+        Added to the responses where updates are divided by them.
+    """
+
+    def __init__(self, forward_model: NeuralForwardModel, floor: float) -> None:
+        positions = forward_model.positions(forward_model.everything)
+        weight = forward_model.consistency.total_weight(positions)
+        self.window = coverage(weight, RIM)
+        step = 1 / (2 * max(forward_model.probe.get_spatial_shape()))
+        fy, fx = (torch.fft.fftfreq(n) for n in weight.shape)
+        steps = torch.hypot(fy[:, None], fx) / step
+        self.response = responses(forward_model, step * torch.arange(int(steps.max()) + 2))
+        """(2, n) shares of amplitude and phase in the response, at every half cycle in the side of
+        the probe."""
+        below = steps.long()
+        rest = steps - below
+        response = (1 - rest) * self.response[:, below] + rest * self.response[:, below + 1]
+        self.gain = 1 / (response + floor)
+
+    def divide(self, update: Tensor, object_: Tensor) -> Tensor:
+        """An object's update, its parts along amplitude and phase divided by their responses.
+
+        Parameters
+        ----------
+        update, object_ : Tensor
+            (1, H, W) complex.
+        """
+        phase = torch.sgn(object_)
+        parts = self.window * torch.view_as_real((update * phase.conj())[0]).movedim(-1, 0)
+        parts = self.window * torch.fft.ifft2(self.gain * torch.fft.fft2(parts)).real
+        return torch.complex(*parts) * phase
+
+
+@torch.no_grad()
+def responses(model: NeuralForwardModel, frequencies: Tensor) -> Tensor:
+    """Shares of amplitude and phase in what an update takes of a contrast on a flat object.
+
+    Parameters
+    ----------
+    model : NeuralForwardModel
+        Probe, propagation and valid pixels.
+    frequencies : Tensor
+        (n,) spatial frequencies in cycles per pixel.
+
+    Returns
+    -------
+    Tensor
+        (2, n) shares of amplitude and phase, which add up to 1.
+    """
+    probe = model.probe.data[0]
+    y, x = (torch.arange(n) - n // 2 for n in probe.shape[-2:])
+    directions = math.pi * (torch.arange(N_DIRECTIONS) + 0.5) / N_DIRECTIONS
+    along = directions.sin()[:, None, None] * y[:, None] + directions.cos()[:, None, None] * x
+    flat = model.forward_far_field(probe[None])
+    intensity = flat.abs().square().sum(1)
+    weight = model.dataset.valid_pixel_mask / (intensity + MODULUS_FLOOR * intensity.mean())
+    of_each = []
+    for some in frequencies.split(N_FREQUENCIES):
+        angles = 2 * math.pi * (some[:, None, None, None] * along).flatten(0, 1)[:, None]
+        wave = torch.polar(torch.ones_like(angles), angles)
+        forth, back = (
+            (flat.conj() * model.forward_far_field(probe * w)).sum(1) for w in (wave, wave.conj())
+        )
+        changes = torch.stack([forth + back.conj(), forth - back.conj()])
+        of_waves = (weight * changes.abs().square()).sum(dim=(-2, -1))
+        of_each.append(of_waves.unflatten(1, (len(some), N_DIRECTIONS)).sum(-1))
+    response = torch.cat(of_each, dim=1)
+    return cast(Tensor, response / response.sum(0))

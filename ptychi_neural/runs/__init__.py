@@ -1,0 +1,26 @@
+"""Runs from beginning to end: from a run file to a results folder."""
+
+from ptychi_neural.runs.infer import InferenceResult, infer
+from ptychi_neural.runs.reconstruct import ReconstructionResult, build_task, reconstruct
+from ptychi_neural.runs.train import (
+    MultiscanTrainingWorkflow,
+    TrainingResult,
+    TrainingScan,
+    train,
+)
+from ptychi_neural.runs.training_file import read_training_file
+from ptychi_neural.runs.warm_start import NeuralWarmStartWorkflow
+
+__all__ = [
+    "InferenceResult",
+    "MultiscanTrainingWorkflow",
+    "NeuralWarmStartWorkflow",
+    "ReconstructionResult",
+    "TrainingResult",
+    "TrainingScan",
+    "build_task",
+    "infer",
+    "read_training_file",
+    "reconstruct",
+    "train",
+]

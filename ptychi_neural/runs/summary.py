@@ -1,0 +1,101 @@
+"""What a file or folder holds, in a few lines."""
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from ptychi_neural.scans import Scan, read_diffraction, read_product
+from ptychi_neural.scans.hdf5 import opened
+
+
+def summarize(path: str | Path) -> dict[str, str]:
+    """Shapes, dose, step and overlap of a diffraction file, a product, or a folder of both.
+
+    Parameters
+    ----------
+    path : str or Path
+        HDF5 file, or a folder with ``product.h5`` and perhaps ``diffraction.h5``: a scan or a
+        result, whose metrics are then told as well.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no such file, or it holds neither patterns nor a product.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        with opened(path) as file:
+            is_product = isinstance(file.get("probe_position_x_m"), h5py.Dataset)
+        return _product(read_product(path)) if is_product else _diffraction(path)
+    summary = _product(read_product(path / "product.h5"))
+    if (path / "diffraction.h5").is_file():
+        summary |= _diffraction(path / "diffraction.h5")
+    for name in ("provenance.json", "metrics.json"):
+        if (path / name).is_file():
+            content = json.loads((path / name).read_text(encoding="utf-8"))
+            summary |= {key: f"{value}" for key, value in content.items() if key != "command"}
+    return summary
+
+
+def overlap(positions_px: NDArray[np.floating], probe: NDArray[np.complexfloating]) -> float:
+    """Linear overlap, 1 - step / diameter, of neighbouring positions.
+
+    The step is the median distance to the nearest neighbour, the diameter that of the disc of
+    area (sum I)^2 / sum I^2, with I the intensity of all probe modes.
+
+    Parameters
+    ----------
+    positions_px : ndarray
+        (n, 2) positions in pixels.
+    probe : ndarray
+        (n_opr_modes, n_modes, h, w) probe; the first OPR mode counts.
+
+    Examples
+    --------
+    >>> y, x = np.indices((64, 64)) - 32
+    >>> disc = (np.hypot(y, x) < 10).astype(complex)[None, None]
+    >>> round(overlap(np.array([[0.0, 0.0], [0.0, 5.0], [0.0, 10.0]]), disc), 2)
+    0.75
+    """
+    intensity = (np.abs(probe[0]) ** 2).sum(axis=0)
+    area = intensity.sum() ** 2 / (intensity**2).sum()
+    return float(1 - _step(positions_px) / (2 * np.sqrt(area / np.pi)))
+
+
+def _step(positions_px: NDArray[np.floating]) -> float:
+    distances, _ = cKDTree(positions_px).query(positions_px, k=2)
+    return float(np.median(distances[:, 1]))
+
+
+def _product(scan: Scan) -> dict[str, str]:
+    extent = np.ptp(scan.positions_px, axis=0)
+    wavelength = scan.wavelength_m
+    summary = {
+        "name": scan.name,
+        "comments": scan.comments,
+        "object": f"{scan.object.shape} pixels (slices, height, width)",
+        "probe": f"{scan.probe.shape} (OPR modes, modes, height, width)",
+        "pixel size": f"{scan.pixel_size_m:.4g} m",
+        "wavelength": "unknown" if wavelength is None else f"{wavelength:.4g} m",
+        "positions": f"{len(scan.positions_px)} over {extent[0]:.1f} x {extent[1]:.1f} pixels",
+    }
+    if len(scan.positions_px) > 1:
+        summary["step"] = f"{_step(scan.positions_px):.2f} pixels"
+        summary["overlap"] = f"{overlap(scan.positions_px, scan.probe):.0%}"
+    return summary
+
+
+def _diffraction(path: Path) -> dict[str, str]:
+    patterns, mask = read_diffraction(path)
+    counts = patterns.sum(axis=(1, 2), dtype=np.float64)
+    invalid = 0 if mask is None else int((~mask).sum())
+    return {
+        "patterns": f"{patterns.shape} {patterns.dtype}",
+        "counts per frame": f"{counts.mean():.4g} ({counts.min():.4g} to {counts.max():.4g})",
+        "largest count": f"{patterns.max():.6g}",
+        "masked pixels": f"{invalid}",
+    }
