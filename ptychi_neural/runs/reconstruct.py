@@ -5,7 +5,7 @@ import dataclasses
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,8 @@ from ptychi.utils import orthogonalize_initial_probe
 
 from ptychi_neural import evaluation
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
-from ptychi_neural.prediction import disagreement
+from ptychi_neural.engine.tasks import build_task
+from ptychi_neural.prediction import deviation
 from ptychi_neural.runs.attend import run_attended
 from ptychi_neural.runs.provenance import provenance, write_json
 from ptychi_neural.runs.run_file import RunFile
@@ -63,47 +64,6 @@ class ReconstructionResult:
 
     metrics: dict[str, float] | None
     """Comparison with the ground truth or the reference; None where there is neither."""
-
-
-def build_task(
-    options: PtychographyTaskOptions, scan: Scan, keep: Collection[str] = ()
-) -> PtychographyTask:
-    """A task of any engine for a scan.
-
-    Pixel size, wavelength and slice spacings are taken from the scan.
-
-    Parameters
-    ----------
-    options : PtychographyTaskOptions
-        Options of the engine; the scan's geometry is written into them.
-    scan : Scan
-        The scan.
-    keep : collection of str
-        Dotted names, such as ``"data_options.wavelength_m"``, of options that stay as they are.
-
-    Raises
-    ------
-    ValueError
-        If the engine refuses options or data.
-    """
-    geometry = (
-        ("object_options", "pixel_size_m", scan.pixel_size_m),
-        ("object_options", "slice_spacings_m", scan.slice_spacings_m),
-        ("data_options", "wavelength_m", scan.wavelength_m),
-    )
-    for group, name, value in geometry:
-        if value is not None and f"{group}.{name}" not in keep:
-            setattr(getattr(options, group), name, np.asarray(value).tolist())
-    return PtychographyTask(
-        options,
-        diffraction_data=scan.patterns,
-        object_data=scan.object,
-        probe_data=scan.probe,
-        probe_position_x_px=scan.positions_px[:, 1],
-        probe_position_y_px=scan.positions_px[:, 0],
-        opr_mode_weights_data=scan.opr_mode_weights,
-        valid_pixel_mask=scan.valid_pixel_mask,
-    )
 
 
 def reconstruct(
@@ -206,7 +166,8 @@ def _disagreement(task: PtychographyTask) -> NDArray[np.floating] | None:
     reconstructor = task.reconstructor
     if not isinstance(reconstructor, NeuralReconstructor) or not reconstructor.is_trained:
         return None
-    standard_deviation = disagreement(reconstructor).numpy(force=True)
+    of_object = deviation(reconstructor.generator, reconstructor.scan, reconstructor.start)
+    standard_deviation = of_object.numpy(force=True)
     return None if np.isnan(standard_deviation).all() else standard_deviation
 
 

@@ -3,12 +3,12 @@
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field
 
-import ptychi_neural.api as napi
+from ptychi_neural.options import NeuralPtychographyOptions
 from ptychi_neural.runs.run_file import (
     OutputSection,
     RunFile,
@@ -20,6 +20,7 @@ from ptychi_neural.runs.run_file import (
     run_from,
     validated,
 )
+from ptychi_neural.training import Fresh
 
 DEFAULTS: dict[str, Any] = {
     "reconstructor_options": {
@@ -29,9 +30,6 @@ DEFAULTS: dict[str, Any] = {
 }
 """Where training differs from the engine's defaults: a scan validates, not pixels of each scan,
 and nobody looks at the objects in between."""
-
-
-Fresh = Literal["object", "noise"]
 
 
 class TrainingSection(BaseModel):
@@ -113,7 +111,7 @@ class TrainingFile:
 
     validation: ScanRun
 
-    options: napi.NeuralPtychographyOptions
+    options: NeuralPtychographyOptions
     """Options that the scans share."""
 
     training: TrainingSection
@@ -190,7 +188,7 @@ def read_training_file(
     frame: _Frame | None = validated(_Frame, framed, list(key_names(_Frame)), problems)
     options = None
     try:
-        options = options_from(napi.NeuralPtychographyOptions, shared, source=str(path))
+        options = options_from(NeuralPtychographyOptions, shared, source=str(path))
     except RunFileError as error:
         problems += error.problems
     if frame is None or options is None:
@@ -213,7 +211,7 @@ def read_training_file(
     held_out = run_of(frame.validation, "validation")
     if problems:
         raise RunFileError(str(path), problems)
-    options = cast(napi.NeuralPtychographyOptions, options)
+    options = cast(NeuralPtychographyOptions, options)
     scans = [
         ScanRun(cast(RunFile, run), section.fresh, section.probe_options)
         for run, section in zip(runs, frame.scans)
@@ -222,7 +220,7 @@ def read_training_file(
         if scan.fresh and scan.run.simulation is None:
             raise RunFileError(str(path), [f"scans[{i}].fresh: needs a simulation to draw from"])
     # Found relative to the file.
-    checkpoint = cast(napi.NeuralPtychographyOptions, scans[0].run.options).reconstructor_options
+    checkpoint = cast(NeuralPtychographyOptions, scans[0].run.options).reconstructor_options
     options.reconstructor_options.generator.checkpoint = checkpoint.generator.checkpoint
     return TrainingFile(
         scans=scans,
