@@ -9,7 +9,7 @@ from ptychi.data_structures.base import ReconstructParameter
 from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGroup
 
 from ptychi_neural.generators import Generator
-from ptychi_neural.options import GeneratorOptions
+from ptychi_neural.options import GeneratorOptions, NeuralReconstructorOptions
 from ptychi_neural.physics.intensity_scale import IntensityScale
 
 
@@ -66,16 +66,6 @@ class NeuralParameterGroup(PlanarPtychographyParameterGroup):
     generator: GeneratorParameter
     intensity_scale: IntensityScale
 
-    @classmethod
-    def extend(
-        cls,
-        group: PlanarPtychographyParameterGroup,
-        generator: GeneratorParameter,
-        intensity_scale: IntensityScale,
-    ) -> "NeuralParameterGroup":
-        """Add the engine's own parameters to pty-chi's."""
-        return cls(**vars(group), generator=generator, intensity_scale=intensity_scale)
-
     def fitted(self) -> dict[str, ReconstructParameter]:
         """What a run changes beside the network, by name."""
         return {
@@ -85,3 +75,26 @@ class NeuralParameterGroup(PlanarPtychographyParameterGroup):
             "opr_mode_weights": self.opr_mode_weights,
             "intensity_scale": self.intensity_scale,
         }
+
+
+def with_generator(
+    group: PlanarPtychographyParameterGroup,
+    network: Generator,
+    options: NeuralReconstructorOptions,
+) -> NeuralParameterGroup:
+    """Add the engine's own parameters to pty-chi's.
+
+    Parameters
+    ----------
+    group : PlanarPtychographyParameterGroup
+        Object, probe, positions and OPR weights.
+    network : Generator
+        The generator.
+    options : NeuralReconstructorOptions
+        Options of generator and scale.
+    """
+    return NeuralParameterGroup(
+        **vars(group),
+        generator=GeneratorParameter(network, options.generator),
+        intensity_scale=IntensityScale(options.intensity_scale),
+    )

@@ -18,20 +18,19 @@ from tqdm import tqdm
 from ptychi_neural.engine.checks import check_data
 from ptychi_neural.engine.device import without_default_device
 from ptychi_neural.engine.judge import HeldOutJudge
-from ptychi_neural.engine.parameters import GeneratorParameter, NeuralParameterGroup
-from ptychi_neural.engine.penalties import penalties
+from ptychi_neural.engine.objective import objective, penalties
+from ptychi_neural.engine.parameters import NeuralParameterGroup, with_generator
 from ptychi_neural.engine.snapshot import Continuation, Snapshot
 from ptychi_neural.engine.start import Start, StartObserver
 from ptychi_neural.engine.trained import completed_options, generator_for
 from ptychi_neural.engine.working_units import WorkingUnits
 from ptychi_neural.generators import Generator
 from ptychi_neural.generators.files import save_generator
-from ptychi_neural.options import NeuralReconstructorOptions
+from ptychi_neural.options import NeuralObjectOptions, NeuralReconstructorOptions
 from ptychi_neural.options.choices import StitchScopes
 from ptychi_neural.physics.forward_model import ScanForwardModel
-from ptychi_neural.physics.intensity_scale import IntensityScale
-from ptychi_neural.physics.losses import MeanLoss, add_losses, build_loss_function
-from ptychi_neural.physics.pixel_splits import PixelSplits
+from ptychi_neural.physics.losses import build_loss_function
+from ptychi_neural.physics.pixel_splits import deal_pixels
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.physics.stitching import LatestPatches
 
@@ -76,24 +75,21 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
     ) -> None:
         check_data(parameter_group, dataset)
         options = completed_options(options, parameter_group.probe.optimizable)
-        network = generator_for(parameter_group, options)
+        group = with_generator(parameter_group, generator_for(parameter_group, options), options)
         if options.batch_size is None:
             n_pixels = dataset.patterns[0].numel()
+            network = group.generator.network
             options.batch_size = network.open_batch_size(len(dataset), n_pixels)
-        group = NeuralParameterGroup.extend(
-            parameter_group,
-            generator=GeneratorParameter(network, options.generator),
-            intensity_scale=IntensityScale(options.intensity_scale),
-        )
         super().__init__(group, dataset, options, *args, **kwargs)  # type: ignore[arg-type]
         self.loss_function = build_loss_function(options.loss_function)
         if options.displayed_loss_function is not None:
             self.displayed_loss_function = build_loss_function(options.displayed_loss_function)
         # pty-chi would remove the ambiguity between epochs, behind the generator's back.
-        ambiguity = group.object.options.remove_object_probe_ambiguity
-        group.object.options = copy.deepcopy(group.object.options)
-        group.object.options.remove_object_probe_ambiguity.enabled = False
-        self.units = WorkingUnits(group, ambiguity.enabled)
+        removes_ambiguity = group.object.options.remove_object_probe_ambiguity.enabled
+        self._object_options = cast(NeuralObjectOptions, copy.deepcopy(group.object.options))
+        self._object_options.remove_object_probe_ambiguity.enabled = False
+        group.object.options = self._object_options
+        self.units = WorkingUnits(group, removes_ambiguity)
         self.judge = HeldOutJudge(options.validation, self.loss_function)
         observer = StartObserver(self._bar, self._iterated, self._started)
         self.start = Start(self.judge, options.start.total_variation, observer)
@@ -101,7 +97,8 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         self.normalization_pending = options.generator.checkpoint is None
         self.object_is_assembled = False
         self.latest: LatestPatches | None = None
-        self.pixels = self._deal_pixels()
+        held_out, seed = options.validation.held_out, options.random_seed or 0
+        self.pixels = deal_pixels(dataset.patterns, self.generator.n_splits, held_out, seed)
 
     # --- building --------------------------------------------------------------------------
 
@@ -134,15 +131,6 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             metric_function=self.displayed_loss_function or self.loss_function,
             always_compute_loss=displayed not in (None, self.options.loss_function),
         )
-
-    def _deal_pixels(self) -> PixelSplits | None:
-        n_splits, held_out = self.generator.n_splits, self.options.validation.held_out
-        if n_splits == 1 and held_out == 0:
-            return None
-        patterns = self.dataset.patterns
-        shape = cast(tuple[int, int, int], tuple(patterns.shape))
-        seed = self.options.random_seed or 0
-        return PixelSplits(shape, n_splits, held_out, seed, patterns.device)
 
     def update_requires_grad(self) -> None:
         super().update_requires_grad()
@@ -314,28 +302,23 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         scan = self.scan.without(self.present_split).of(self._on_device(input_data[0]))
         if self.latest is not None:
             scan = scan.stitched_along(self.latest)
-        mask = scan.to_predict(scan.frames, y_true)
-        measured = y_true[mask]
-        objective = torch.zeros(())
-        for weight, object_ in self.generator.objects_to_fit(scan):
-            predicted = scan.predict(object_)[mask]
-            loss = self.loss_function(predicted, measured)
-            objective = objective + weight * loss
-        penalty = penalties(object_, self.parameter_group.object.options, self.current_epoch)
-        objective = objective + penalty
-        self._stop_if_not_finite(objective)
+        found = objective(
+            *(self.generator, scan, y_true, self.loss_function),
+            penalty=lambda object_: penalties(object_, self._object_options, self.current_epoch),
+        )
+        self._stop_if_not_finite(found.objective)
 
-        if objective.requires_grad:
-            objective.backward()
+        if found.objective.requires_grad:
+            found.objective.backward()
         self.run_post_differentiation_hooks(input_data, y_true)
         self.step_all_optimizers(forward_model_args=list(input_data), y_true=y_true)
         self.forward_model.zero_grad()
 
-        self.loss_tracker.update_batch_loss(predicted.detach(), measured, loss.item())
-        self.loss_tracker.update_batch_regularization_loss(penalty.item())
+        self.loss_tracker.update_batch_loss(found.predicted, found.measured, found.loss.item())
+        self.loss_tracker.update_batch_regularization_loss(found.penalty.item())
 
     def _on_device(self, indices: Tensor) -> Tensor:
-        return indices.to(self.parameter_group.object.tensor.data.device)
+        return indices.to(cast(Tensor, self.parameter_group.object.tensor.data).device)
 
     def _stop_if_not_finite(self, objective: Tensor) -> None:
         if not torch.isfinite(objective):
@@ -374,25 +357,13 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
 
     @torch.no_grad()
     def assemble_object(self) -> None:
-        """Write what the generator makes of the whole scan into the task's object.
-
-        Before its first epoch a generator that was not trained leaves the start as it is.
-        """
-        self.parameter_group.object.set_data(self._assembled(self.scan))
+        """Write what the generator makes of the whole scan into the task's object."""
+        self.parameter_group.object.set_data(self.object_of(self.scan))
         self.object_is_assembled = True
 
-    def _assembled(self, scan: ScanPhysics) -> Tensor:
+    def object_of(self, scan: ScanPhysics) -> Tensor:
+        """The object that the generator makes of a scan, or the start before it is trained."""
         return self.generator(scan) if self.is_trained else scan.start
-
-    @torch.no_grad()
-    def prediction_loss(self) -> float:
-        """Loss of what the generator makes of the scan as it is, at all pixels that count; where
-        they are split, those of each split are predicted from the others."""
-        mean = MeanLoss()
-        for split in [None] if self.pixels is None else range(self.pixels.n_splits):
-            scan = self.scan.without(split)
-            add_losses(mean, scan, self._assembled(scan), self.loss_function, scan.to_predict)
-        return mean.value
 
     def save_generator(self, path: str | Path, overwrite: bool = False) -> None:
         """Save the trained generator: weights and normalisation, with its options as metadata.

@@ -1,18 +1,18 @@
 """A scan's physics from arrays, without a reconstructor: what a trained generator works on."""
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ptychi.api.task import PtychographyTask
 from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGroup
+from ptychi.io_handles import PtychographyDataset
 
 from ptychi_neural.engine.checks import check_data
-from ptychi_neural.engine.parameters import GeneratorParameter, NeuralParameterGroup
+from ptychi_neural.engine.parameters import with_generator
 from ptychi_neural.generators import Generator
-from ptychi_neural.options import NeuralPtychographyOptions
+from ptychi_neural.options import NeuralPtychographyOptions, NeuralReconstructorOptions
 from ptychi_neural.physics.forward_model import ScanForwardModel
-from ptychi_neural.physics.intensity_scale import IntensityScale
 from ptychi_neural.physics.scan_physics import ScanPhysics
 
 
@@ -49,14 +49,13 @@ class ScanTask(PtychographyTask):
 
     def build_reconstructor(self) -> None:
         """Build the physics in the place of a reconstructor."""
-        group = PlanarPtychographyParameterGroup(
-            object=self.object,
-            probe=self.probe,
-            probe_positions=self.probe_positions,
-            opr_mode_weights=self.opr_mode_weights,
-        )
-        dataset = self.dataset
-        settings = copy.copy(self.reconstructor_options)
+        built: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in ("object", "probe", "probe_positions", "opr_mode_weights")
+        }
+        group = PlanarPtychographyParameterGroup(**built)
+        dataset: PtychographyDataset = self.dataset  # type: ignore[assignment]
+        settings = copy.copy(cast(NeuralReconstructorOptions, self.reconstructor_options))
         check_data(group, dataset)
         self.generator.check_patch_shape(tuple(group.probe.get_spatial_shape()))
         device = torch.get_default_device()
@@ -66,11 +65,7 @@ class ScanTask(PtychographyTask):
         group.object.update_pos_origin_coordinates(group.probe_positions.data)
         dataset.move_attributes_to_device(device)
         generator = self.generator.to(device, torch.get_default_dtype())
-        self.group = NeuralParameterGroup.extend(
-            group,
-            GeneratorParameter(generator, settings.generator),
-            IntensityScale(settings.intensity_scale),
-        )
+        self.group = with_generator(group, generator, settings)
         forward = settings.forward_model_options
         model = ScanForwardModel(
             self.group,

@@ -21,7 +21,8 @@ _CONTAINING: dict[type, list[type]] = {}
 def open_dataclass(cls: Class) -> Class:
     """Decorate an options class that ``add_group`` may extend."""
     _BODIES[cls] = {**vars(cls), "__annotations__": dict(cls.__annotations__)}
-    return dataclass(cls)
+    dataclass(cls)  # It changes the class in place.
+    return cls
 
 
 def contains(open_class: type) -> Any:

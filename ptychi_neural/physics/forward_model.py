@@ -76,7 +76,7 @@ class ScanForwardModel(PlanarPtychographyForwardModel):
     def measured(self, frames: Tensor) -> Tensor:
         """(n, h, w) measured counts as pty-chi keeps them (far field: DC in the corner)."""
         on_dataset = frames.to(self.dataset.patterns.device)
-        return self.dataset.patterns[on_dataset].to(self.object.tensor.data.device)
+        return self.dataset.patterns[on_dataset].to(cast(Tensor, self.object.tensor.data).device)
 
     def positions(self, frames: Tensor) -> Tensor:
         """(n, 2) positions in pixels, (y, x)."""

@@ -28,6 +28,7 @@ from ptychi_neural.engine.state_files import State, read_state, write_state
 from ptychi_neural.engine.tasks import build_task
 from ptychi_neural.generators.files import save_generator
 from ptychi_neural.options import NeuralPtychographyOptions
+from ptychi_neural.physics.losses import MeanLoss, add_losses
 from ptychi_neural.scans import Scan
 from ptychi_neural.simulation import SimulationOptions, simulate
 
@@ -196,7 +197,7 @@ class MultiscanTrainingWorkflow:
         """Let the held-out scan judge the generator, and keep the best."""
         reconstructor = self._started(VALIDATION)
         reconstructor.current_epoch = self.epoch
-        score = reconstructor.prediction_loss()
+        score = prediction_loss(reconstructor)
         if score < self.best_score:
             self.best_score, self.best_epoch = score, self.epoch
             self._best = {
@@ -386,6 +387,20 @@ class MultiscanTrainingWorkflow:
         self._best, self._described = state["best"], state["described"]
         self._tasks, self._states = {}, state["scans"]
         restore_random_state(state["random"])
+
+
+@torch.no_grad()
+def prediction_loss(reconstructor: NeuralReconstructor) -> float:
+    """Loss of what a generator makes of a scan that it is not fitted to, at all pixels that count.
+
+    Where pixels are split, those of each split are predicted from the others.
+    """
+    mean, pixels = MeanLoss(), reconstructor.pixels
+    for split in [None] if pixels is None else range(pixels.n_splits):
+        scan = reconstructor.scan.without(split)
+        object_ = reconstructor.object_of(scan)
+        add_losses(mean, scan, object_, reconstructor.loss_function, scan.to_predict)
+    return mean.value
 
 
 def _training_scan(scan: TrainingScan | Scan | SimulationOptions) -> TrainingScan:
