@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ptychi_neural.evaluation.figures import COLOUR_PERCENTILES, save_figure
 from ptychi_neural.evaluation.resolution import (
+    HALF,
     RingCorrelation,
     fourier_ring_correlation,
     resolution_px,
@@ -19,11 +20,6 @@ from ptychi_neural.scans.hdf5 import StrPath
 if TYPE_CHECKING:  # importing matplotlib takes a second
     import pandas as pd
     from matplotlib.axes import Axes
-
-HALF = 0.5
-"""Threshold of a reconstruction's correlation with the truth; it corresponds to 1/7 between
-reconstructions from half of the data each (Rosenthal and Henderson, Journal of Molecular Biology
-333, 721 (2003))."""
 
 ERROR_PERCENTILE = 99
 LOWEST_EXCESS = 1e-4

@@ -8,7 +8,12 @@ from numpy.typing import ArrayLike, NDArray
 from ptychi_neural.evaluation.alignment import align, checked_mask
 
 ONE_SEVENTH = 1 / 7
-"""Threshold of Rosenthal and Henderson, Journal of Molecular Biology 333, 721 (2003)."""
+"""Threshold between reconstructions from half of the data each. Rosenthal and Henderson, Journal
+of Molecular Biology 333, 721 (2003)."""
+
+HALF = 0.5
+"""Threshold between a reconstruction and the truth, which corresponds to ``ONE_SEVENTH`` between
+reconstructions from half of the data each (same reference)."""
 
 
 class RingCorrelation(NamedTuple):
