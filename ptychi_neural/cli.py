@@ -227,7 +227,7 @@ def benchmark(
     suite: Annotated[
         str | None,
         typer.Argument(
-            metavar="[SUITE]",
+            metavar="SUITE",
             help="Suite file, or the name of one that comes with the package; none: list those.",
         ),
     ] = None,
