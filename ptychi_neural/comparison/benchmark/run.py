@@ -1,4 +1,4 @@
-"""A benchmark: every cell of a suite run once and recorded, tables and figures from the records."""
+"""A benchmark, which runs and records every cell of a suite once, and reports on the records."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
