@@ -16,7 +16,6 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-import ptychi.api as api
 import tomli_w
 from ptychi.api.options.base import Options
 from ptychi.api.options.task import PtychographyTaskOptions
@@ -24,18 +23,11 @@ from ptychi.utils import jsonize
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 import ptychi_neural.api as napi
+from ptychi_neural.runs.engines import CATALOGUE
 from ptychi_neural.simulation import SimulationOptions
 
 ENGINES: dict[str, type[PtychographyTaskOptions]] = {
-    "neural": napi.NeuralPtychographyOptions,
-    "lsqml": api.LSQMLOptions,
-    "rpie": api.RPIEOptions,
-    "epie": api.EPIEOptions,
-    "pie": api.PIEOptions,
-    "dm": api.DMOptions,
-    "raar": api.RAAROptions,
-    "bh": api.BHOptions,
-    "autodiff": api.AutodiffPtychographyOptions,
+    name: engine.options_class for name, engine in CATALOGUE.items() if engine.variant_of is None
 }
 """Engine names of run files and the options that choose the engine in pty-chi."""
 
