@@ -17,7 +17,7 @@ from ptychi_neural.comparison.held_out_pixels import withhold
 from ptychi_neural.comparison.snapshots import EngineRun, or_infinite
 from ptychi_neural.comparison.target import Target
 from ptychi_neural.comparison.watch import Watch
-from ptychi_neural.options.options import NeuralPtychographyOptions
+from ptychi_neural.options import NeuralPtychographyOptions
 from ptychi_neural.runs.reconstruct import build_task
 from ptychi_neural.scans import Scan
 
