@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ptychi_neural.prediction.uncertainty import reprojection_error
 
 import ptychi_neural.api as napi
 from ptychi_neural.evaluation import align, contrast, phase_correlation, scanned_area
-from ptychi_neural.prediction.uncertainty import reprojection_error
 from ptychi_neural.runs import build_task
 from ptychi_neural.runs.reconstruct import load
 from ptychi_neural.runs.run_file import read_run_file

@@ -7,6 +7,12 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from ptychi_neural.options.options import (
+    CascadedOptions,
+    CNNOptions,
+    GeneratorOptions,
+    HybridUNOOptions,
+)
 from torch import Tensor, nn
 
 from ptychi_neural.generators import Generator, build_generator
@@ -23,12 +29,6 @@ from ptychi_neural.options.choices import (
     Heads,
     Lifters,
     Upsamplings,
-)
-from ptychi_neural.options.options import (
-    CascadedOptions,
-    CNNOptions,
-    GeneratorOptions,
-    HybridUNOOptions,
 )
 
 ARCHITECTURES = [Architectures.CASCADED, Architectures.HYBRID_UNO, Architectures.CNN]
