@@ -1,29 +1,21 @@
 """The simulated scans: their physics, their statistics, their files."""
 
-from typing import get_args
-
 import h5py
 import numpy as np
 import ptychi.api as api
 import ptychi.maths as pty_maths
 import ptychi.utils as pty_utils
 import pytest
-import skimage.io
 import torch
 from numpy.typing import NDArray
 from ptychi.api.task import PtychographyTask
 from pydantic import ValidationError
 
 from ptychi_neural import simulation as sim
-from ptychi_neural.simulation.images import SampleImage
 from ptychi_neural.simulation.probes import mixed_states, propagate
 
 SMALL = sim.Raster(n_y=5, n_x=6)
 """A scan that is quick to simulate."""
-
-MATERIALS = [sim.Lines, sim.DeadLeaves, sim.SiemensStar, sim.Cells]
-OBJECTS = [*MATERIALS, sim.PublishedLines, sim.Natural]
-PROBES = [sim.Gaussian, sim.ZonePlate, sim.Aperture]
 
 
 def small(**changes: object) -> sim.SimulatedScan:
@@ -223,260 +215,6 @@ def test_every_patch_lies_within_the_object(frame_shape, caplog):
     assert "pad the image" not in caplog.text
 
 
-# Objects
-
-
-@pytest.mark.parametrize("kind", OBJECTS)
-def test_objects_follow_their_seed_and_shape(kind):
-    build = kind().build
-    obj = build((140, 150), 3)
-    assert obj.shape == (140, 150)
-    assert np.isfinite(obj).all()
-    np.testing.assert_array_equal(obj, build((140, 150), 3))
-    assert not np.allclose(obj, build((140, 150), 4))
-
-
-@pytest.mark.parametrize("kind", MATERIALS)
-def test_objects_fill_the_ranges_asked_for(kind):
-    obj = kind(amplitude_range=(0.3, 0.8), phase_range=(-0.5, 2.0)).build((96, 80), 0)
-    assert (np.abs(obj).min(), np.abs(obj).max()) == pytest.approx((0.3, 0.8))
-    assert (np.angle(obj).min(), np.angle(obj).max()) == pytest.approx((-0.5, 2.0))
-
-
-@pytest.mark.parametrize("kind", MATERIALS)
-def test_amplitude_and_phase_are_correlated_but_not_the_same(kind):
-    obj = kind().build((128, 128), 0)
-    correlation = np.corrcoef(np.abs(obj).ravel(), np.angle(obj).ravel())[0, 1]
-    assert -0.99 < correlation < -0.5
-
-
-def test_published_lines_have_the_published_phase_and_scale():
-    obj = sim.PublishedLines(patch_shape=(32, 32)).build((80, 90), 0)
-    amplitude, phase = np.abs(obj), np.angle(obj)
-    expected = np.pi * np.tanh((amplitude - amplitude.max() / 2) / (3 * amplitude.mean()))
-    np.testing.assert_allclose(phase, expected, rtol=1e-10)
-    maxima = [
-        amplitude[y : y + 32, x : x + 32].max() for y in range(80 - 31) for x in range(90 - 31)
-    ]
-    assert np.mean(maxima) == pytest.approx(1)
-
-
-def test_published_lines_need_room_for_a_patch():
-    with pytest.raises(ValueError, match="smaller than patch_shape"):
-        sim.PublishedLines().build((100, 140), 0)
-
-
-def test_image_pair_maps_black_and_white_to_the_ends_of_the_ranges(tmp_path):
-    rows = np.repeat(np.linspace(0, 255, 40).astype(np.uint8)[:, None], 60, axis=1)
-    skimage.io.imsave(tmp_path / "rows.png", rows, check_contrast=False)
-    skimage.io.imsave(tmp_path / "columns.png", rows.T, check_contrast=False)
-    obj = sim.ImagePair(
-        amplitude_image=tmp_path / "rows.png",
-        phase_image=tmp_path / "columns.png",
-        phase_range=(0.0, 1.5),
-    ).build((20, 20), 0)
-    amplitude, phase = np.abs(obj), np.angle(obj)
-    np.testing.assert_allclose(amplitude[[0, -1]], [[0.6] * 20, [1.0] * 20])
-    np.testing.assert_allclose(phase[:, [0, -1]], [[0.0, 1.5]] * 20, atol=1e-12)
-    assert np.ptp(amplitude, axis=1).max() < 1e-6
-
-
-def test_natural_objects_are_parts_of_two_images_that_the_seed_chooses():
-    once, again, other = (sim.Natural().build((30, 40), seed) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(once, again)
-    assert np.abs(once - other).mean() > 0.1
-    assert (np.abs(once).min(), np.abs(once).max()) == pytest.approx((0.6, 1.0))
-    assert (np.angle(once).min(), np.angle(once).max()) == pytest.approx((-1.0, 1.0))
-    similarity = np.corrcoef(np.abs(once).ravel(), np.angle(once).ravel())[0, 1]
-    assert abs(similarity) < 0.5
-    other_phase = sim.Natural(phase_image="moon").build((30, 40), 1)
-    np.testing.assert_allclose(np.abs(once), np.abs(other_phase))
-    assert np.abs(np.angle(once) - np.angle(other_phase)).mean() > 0.1
-
-
-@pytest.mark.parametrize("name", get_args(SampleImage))
-def test_every_sample_image_comes_with_scikit_image(name):
-    assert np.ptp(np.abs(sim.Natural(amplitude_image=name).build((16, 16), 0))) > 0.3
-
-
-def test_image_pair_says_which_image_is_wrong(tmp_path):
-    skimage.io.imsave(tmp_path / "ok.png", np.eye(8, dtype=np.uint8) * 255, check_contrast=False)
-    skimage.io.imsave(tmp_path / "flat.png", np.full((8, 8), 9, np.uint8), check_contrast=False)
-
-    def pair(amplitude: str, phase: str) -> sim.ImagePair:
-        return sim.ImagePair(amplitude_image=tmp_path / amplitude, phase_image=tmp_path / phase)
-
-    with pytest.raises(FileNotFoundError, match="amplitude_image: there is no file"):
-        pair("absent.png", "ok.png").build((8, 8), 0)
-    with pytest.raises(ValueError, match=r"phase_image: .*contrast"):
-        pair("ok.png", "flat.png").build((8, 8), 0)
-
-
-# Probes
-
-
-@pytest.mark.parametrize("kind", PROBES)
-@pytest.mark.parametrize("shape", [(32, 32), (64, 48)])
-def test_probes_have_unit_power_a_curved_phase_and_their_centre_in_the_middle(kind, shape):
-    probe = kind().build(shape)
-    intensity = np.abs(probe[0]) ** 2
-    y, x = np.indices(shape)
-    assert probe.shape == (1, *shape)
-    assert intensity.sum() == pytest.approx(1)
-    assert (y * intensity).sum() == pytest.approx(shape[0] // 2, abs=0.3)
-    assert (x * intensity).sum() == pytest.approx(shape[1] // 2, abs=0.3)
-    bright = np.angle(probe[0][intensity > 0.05 * intensity.max()])
-    assert np.ptp(bright) > 0.5
-
-
-def test_a_defocused_gaussian_spreads_as_the_paraxial_formula_says():
-    n, sigma, defocus = 64, 1.5, 0.5
-    probe = sim.Gaussian(sigma_px=sigma, defocus=defocus).build((n, n))
-    intensity = np.abs(probe[0]) ** 2
-    y = np.arange(n)[:, None] - n // 2
-    expected = sigma * np.sqrt(1 + (n * defocus / (4 * np.pi * sigma**2)) ** 2)
-    assert np.sqrt((y**2 * intensity).sum()) == pytest.approx(expected, rel=1e-3)
-
-
-def test_a_zone_plate_lights_a_ring_of_the_detector():
-    far = np.abs(np.fft.fftshift(np.fft.fft2(sim.ZonePlate().build((64, 64))[0]))) ** 2
-    y, x = np.indices(far.shape) - 32
-    radius = np.hypot(y, x)
-    ring = (radius > 0.5 * 0.35 * 32 - 2) & (radius < 0.5 * 32 + 2)
-    assert far[ring].sum() > 0.9999 * far.sum()
-
-
-def test_mixed_states_share_the_power_as_asked():
-    modes = mixed_states(sim.Gaussian().build((32, 32)), n_modes=4, secondary_fraction=0.08)
-    powers = (np.abs(modes) ** 2).sum(axis=(-2, -1))
-    np.testing.assert_allclose(powers, [0.76, 0.08, 0.08, 0.08], rtol=1e-6)
-    np.testing.assert_allclose(
-        modes[0] / np.linalg.norm(modes[0]), sim.Gaussian().build((32, 32))[0], atol=1e-12
-    )
-
-
-def test_mixed_states_leave_power_for_the_first_mode():
-    with pytest.raises(ValueError, match="leaves no power for the first"):
-        mixed_states(sim.Gaussian().build((32, 32)), n_modes=6, secondary_fraction=0.2)
-
-
-def test_a_probe_comes_from_numpy_and_hdf5_files(tmp_path):
-    probe = 7 * mixed_states(sim.Gaussian().build((32, 32)), n_modes=2, secondary_fraction=0.1)
-    np.save(tmp_path / "probe.npy", probe[0])
-    with h5py.File(tmp_path / "product.h5", "w") as file:
-        file["group/probe"] = probe[None]
-    single = sim.ProbeFile(path=tmp_path / "probe.npy").build((32, 32))
-    both = sim.ProbeFile(path=tmp_path / "product.h5", dataset="group/probe").build((32, 32))
-    np.testing.assert_allclose(single[0], probe[0] / np.linalg.norm(probe[0]))
-    np.testing.assert_allclose(both, probe / np.linalg.norm(probe))
-
-
-def test_an_unfit_probe_file_is_refused_with_the_remedy(tmp_path):
-    path = tmp_path / "probe.h5"
-    with h5py.File(path, "w") as file:
-        file["probe"] = np.ones((16, 16), complex)
-        file["dark"] = np.zeros((16, 16), complex)
-    with pytest.raises(FileNotFoundError, match="no probe file"):
-        sim.ProbeFile(path=tmp_path / "absent.h5").build((16, 16))
-    with pytest.raises(KeyError, match="no dataset 'lamp'"):
-        sim.ProbeFile(path=path, dataset="lamp").build((16, 16))
-    with pytest.raises(ValueError, match="no light"):
-        sim.ProbeFile(path=path, dataset="dark").build((16, 16))
-    with pytest.raises(ValueError, match=r"set frame_shape = \[16, 16\]"):
-        small(probe=sim.ProbeFile(path=path))
-
-
-def test_the_published_probe_is_a_measured_one_with_the_parabola_of_its_phase(tmp_path):
-    y, x = np.arange(16)[:, None] - 8, np.arange(20)[None, :] - 10
-    r2 = (y**2 + x**2).astype(float)
-    amplitude = np.exp(-r2 / 50) + 0.1
-    measured = amplitude * np.exp(1j * (0.02 * r2 - 0.7))
-    np.save(tmp_path / "probe.npy", np.stack([measured, np.ones_like(measured)]))
-    published = sim.PublishedProbe(path=tmp_path / "probe.npy")
-    probe = published.build((32, 40))[0]
-    assert np.linalg.norm(probe) == pytest.approx(1)
-    # Smoothing changes little where the phase is slow.
-    middle = probe[16 - 4 : 16 + 5, 20 - 4 : 20 + 5] / measured[8 - 4 : 8 + 5, 10 - 4 : 10 + 5]
-    np.testing.assert_allclose(middle / middle.mean(), 1, atol=0.03)
-    y, x = np.arange(32)[:, None] - 16, np.arange(40)[None, :] - 20
-    turned = probe * np.exp(-0.02j * (y**2 + x**2))
-    assert np.ptp(np.angle(turned[10:-10, 10:-10])) < 0.05
-    left = np.abs(probe[14:18, 4:8])  # Padded with the edge.
-    assert np.ptp(left, axis=1).max() < 0.05 * left.mean()
-    with pytest.raises(ValueError, match=r"the probe in .* is \(16, 20\)"):
-        published.build((16, 16))
-
-
-def test_an_object_comes_from_the_middle_of_a_file(tmp_path):
-    whole = np.arange(70).reshape(7, 10) * np.exp(0.3j)
-    np.save(tmp_path / "object.npy", whole)
-    with h5py.File(tmp_path / "product.h5", "w") as file:
-        file["object"] = whole[None]
-        file["slices"] = np.stack([whole, whole])
-    for name in ("object.npy", "product.h5"):
-        found = sim.ObjectFile(path=tmp_path / name).build((3, 4), 0)
-        np.testing.assert_array_equal(found, whole[2:5, 3:7])
-    with pytest.raises(ValueError, match=r"one slice of at least \(8, 4\)"):
-        sim.ObjectFile(path=tmp_path / "product.h5").build((8, 4), 0)
-    with pytest.raises(ValueError, match="one slice"):
-        sim.ObjectFile(path=tmp_path / "product.h5", dataset="slices").build((3, 4), 0)
-
-
-def test_a_scan_is_simulated_of_the_object_in_a_file(tmp_path):
-    kind = sim.ObjectFile(path=tmp_path / "object.npy")
-    np.save(kind.path, sim.Cells().build((200, 200), 3))
-    simulated = small(object=kind)
-    shape = simulated.truth.object.shape[-2:]
-    np.testing.assert_allclose(simulated.truth.object[0], kind.build(shape, 0))
-
-
-# Scans
-
-
-@pytest.mark.parametrize(
-    "scan",
-    [
-        sim.Raster(n_y=4, n_x=5, step_px=3, jitter_px=1),
-        sim.FermatSpiral(n=50, step_px=3),
-        sim.Concentric(n_rings=4, step_px=3, n_first_ring=5),
-        sim.Line(n=9, step_px=2, angle_deg=30),
-    ],
-)
-def test_scans_are_centred(scan):
-    positions = scan.build(0)
-    np.testing.assert_allclose(positions.min(axis=0), -positions.max(axis=0), atol=1e-9)
-
-
-def test_a_raster_is_y_first_and_x_fast():
-    positions = sim.Raster(n_y=2, n_x=3, step_px=4, jitter_px=0).build(0)
-    expected = [[-2, -4], [-2, 0], [-2, 4], [2, -4], [2, 0], [2, 4]]
-    np.testing.assert_array_equal(positions, expected)
-
-
-def test_jitter_stays_within_its_limit():
-    moved = sim.Raster(n_y=30, n_x=30, step_px=4, jitter_px=1).build(0)
-    moved -= sim.Raster(n_y=30, n_x=30, step_px=4, jitter_px=0).build(0)
-    extent = np.ptp(moved, axis=0)
-    assert ((extent > 1.9) & (extent <= 2)).all()
-
-
-def test_a_fermat_spiral_gives_each_point_its_share_of_the_area():
-    positions = sim.FermatSpiral(n=2000, step_px=3).build(0)
-    inside = np.hypot(*positions.T) < 45
-    assert inside.sum() == pytest.approx(np.pi * 45**2 / 9, rel=0.02)
-
-
-def test_rings_have_equal_spacing_and_more_points_outwards():
-    rings = sim.Concentric(n_rings=3, step_px=2, n_first_ring=6)
-    radius = np.hypot(*rings.build(0).T)
-    np.testing.assert_allclose(np.sort(radius), np.repeat([0, 2, 4, 6], [1, 6, 12, 18]), atol=1e-9)
-
-
-def test_a_line_runs_from_the_x_axis_towards_the_y_axis():
-    positions = sim.Line(n=3, step_px=2, angle_deg=90).build(0)
-    np.testing.assert_allclose(positions, [[-2, 0], [0, 0], [2, 0]], atol=1e-12)
-
-
 # Options, state and files
 
 
@@ -513,11 +251,6 @@ def test_options_survive_json():
 def test_bad_options_are_refused_by_name(table, message):
     with pytest.raises(ValidationError, match=message):
         sim.SimulationOptions.model_validate(table)
-
-
-def test_radii_in_the_wrong_order_are_refused():
-    with pytest.raises(ValueError, match="smallest_radius_px = 30"):
-        sim.DeadLeaves(smallest_radius_px=30).build((64, 64), 0)
 
 
 def test_simulating_leaves_global_state_alone():
