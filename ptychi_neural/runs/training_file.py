@@ -9,17 +9,17 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field
 
 import ptychi_neural.api as napi
-from ptychi_neural.runs.run_file import (
-    OutputSection,
-    RunFile,
+from ptychi_neural.runs.configuration import (
     RunFileError,
+    differing,
     key_names,
     merged,
-    options_from,
     read_toml,
-    run_from,
     validated,
 )
+from ptychi_neural.runs.option_groups import options_from
+from ptychi_neural.runs.run_file import RunFile, run_from
+from ptychi_neural.runs.sections import OutputSection
 
 DEFAULTS: dict[str, Any] = {
     "reconstructor_options": {
@@ -153,7 +153,7 @@ class TrainingFile:
         for contents in (ours, theirs):
             del contents["training"], contents["output"]
             del contents["reconstructor_options"]["num_epochs"]
-        return list(_different(ours, theirs))
+        return differing(ours, theirs)
 
 
 def read_training_file(
@@ -231,18 +231,3 @@ def read_training_file(
         training=frame.training,
         output_folder=frame.output.folder or Path("results") / path.stem,
     )
-
-
-def _different(ours: Any, theirs: Any, name: str = "") -> list[str]:
-    """Dotted names of what differs."""
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        keys = [*ours, *(key for key in theirs if key not in ours)]
-        pairs = {key: (ours.get(key), theirs.get(key)) for key in keys}
-    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
-        pairs = {str(i): pair for i, pair in enumerate(zip(ours, theirs))}
-    else:
-        return [] if ours == theirs else [name]
-    prefix = f"{name}." if name else ""
-    return [
-        line for key, (one, other) in pairs.items() for line in _different(one, other, prefix + key)
-    ]
