@@ -1,7 +1,9 @@
 """Runs from beginning to end: from a run file to a results folder."""
 
 from ptychi_neural.runs.infer import InferenceResult, infer
-from ptychi_neural.runs.reconstruct import ReconstructionResult, build_task, reconstruct
+from ptychi_neural.runs.reconstruct import reconstruct
+from ptychi_neural.runs.result import ReconstructionResult
+from ptychi_neural.runs.tasks import build_task
 from ptychi_neural.runs.train import (
     MultiscanTrainingWorkflow,
     TrainingResult,

@@ -17,8 +17,8 @@ from ptychi.utils import rescale_probe
 from ptychi_neural.evaluation.prediction_figures import prediction_figure
 from ptychi_neural.prediction import NeuralPredictor, PredictedObject, PredictionStream
 from ptychi_neural.runs.attend import interruptible
+from ptychi_neural.runs.folders import check_output_folder, new_folder
 from ptychi_neural.runs.provenance import provenance, write_json
-from ptychi_neural.runs.reconstruct import check_output_folder, new_folder
 from ptychi_neural.scans import Scan, load_scan, read_product, select_frames, write_product
 from ptychi_neural.scans.diffraction import PATTERNS, pixel_mask
 from ptychi_neural.scans.hdf5 import dataset

@@ -120,6 +120,11 @@ class RunFile:
     chosen: frozenset[str] = field(default_factory=frozenset)
     """Dotted names of the options that the file sets."""
 
+    @property
+    def stages(self) -> list["RunFile | Refinement"]:
+        """What runs in a row, each with its ``engine`` and ``options``."""
+        return [self] if self.refine is None else [self, self.refine]
+
     def filled_in(self) -> dict[str, Any]:
         """The contents of a run file that states every default and gives this run again."""
         contents: dict[str, Any] = {"engine": self.engine}
