@@ -1,4 +1,4 @@
-"""TOML run files: all that one reconstruction needs, checked before any data are loaded.
+"""TOML run files hold all that a reconstruction needs; they are checked before data are loaded.
 
 Options have pty-chi's names and groups (``[object_options.total_variation]``). TOML has no null:
 ``"none"`` stands for ``None``. Relative paths are relative to the run file.
@@ -63,8 +63,8 @@ ENGINES: dict[str, type[PtychographyTaskOptions]] = {
 """Engine names of run files and the options that choose the engine in pty-chi."""
 
 
-class _Frame(BaseModel):
-    """The part of a run file that does not depend on the engine."""
+class _Sections(BaseModel):
+    """The sections of a run file that do not depend on the engine."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -81,7 +81,7 @@ INHERITED = (
     ("reconstructor_options", "default_device"),
     ("reconstructor_options", "default_dtype"),
 )
-"""Options that ``[refine]`` takes from the file where it does not set them itself."""
+"""Options that ``[refine]`` takes from the first engine where it does not set them itself."""
 
 
 @dataclass
@@ -126,7 +126,7 @@ class RunFile:
         return [self] if self.refine is None else [self, self.refine]
 
     def filled_in(self) -> dict[str, Any]:
-        """The contents of a run file that states every default and gives this run again."""
+        """Contents of a run file that states every default and gives this run again."""
         contents: dict[str, Any] = {"engine": self.engine}
         for name, section in (("data", self.data), ("simulation", self.simulation)):
             if section is not None:
@@ -156,9 +156,9 @@ def read_run_file(
     path : str or Path
         The TOML file.
     data_folder : str or Path, optional
-        Takes the place of ``data.folder``, and goes before the environment variable
-        PTYCHI_NEURAL_DATA, which does so too. Files that a simulation names are looked for there
-        by their names first.
+        Folder that takes the place of ``data.folder``; None: that of the environment variable
+        PTYCHI_NEURAL_DATA, where it is set. Files that a simulation names are first looked for
+        there, by their names.
     changes : dict, optional
         Contents that take the place of the file's, see ``parse_changes``.
 
@@ -176,14 +176,14 @@ def read_run_file(
 def run_from(
     contents: dict[str, Any], path: Path, data_folder: str | Path | None = None
 ) -> RunFile:
-    """The run file of these contents, checked as ``read_run_file`` does.
+    """Make a run file of its contents, checked as ``read_run_file`` does.
 
     Parameters
     ----------
     contents : dict
         Contents of a run file.
     path : Path
-        The file that they belong to: relative paths are relative to it.
+        The file that they belong to. Relative paths are relative to its folder.
     data_folder : str or Path, optional
         As for ``read_run_file``.
 
@@ -193,16 +193,16 @@ def run_from(
         If the contents are not those of a valid run file.
     """
     engine = contents.get("engine", "neural")
-    # The options of an unknown engine cannot be judged; their groups are those of every engine.
+    # Options of an unknown engine cannot be checked, but every engine has the same groups.
     known_engine = isinstance(engine, str) and engine in ENGINES
     options_class = ENGINES[engine] if known_engine else PtychographyTaskOptions
     groups = annotations(options_class)
     chosen = {key: value for key, value in contents.items() if key in groups}
     rest = {key: value for key, value in contents.items() if key not in groups and key != "refine"}
-    names = [*key_names(_Frame), *key_names(options_class)]
+    names = [*key_names(_Sections), *key_names(options_class)]
 
     problems: list[str] = []
-    frame = validated(_Frame, rest, names, problems)
+    frame = validated(_Sections, rest, names, problems)
     options = checked_options(options_class, chosen, names, problems) if known_engine else None
     simulation = None
     if frame is not None:
@@ -280,7 +280,7 @@ def read_recipe(
     values = merged(contents, changes or {}).get("simulation")
     source, base = ("The recipe", Path()) if path is None else (str(path), Path(path).parent)
     problems: list[str] = []
-    frame = validated(_Frame, {"simulation": values}, list(key_names(_Frame)), problems)
+    frame = validated(_Sections, {"simulation": values}, list(key_names(_Sections)), problems)
     if frame is None or frame.simulation is None:
         raise RunFileError(source, problems or ["simulation: required"])
     recipe = located(frame.simulation, [*data_folders(None), base], "simulation", problems)
