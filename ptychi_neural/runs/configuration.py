@@ -46,7 +46,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
-    """Contents of a run file from ``dotted.key=value``, the value as in TOML or a bare word.
+    """Read contents of a run file from ``dotted.key=value``, the value as in TOML or a bare word.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
 
 
 def merged(contents: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:
-    """Contents with changes, whose keys may be dotted; later changes take the place of earlier.
+    """Merge changes into contents; keys may be dotted, and later changes replace earlier ones.
 
     Examples
     --------
@@ -93,7 +93,7 @@ def merged(contents: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]
 
 
 def flattened(contents: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values of nested contents by their dotted names.
+    """Flatten nested contents to values by their dotted names.
 
     Examples
     --------
@@ -110,7 +110,7 @@ def flattened(contents: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differing(ours: Any, theirs: Any, name: str = "") -> list[str]:
-    """Dotted names of what differs between two contents; items of lists are named by index.
+    """List the dotted names that differ between two contents; items of lists are named by index.
 
     Examples
     --------
@@ -151,7 +151,7 @@ def validated(model: type, values: dict[str, Any], names: list[str], problems: l
     object or None
         None where there is a problem.
     """
-    text = json.dumps(values, default=str)  # str: dates and times, which no option takes
+    text = json.dumps(values, default=str)  # Dates and times become text, which no option takes.
     try:
         return TypeAdapter(model).validate_json(text, strict=True)
     except ValidationError as error:
@@ -168,7 +168,8 @@ def validated(model: type, values: dict[str, Any], names: list[str], problems: l
                 message = detail["msg"].removeprefix("Value error, ")
                 if not isinstance(detail["input"], dict):
                     message += f", not {detail['input']!r}"
-            described.setdefault(key, []).append(message)  # a union: a message for each member
+            # There is a message for each member of a union.
+            described.setdefault(key, []).append(message)
         problems.extend(f"{key}: {'; or: '.join(lines)}" for key, lines in described.items())
         return None
 

@@ -1,4 +1,4 @@
-"""Results folders: never over something else, and complete when they appear."""
+"""Results folders, which never replace something else and are complete when they appear."""
 
 import os
 import shutil

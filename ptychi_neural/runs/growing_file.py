@@ -38,7 +38,7 @@ def looks(
     timeout_s : float
         Seconds without a new frame after which the file's end is assumed.
     stop : callable
-        Tells whether to stop before that.
+        It tells whether to stop before that.
 
     Raises
     ------

@@ -70,7 +70,7 @@ def checked_options(
 
 
 def stated(options: Options, defaults: Options) -> dict[str, Any]:
-    """Options as nested values of a run file.
+    """State options as the nested values of a run file.
 
     TOML has no null: None is left out where it is the default, and ``"none"`` elsewhere.
 
@@ -121,7 +121,7 @@ def option_values(options: Options, prefix: str = "") -> dict[str, Any]:
 def _over_defaults(
     defaults: Options, chosen: dict[str, Any], problems: list[str], prefix: str = ""
 ) -> dict[str, Any]:
-    """Put chosen values over defaults, because some groups have others than their class has."""
+    """Put chosen values over the engine's defaults, which are not always those of a group's class."""
     values = stated(defaults, defaults)
     types = annotations(type(defaults))
     for name, value in chosen.items():

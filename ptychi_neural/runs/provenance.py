@@ -48,13 +48,13 @@ def versions() -> dict[str, str | None]:
         "python": platform.python_version(),
         "ptychi_neural": ptychi_neural.__version__,
         "commit": _commit(),
-        "torch": torch.__version__,  # with the build, for a CPU or a CUDA version
+        "torch": torch.__version__,  # It names the build, for a CPU or a version of CUDA.
         **{package: version(package) for package in packages},
     }
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this package is in, with "-dirty" if it was changed."""
+    """The commit of the checkout that this package is in, with "-dirty" if files were changed."""
     package = Path(ptychi_neural.__file__).parent
 
     def git(*arguments: str) -> str:
@@ -65,5 +65,5 @@ def _commit() -> str | None:
         if not git("ls-files", "__init__.py"):
             return None
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
-    except OSError:  # git is not installed
+    except OSError:  # Git is not installed.
         return None

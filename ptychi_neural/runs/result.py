@@ -18,7 +18,7 @@ from ptychi_neural.scans import Scan, write_product
 
 @dataclass
 class ReconstructionResult:
-    """What a run has come to."""
+    """The result of a run."""
 
     folder: Path
     """The results folder."""

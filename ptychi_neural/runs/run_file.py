@@ -122,7 +122,7 @@ class RunFile:
 
     @property
     def stages(self) -> list["RunFile | Refinement"]:
-        """What runs in a row, each with its ``engine`` and ``options``."""
+        """The engines that run in a row, each with its ``engine`` name and ``options``."""
         return [self] if self.refine is None else [self, self.refine]
 
     def filled_in(self) -> dict[str, Any]:
