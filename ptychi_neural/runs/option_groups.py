@@ -121,7 +121,7 @@ def option_values(options: Options, prefix: str = "") -> dict[str, Any]:
 def _over_defaults(
     defaults: Options, chosen: dict[str, Any], problems: list[str], prefix: str = ""
 ) -> dict[str, Any]:
-    """Put chosen values over the engine's defaults, which may differ from those of a group's class."""
+    """Put chosen values over the engine's defaults, which are not always its classes'."""
     values = stated(defaults, defaults)
     types = annotations(type(defaults))
     for name, value in chosen.items():
