@@ -6,9 +6,8 @@ a probe, tells when a fit begins to follow the noise; it needs no ground truth.
 
 import copy
 import dataclasses
-import json
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +16,10 @@ import numpy as np
 import ptychi.api as api
 import torch
 from numpy.typing import NDArray
-from ptychi.api.options.base import Options
 from ptychi.api.options.task import PtychographyTaskOptions
 from ptychi.api.task import PtychographyTask
 from ptychi.device import AcceleratorModuleWrapper
 from ptychi.reconstructors.base import IterativeReconstructor
-from ptychi.utils import jsonize
 from scipy import ndimage
 from scipy.special import gammaln, xlogy
 
@@ -32,6 +29,7 @@ from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.physics.losses import POISSON_EPS
 from ptychi_neural.projections import total_variation
 from ptychi_neural.runs.attend import after, run_attended
+from ptychi_neural.runs.option_groups import changed_values
 from ptychi_neural.runs.reconstruct import build_task, in_register, is_refined
 from ptychi_neural.runs.run_file import RunFile, options_from
 from ptychi_neural.scans import Scan
@@ -446,7 +444,7 @@ def run_engine(
     seen = withhold(scan, held_out)
 
     def run_once(options: PtychographyTaskOptions) -> EngineRun:
-        settings = dict(_differences(options, type(options)()))
+        settings = changed_values(options)
         task = build_task(copy.deepcopy(options), seen, keep)
         watch = _Watch(task, scan, held_out, compare_with, max_seconds, n_snapshots)
         stopped = watch.run(show_progress)
@@ -612,19 +610,3 @@ class _Watch:
         if self.compare_with is not None:
             error = object_error(object_, self.scan, self.compare_with, is_refined(task.options))
         return Snapshot(self.epoch, self.seconds, held_out, error, object_, probe, positions)
-
-
-def _differences(
-    options: Options, defaults: Options, prefix: str = ""
-) -> Iterator[tuple[str, Any]]:
-    """Dotted names and values, as JSON has them, of options that are not the default."""
-    for name, value in options.get_non_data_fields().items():
-        default = getattr(defaults, name)
-        if isinstance(value, Options):
-            yield from _differences(value, default, f"{prefix}{name}.")
-        elif (stated := _json(value)) != _json(default):
-            yield f"{prefix}{name}", stated
-
-
-def _json(value: Any) -> Any:
-    return json.loads(json.dumps(jsonize(value)))

@@ -33,7 +33,7 @@ from ptychi_neural.comparison.benchmark.record import (
     reset_peak_memory,
 )
 from ptychi_neural.comparison.benchmark.report import write_report
-from ptychi_neural.comparison.benchmark.suite import Cell, Suite, changed, read_suite, run_file
+from ptychi_neural.comparison.benchmark.suite import Cell, Suite, read_suite, run_file
 from ptychi_neural.comparison.engines import (
     EngineRun,
     Snapshot,
@@ -43,6 +43,7 @@ from ptychi_neural.comparison.engines import (
     run_engine,
 )
 from ptychi_neural.evaluation.comparison_figures import HALF
+from ptychi_neural.runs.configuration import flattened, merged
 from ptychi_neural.runs.provenance import device_name, versions
 from ptychi_neural.runs.reconstruct import is_refined, load
 from ptychi_neural.runs.run_file import RunFile
@@ -177,14 +178,14 @@ class _Plan:
             contents["generator_sha256"] = hashlib.sha256(saved).hexdigest()
         if self.before is not None:
             contents["after"] = self.before.settings
-        return dict(_flat(json.loads(json.dumps(contents))))
+        return flattened(json.loads(json.dumps(contents)))
 
     @property
     def stated(self) -> dict[str, Any]:
         """Settings that are not a default."""
         options = type(self.options)()
         defaults = RunFile("", options, simulation=SimulationOptions()).filled_in()
-        known = dict(_flat(json.loads(json.dumps(defaults))))
+        known = flattened(json.loads(json.dumps(defaults)))
         return {k: v for k, v in self.settings.items() if k not in known or known[k] != v}
 
     @property
@@ -236,7 +237,7 @@ def _plans(
 def _plan(suite: Suite, cell: Cell, run: RunFile) -> _Plan:
     variant = suite.engines[cell.engine]
     engine = variant.engine or cell.engine
-    options = engine_options(engine, run, changed({}, variant.changes))
+    options = engine_options(engine, run, merged({}, variant.changes))
     return _Plan(suite, cell, run, engine, options)
 
 
@@ -401,15 +402,6 @@ def _said_once() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(is_new)
-
-
-def _flat(contents: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values."""
-    for name, value in contents.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _path(cell: Cell, records: Path) -> Path:

@@ -16,7 +16,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from ptychi_neural.comparison.engines import ENGINES
-from ptychi_neural.runs.run_file import RunFile, RunFileError, run_from
+from ptychi_neural.runs.configuration import RunFileError, merged
+from ptychi_neural.runs.run_file import RunFile, run_from
 from ptychi_neural.scans import Scan, select_frames
 
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]+$")]
@@ -258,7 +259,7 @@ class Suite(_Model):
                     coordinates={**coordinates, "seed": str(seed)},
                     engine=engine,
                     seed=seed,
-                    contents=changed(self.base, changes, *(point.changes for point in points)),
+                    contents=merged(self.base, changes, *(point.changes for point in points)),
                     frames=[point.frames for point in points],
                     max_seconds=self.engines[engine].max_seconds
                     or min(limits, default=self.max_seconds),
@@ -352,26 +353,6 @@ def run_file(cell: Cell, suite_path: Path, data_folder: str | Path | None = None
         return run_from(cell.contents, suite_path, data_folder)
     except RunFileError as error:
         raise RunFileError(f"{suite_path}, {cell.key}", error.problems) from None
-
-
-def changed(contents: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:
-    """Contents of a run file with changes, whose keys may be dotted.
-
-    Examples
-    --------
-    >>> changed({"a": {"b": 1, "c": 2}}, {"a.b": 3}, {"d": {"e": 4}})
-    {'a': {'b': 3, 'c': 2}, 'd': {'e': 4}}
-    """
-    merged = dict(contents)
-    for change in changes:
-        for dotted, value in change.items():
-            key, _, rest = dotted.partition(".")
-            value = {rest: value} if rest else value
-            if isinstance(value, dict):
-                before = merged.get(key)
-                value = changed(before if isinstance(before, dict) else {}, value)
-            merged[key] = value
-    return merged
 
 
 def _described(detail: Any) -> str:
