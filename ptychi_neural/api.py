@@ -4,6 +4,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ptychi_neural.engine.registration import register
+from ptychi_neural.generators import (
+    register_architecture,
+    register_correcting_network,
+    register_lifter,
+)
+from ptychi_neural.generators.architectures.cascaded import CascadedOptions
+from ptychi_neural.generators.architectures.cnn import CNNOptions
+from ptychi_neural.generators.architectures.hybrid_uno import HybridUNOOptions
+from ptychi_neural.generators.unrolled_options import UnrolledOptions
+from ptychi_neural.options import (
+    ConsistencyOptions,
+    GeneratorOptions,
+    IntensityScaleOptions,
+    NeuralObjectOptions,
+    NeuralOPRModeWeightsOptions,
+    NeuralProbeOptions,
+    NeuralProbePositionOptions,
+    NeuralPtychographyOptions,
+    NeuralReconstructorOptions,
+    StartOptions,
+    ValidationOptions,
+)
 from ptychi_neural.options.choices import (
     Architectures,
     Blocks,
@@ -18,26 +40,11 @@ from ptychi_neural.options.choices import (
     UnrolledNetworks,
     Upsamplings,
 )
-from ptychi_neural.options.options import (
-    CascadedOptions,
-    CNNOptions,
-    ConsistencyOptions,
-    GeneratorOptions,
-    HybridUNOOptions,
-    IntensityScaleOptions,
-    NeuralObjectOptions,
-    NeuralOPRModeWeightsOptions,
-    NeuralProbeOptions,
-    NeuralProbePositionOptions,
-    NeuralPtychographyOptions,
-    NeuralReconstructorOptions,
-    StartOptions,
-    UnrolledOptions,
-    ValidationOptions,
-)
 
 if TYPE_CHECKING:
     from ptychi_neural.prediction import NeuralPredictor
+    from ptychi_neural.runs import NeuralWarmStartWorkflow
+    from ptychi_neural.training import MultiscanTrainingWorkflow, TrainingScan
 
 __all__ = [
     "Architectures",
@@ -53,6 +60,7 @@ __all__ = [
     "HybridUNOOptions",
     "IntensityScaleOptions",
     "Lifters",
+    "MultiscanTrainingWorkflow",
     "NeuralOPRModeWeightsOptions",
     "NeuralObjectOptions",
     "NeuralPredictor",
@@ -61,24 +69,30 @@ __all__ = [
     "NeuralPtychographyOptions",
     "NeuralReconstructorOptions",
     "NeuralReconstructors",
+    "NeuralWarmStartWorkflow",
     "StartOptions",
     "StitchScopes",
     "StitchWeightings",
+    "TrainingScan",
     "UnrolledNetworks",
     "UnrolledOptions",
     "Upsamplings",
     "ValidationOptions",
+    "register",
+    "register_architecture",
+    "register_correcting_network",
+    "register_lifter",
 ]
 
 register()
 
 _LAZY = {
-    "MultiscanTrainingWorkflow": "ptychi_neural.runs",
+    "MultiscanTrainingWorkflow": "ptychi_neural.training",
     "NeuralPredictor": "ptychi_neural.prediction",
     "NeuralWarmStartWorkflow": "ptychi_neural.runs",
-    "TrainingScan": "ptychi_neural.runs",
+    "TrainingScan": "ptychi_neural.training",
 }
-"""Names that are imported when they are asked for: their modules import this one."""
+"""Names whose modules are imported when they are asked for, which takes seconds."""
 
 
 def __getattr__(name: str) -> Any:

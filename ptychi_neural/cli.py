@@ -225,11 +225,12 @@ def compare(
 @app.command()
 def benchmark(
     suite: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="SUITE", help="Suite file, or the name of one that comes with the package."
+            metavar="SUITE",
+            help="Suite file, or the name of one that comes with the package; none: list those.",
         ),
-    ],
+    ] = None,
     whole: Annotated[
         bool,
         typer.Option(
@@ -257,8 +258,12 @@ def benchmark(
     same command goes on. Delete the folder to run all anew.
     """
     with _plain_errors():
-        from ptychi_neural.comparison.benchmark import benchmark
+        from ptychi_neural.comparison.benchmark import benchmark, packaged_suites
 
+        if suite is None:
+            for name, description in packaged_suites().items():
+                typer.echo(f"{name}: {description}")
+            return
         result = benchmark(
             suite, output, data, whole=whole, overwrite=overwrite, figures_only=figures_only
         )
@@ -331,31 +336,22 @@ def _plain_errors() -> Iterator[None]:
     def one_line(message: Warning | str, *args: object, **kwargs: object) -> None:
         typer.echo(f"warning: {message}", err=True)
 
-    told = set()
-
-    def is_new(record: logging.LogRecord) -> bool:
-        """A training builds hundreds of tasks, and each of them says that there is no GPU."""
-        is_first = record.getMessage() not in told
-        told.add(record.getMessage())
-        return is_first
-
     logging.basicConfig(format="%(levelname)s: %(message)s")
     logging.getLogger("ptychi.reconstructors.ad_general").setLevel(logging.ERROR)  # release note
-    of_tasks = logging.getLogger("ptychi.api.task")
-    of_tasks.addFilter(is_new)
     with warnings.catch_warnings():
         warnings.showwarning = one_line  # type: ignore[assignment]
         warnings.filterwarnings("ignore", module=r"(torch|ptychi|numpy|matplotlib)\.")
         try:
-            yield
+            from ptychi_neural.runs.messages import told_once
+
+            with told_once():
+                yield
         except (ValueError, OSError) as error:
             raise _told("error:", error, code=2) from error
         except FloatingPointError as error:
             raise _told("error:", error, code=1) from error
         except KeyboardInterrupt as error:
             raise _told("Stopped at once.", error, code=130) from error
-        finally:
-            of_tasks.removeFilter(is_new)
 
 
 def _told(what: str, error: BaseException, code: int) -> typer.Exit:

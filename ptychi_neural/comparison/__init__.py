@@ -1,6 +1,8 @@
 """Engines side by side on one scan."""
 
-from ptychi_neural.comparison.compare import Comparison, compare
-from ptychi_neural.comparison.engines import ENGINES, EngineRun, Snapshot
+from ptychi_neural.comparison.compare import compare
+from ptychi_neural.comparison.engines import ENGINES
+from ptychi_neural.comparison.result import Comparison
+from ptychi_neural.comparison.snapshots import EngineRun, Snapshot
 
 __all__ = ["ENGINES", "Comparison", "EngineRun", "Snapshot", "compare"]

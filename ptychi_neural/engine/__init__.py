@@ -1,0 +1,1 @@
+"""The engine: pty-chi's reconstructor with a generator, and the values that make up its run."""

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from ptychi.data_structures.base import ReconstructParameter
 from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGroup
-from torch import Tensor
 
-from ptychi_neural.generators import Generator, Unrolled
-from ptychi_neural.options.options import GeneratorOptions, IntensityScaleOptions
+from ptychi_neural.generators import Generator
+from ptychi_neural.options import GeneratorOptions, NeuralReconstructorOptions
+from ptychi_neural.physics.intensity_scale import IntensityScale
 
 
 class GeneratorParameter(ReconstructParameter):
@@ -18,16 +18,16 @@ class GeneratorParameter(ReconstructParameter):
 
     Parameters
     ----------
-    network : Generator or Unrolled
+    network : Generator
         The generator.
     options : GeneratorOptions
         Its options.
     """
 
     options: GeneratorOptions
-    network: Generator | Unrolled
+    network: Generator
 
-    def __init__(self, network: Generator | Unrolled, options: GeneratorOptions) -> None:
+    def __init__(self, network: Generator, options: GeneratorOptions) -> None:
         super().__init__(
             shape=(1,),
             name="generator",
@@ -59,21 +59,6 @@ class GeneratorParameter(ReconstructParameter):
         super().step_optimizer(*args, **kwargs)
 
 
-class IntensityScale(ReconstructParameter):
-    """S = exp(tensor): measured intensities over those of probe and object."""
-
-    options: IntensityScaleOptions
-    tensor: Tensor  # type: ignore[assignment]
-
-    def __init__(self, options: IntensityScaleOptions) -> None:
-        super().__init__(data=torch.zeros(1), name="intensity_scale", options=options)
-
-    @property
-    def value(self) -> Tensor:
-        """(1,) the scale S."""
-        return self.tensor.exp()
-
-
 @dataclasses.dataclass
 class NeuralParameterGroup(PlanarPtychographyParameterGroup):
     """pty-chi's parameters and the engine's own."""
@@ -81,11 +66,35 @@ class NeuralParameterGroup(PlanarPtychographyParameterGroup):
     generator: GeneratorParameter
     intensity_scale: IntensityScale
 
-    @classmethod
-    def extend(
-        cls,
-        group: PlanarPtychographyParameterGroup,
-        generator: GeneratorParameter,
-        intensity_scale: IntensityScale,
-    ) -> "NeuralParameterGroup":
-        return cls(**vars(group), generator=generator, intensity_scale=intensity_scale)
+    def fitted(self) -> dict[str, ReconstructParameter]:
+        """What a run changes beside the network, by name."""
+        return {
+            "object": self.object,
+            "probe": self.probe,
+            "positions": self.probe_positions,
+            "opr_mode_weights": self.opr_mode_weights,
+            "intensity_scale": self.intensity_scale,
+        }
+
+
+def with_generator(
+    group: PlanarPtychographyParameterGroup,
+    network: Generator,
+    options: NeuralReconstructorOptions,
+) -> NeuralParameterGroup:
+    """Add the engine's own parameters to pty-chi's.
+
+    Parameters
+    ----------
+    group : PlanarPtychographyParameterGroup
+        Object, probe, positions and OPR weights.
+    network : Generator
+        The generator.
+    options : NeuralReconstructorOptions
+        Options of generator and scale.
+    """
+    return NeuralParameterGroup(
+        **vars(group),
+        generator=GeneratorParameter(network, options.generator),
+        intensity_scale=IntensityScale(options.intensity_scale),
+    )

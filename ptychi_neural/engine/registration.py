@@ -7,7 +7,8 @@ from typing import Any
 import ptychi.maps
 from ptychi.api.registry import RECONSTRUCTOR_OPTIONS_MAP
 
-from ptychi_neural.options import options
+import ptychi_neural.generators  # noqa: F401  The architectures add their groups to the options.
+from ptychi_neural import options
 from ptychi_neural.options.choices import NeuralReconstructors
 
 

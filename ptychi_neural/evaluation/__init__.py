@@ -1,8 +1,9 @@
-"""How good a reconstruction is: alignment, metrics, resolution, figures."""
+"""The quality of a reconstruction: alignment, metrics, resolution, figures."""
 
 from ptychi_neural.evaluation.alignment import Alignment, align, scanned_area
 from ptychi_neural.evaluation.comparison_figures import comparison_figure, error_over_time_figure
 from ptychi_neural.evaluation.figures import loss_figure, reconstruction_figure
+from ptychi_neural.evaluation.metric_table import METRICS, Metric
 from ptychi_neural.evaluation.metrics import (
     AmplitudePhase,
     amplitude_correlation,
@@ -22,9 +23,11 @@ from ptychi_neural.evaluation.resolution import (
 )
 
 __all__ = [
+    "METRICS",
     "ONE_SEVENTH",
     "Alignment",
     "AmplitudePhase",
+    "Metric",
     "RingCorrelation",
     "align",
     "amplitude_correlation",

@@ -1,4 +1,4 @@
-"""What a diffraction experiment cannot tell, removed before two objects are compared.
+"""Alignment, which removes what a diffraction experiment cannot tell before objects are compared.
 
 A reconstruction equals the object up to a complex scale and, where the probe was unknown too, a
 linear phase ramp and a translation::
@@ -17,6 +17,8 @@ from skimage.registration import phase_cross_correlation
 from ptychi_neural.scans.scan import position_origin
 
 MAX_ITERATIONS = 10
+"""Largest number of times that ramp and translation are refined in turn."""
+
 SHIFT_PRECISION = 100
 """Translations are found to one part in this many of a pixel."""
 
@@ -60,13 +62,13 @@ def align(
     reconstruction, reference : ndarray
         (H, W) complex objects.
     scale : bool
-        Remove the global complex scale: the one of least squares over the mask.
+        Remove the global complex scale, by least squares over the mask.
     ramp : bool
         Remove a linear phase ramp.
     shift : bool
         Remove a translation, to 0.01 px. A flat reconstruction is left where it is.
     mask : ndarray, optional
-        (H, W) where to look, such as ``scanned_area``. None: everywhere.
+        (H, W) True where objects are compared, such as ``scanned_area``. None: everywhere.
 
     Returns
     -------
@@ -119,7 +121,7 @@ def align(
 def scanned_area(
     positions_px: NDArray[np.float64], object_shape: tuple[int, ...], margin_px: float = 0.0
 ) -> NDArray[np.bool_]:
-    """The part of the object that the scan covers: the convex hull of its positions.
+    """The part of the object that the scan covers, which is the convex hull of its positions.
 
     Parameters
     ----------
@@ -172,7 +174,7 @@ def checked_mask(
     reference: NDArray[np.generic],
     mask: NDArray[np.bool_] | None,
 ) -> NDArray[np.bool_]:
-    """The mask to compare two objects in.
+    """Check two objects and the mask in which they are compared, and return the mask.
 
     Raises
     ------
@@ -202,19 +204,19 @@ def checked_mask(
 def _least_squares_scale(
     reconstruction: NDArray[np.complexfloating], reference: NDArray[np.complexfloating]
 ) -> complex:
-    """s that minimises |s * reconstruction - reference|^2."""
+    """The factor s that minimises |s * reconstruction - reference|^2."""
     power = np.vdot(reconstruction, reconstruction).real
     return complex(np.vdot(reconstruction, reference) / power) if power > 0 else 0.0 + 0.0j
 
 
 def _taper(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Weight that rises smoothly from 0 outside the mask to 1 halfway to its middle."""
+    """A weight that rises smoothly from 0 outside the mask to 1 halfway to its middle."""
     depth = np.asarray(ndimage.distance_transform_edt(np.pad(mask, 1)))[1:-1, 1:-1]
     return np.sin(np.pi / 2 * np.minimum(2 * depth / depth.max(), 1)) ** 2
 
 
 def _phase_ramp(shape: tuple[int, ...], slope: NDArray[np.float64]) -> NDArray[np.complexfloating]:
-    """exp(i slope . r), with r counted from the centre."""
+    """The phase ramp exp(i slope . r), where r is counted from the centre."""
     y, x = (np.arange(n) - n / 2 for n in shape)
     return np.exp(1j * (slope[0] * y[:, None] + slope[1] * x[None, :]))
 
@@ -224,7 +226,7 @@ def _transformed(
     slope: NDArray[np.float64],
     translation: NDArray[np.float64],
 ) -> NDArray[np.complexfloating]:
-    """Ramp removed, then translated; the border is mirrored, not wrapped round."""
+    """Remove a ramp, then translate. The border is mirrored, not wrapped round."""
     flat = array * _phase_ramp(array.shape, -slope)
     if not translation.any():
         return flat
@@ -239,6 +241,7 @@ def _ramp_between_spectra(
     reference: NDArray[np.complexfloating],
     taper: NDArray[np.float64],
 ) -> NDArray[np.float64]:
+    """The slope is the translation between the magnitudes of the two spectra."""
     spectra = [np.abs(np.fft.fft2(taper * array)) for array in (reconstruction, reference)]
     bins, _, _ = phase_cross_correlation(*spectra, normalization=None)
     return 2 * np.pi * bins / np.asarray(reference.shape)
@@ -250,7 +253,7 @@ def _ramp_between(
     mask: NDArray[np.bool_],
     taper: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Slope of the phase difference: peak of its spectrum, then a weighted linear fit."""
+    """The slope of the phase difference is the peak of its spectrum, refined by a linear fit."""
     product = aligned * np.conj(reference)
     spectrum = np.abs(np.fft.fft2(taper * product))
     peak = np.unravel_index(np.argmax(spectrum), spectrum.shape)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ptychi_neural.evaluation.figures import COLOUR_PERCENTILES, save_figure
 from ptychi_neural.evaluation.resolution import (
+    HALF,
     RingCorrelation,
     fourier_ring_correlation,
     resolution_px,
@@ -20,13 +21,11 @@ if TYPE_CHECKING:  # importing matplotlib takes a second
     import pandas as pd
     from matplotlib.axes import Axes
 
-HALF = 0.5
-"""Threshold of a reconstruction's correlation with the truth; it corresponds to 1/7 between
-reconstructions from half of the data each (Rosenthal and Henderson, Journal of Molecular Biology
-333, 721 (2003))."""
-
 ERROR_PERCENTILE = 99
+"""Percentile of an object's difference from the reference that sets the range of colours."""
+
 LOWEST_EXCESS = 1e-4
+"""Smallest held-out likelihood above the lowest that is drawn, because its axis is logarithmic."""
 
 
 def comparison_figure(
@@ -40,10 +39,11 @@ def comparison_figure(
     title: str = "",
     overwrite: bool = False,
 ) -> None:
-    """Draw amplitude, phase, difference and Fourier ring correlation, one row an object.
+    """Draw amplitude, phase, difference and Fourier ring correlation of objects, each in a row.
 
-    Colours are those of the reference, and the differences share theirs: they span the smallest
-    of the objects' 99th percentiles times two. The last column's threshold is ``HALF``.
+    All amplitudes and phases have the range of colours of the reference. All differences share a
+    range, which ends at twice the smallest of the objects' 99th percentiles. The threshold in the
+    last column is ``HALF``.
 
     Parameters
     ----------
@@ -52,13 +52,13 @@ def comparison_figure(
     objects : mapping of str to ndarray
         (H, W) objects, aligned with the reference.
     reference : ndarray
-        (H, W) what they are compared with.
+        (H, W) object that they are compared with.
     reference_name : str
         Name of its row, the first.
     mask : ndarray
         (H, W) the scanned area, whose bounding box is drawn.
     captions : mapping of str to str, optional
-        A few words under an object's name.
+        Words under an object's name.
     title : str
         Above the picture.
     overwrite : bool

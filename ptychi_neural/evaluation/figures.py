@@ -15,7 +15,10 @@ if TYPE_CHECKING:  # importing matplotlib takes a second
     from matplotlib.figure import Figure
 
 COLOUR_PERCENTILES = (0.5, 99.5)
+"""Percentiles of an image at which its colours begin and end."""
+
 MAX_PROBE_MODES = 3
+"""Largest number of probe modes that are drawn."""
 
 
 def reconstruction_figure(
@@ -53,7 +56,7 @@ def reconstruction_figure(
     mask : ndarray, optional
         (H, W) the scanned area. None: everywhere.
     standard_deviation : ndarray, optional
-        (H, W) how far the predictions that make up the object disagree; nan where unknown.
+        (H, W) disagreement of the predictions that make up the object; NaN where it is unknown.
     crop : bool
         Whether only the bounding box of the mask is drawn.
     overwrite : bool
@@ -139,7 +142,7 @@ def loss_figure(path: StrPath, table: Mapping[str, ArrayLike], overwrite: bool =
 
 
 def _draw_losses(axes: Sequence[Axes], table: Mapping[str, ArrayLike]) -> None:
-    """One curve in each of the axes: losses of different kinds have different scales."""
+    """Draw each curve in axes of its own, because losses of different kinds differ in scale."""
     epochs = np.asarray(table["epoch"], dtype=np.float64)
     for ax, name in zip(axes, [name for name in table if name != "epoch"], strict=True):
         values = np.asarray(table[name], dtype=np.float64)
@@ -162,8 +165,11 @@ def draw_image(
     pixel_size_m: float | None,
     crop: bool = True,
 ) -> None:
-    """Draw an image with its scale: colours span the ``COLOUR_PERCENTILES`` of what is finite
-    inside the (H, W) mask, whose bounding box is shown where ``crop`` is set."""
+    """Draw an image with its scale.
+
+    Colours span the ``COLOUR_PERCENTILES`` of the finite values inside the (H, W) mask. Only the
+    mask's bounding box is shown where ``crop`` is set.
+    """
     extent, unit = _extent(image.shape, pixel_size_m)
     shown = image[mask & np.isfinite(image)]
     low, high = np.percentile(shown, COLOUR_PERCENTILES) if shown.size else (0.0, 1.0)
@@ -179,7 +185,10 @@ def draw_image(
 def _extent(
     shape: tuple[int, ...], pixel_size_m: float | None
 ) -> tuple[tuple[float, float, float, float], str]:
-    """Left, right, bottom, top edges with the origin in the middle; pixels count from a corner."""
+    """Left, right, bottom and top edges of an image, and their unit.
+
+    Lengths are counted from the middle of the image, pixels from its corner.
+    """
     height, width = shape
     if pixel_size_m is None:
         return (-0.5, width - 0.5, height - 0.5, -0.5), "px"
@@ -189,6 +198,7 @@ def _extent(
 
 
 def _crop(ax: Axes, mask: NDArray[np.bool_], extent: tuple[float, ...]) -> None:
+    """Show the bounding box of the mask only."""
     left, right, bottom, top = extent
     rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
     dy, dx = (bottom - top) / mask.shape[0], (right - left) / mask.shape[1]
@@ -197,7 +207,7 @@ def _crop(ax: Axes, mask: NDArray[np.bool_], extent: tuple[float, ...]) -> None:
 
 
 def _hue_and_brightness(mode: NDArray[np.complexfloating]) -> NDArray[np.float64]:
-    """(h, w, 3) colours: phase as hue, amplitude as brightness."""
+    """(h, w, 3) colours that show the phase as hue and the amplitude as brightness."""
     from matplotlib.colors import hsv_to_rgb
 
     amplitude = np.abs(mode)
@@ -207,5 +217,6 @@ def _hue_and_brightness(mode: NDArray[np.complexfloating]) -> NDArray[np.float64
 
 
 def save_figure(figure: Figure, path: StrPath, overwrite: bool) -> None:
+    """Write a figure whole or not at all."""
     with replacing(path, overwrite) as temporary:
         figure.savefig(temporary, dpi=150)

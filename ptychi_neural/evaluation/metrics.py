@@ -1,4 +1,4 @@
-"""How far a reconstruction is from a reference. Pure functions of (H, W) complex arrays.
+"""Metrics of how far a reconstruction is from a reference, as functions of (H, W) complex arrays.
 
 All of them remove the global complex scale, which no experiment can tell. Where the probe was
 unknown, remove ramp and translation first with ``align``.
@@ -18,16 +18,20 @@ from ptychi_neural.evaluation.alignment import align, checked_mask
 ComplexImage = NDArray[np.complexfloating]
 Mask = NDArray[np.bool_]
 SSIM_WINDOW = 7
+"""Side of the windows of structural similarity in pixels."""
 
 FLAT = 1e-6
-"""Radians, or part of the mean amplitude, below which a deviation is rounding in float32."""
+"""Deviation, in radians or parts of the mean amplitude, below which it is rounding in float32."""
 
 
 class AmplitudePhase(NamedTuple):
-    """One figure each for amplitude and phase."""
+    """One number each for amplitude and phase."""
 
     amplitude: float
+    """Value of the amplitude."""
+
     phase: float
+    """Value of the phase."""
 
 
 def complex_error(rec: ComplexImage, ref: ComplexImage, mask: Mask | None = None) -> float:
@@ -66,7 +70,7 @@ def phase_correlation(
     ramp: bool = True,
     shift: bool = True,
 ) -> float:
-    """Pearson correlation of the phases, both free of constant and plane, after translation.
+    """Pearson correlation of the phases, aligned and free of a constant and a plane.
 
     Parameters
     ----------
@@ -75,7 +79,7 @@ def phase_correlation(
     mask : ndarray, optional
         (H, W) where to compare. None: everywhere.
     ramp, shift : bool
-        Whether a phase ramp, of both, and a translation are removed.
+        Whether a phase ramp is removed from both, and a translation from the reconstruction.
 
     Returns
     -------
@@ -212,10 +216,10 @@ def psnr_amplitude_phase(
 
 
 def contrast(rec: ComplexImage, ref: ComplexImage, mask: Mask | None = None) -> AmplitudePhase:
-    """Contrast of a reconstruction over that of the reference: a collapsed object has none.
+    """Contrast of a reconstruction over that of the reference. A collapsed object has none.
 
-    The contrast of the amplitude is its standard deviation over its mean, that of the phase its
-    standard deviation.
+    The contrast of the amplitude is its standard deviation over its mean. The contrast of the phase
+    is its standard deviation.
 
     Parameters
     ----------
@@ -289,12 +293,14 @@ def error_by_band(
 
 
 def _pearson(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
+    """Pearson correlation, 0 where one of the arrays is flat."""
     if min(a.std(), b.std()) < FLAT:
         return 0.0
     return float(np.corrcoef(a, b)[0, 1])
 
 
 def _data_range(reference: NDArray[np.floating]) -> float:
+    """Range of the reference, which has to have some contrast."""
     data_range = float(np.ptp(reference))
     if data_range < FLAT * max(1.0, float(np.abs(reference).max())):
         raise ValueError("the reference is flat inside the mask: there is no contrast to compare.")
@@ -304,6 +310,7 @@ def _data_range(reference: NDArray[np.floating]) -> float:
 def _amplitudes_and_phases(
     rec: ComplexImage, ref: ComplexImage, mask: Mask
 ) -> list[tuple[NDArray[np.floating], NDArray[np.floating]]]:
+    """Amplitudes of reconstruction and reference after one complex scale, and their phases."""
     rec = align(rec, ref, mask=mask).aligned
     return [(np.abs(rec), np.abs(ref)), _phases(rec, ref, mask)]
 
@@ -311,10 +318,10 @@ def _amplitudes_and_phases(
 def _phases(
     rec: ComplexImage, ref: ComplexImage, mask: Mask
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Phases of two aligned objects without wraps, each unwrapped by itself.
+    """Phases of two aligned objects without wraps.
 
-    Where the reference's phase spans less than 2 pi, turning its middle to 0 is enough. Otherwise
-    both are unwrapped (Herraez et al., Applied Optics 41, 7437 (2002)).
+    Where the reference's phase spans less than 2 pi, it is enough to turn its middle to 0.
+    Otherwise each phase is unwrapped by itself (Herraez et al., Applied Optics 41, 7437 (2002)).
     """
     mean = np.exp(-1j * np.angle(ref[mask].sum()))
     unwrapped = _unwrapped(ref * mean, mask)

@@ -1,4 +1,4 @@
-"""Picture of what a trained generator predicts, and of where to distrust it."""
+"""Picture of what a trained generator predicts, and of where the prediction is uncertain."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def prediction_figure(
     mask: NDArray[np.bool_] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Draw amplitude and phase of the product of all slices, its deviation, and the errors.
+    """Draw a predicted object with its standard deviation and the re-projection errors.
+
+    The object is shown as amplitude and phase of the product of all slices.
 
     Parameters
     ----------
@@ -29,7 +31,7 @@ def prediction_figure(
     object : ndarray
         (n_slices, H, W) object.
     standard_deviation : ndarray
-        (H, W) disagreement of the predictions; nan where there is none to tell.
+        (H, W) disagreement of the predictions; NaN where it is unknown.
     reprojection_errors : ndarray
         (k, 2) numbers of frames and re-projection errors.
     title : str, optional
@@ -37,7 +39,7 @@ def prediction_figure(
     pixel_size_m : float, optional
         Scales the axes; None: in pixels.
     mask : ndarray, optional
-        (H, W) the area to show. None: everything.
+        (H, W) area that is shown. None: everything.
     overwrite : bool
         Whether an existing file may be replaced.
 

@@ -1,4 +1,4 @@
-"""Fourier ring correlation: up to which spatial frequency two images agree."""
+"""Fourier ring correlation, which tells up to which spatial frequency two images agree."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,12 @@ from numpy.typing import ArrayLike, NDArray
 from ptychi_neural.evaluation.alignment import align, checked_mask
 
 ONE_SEVENTH = 1 / 7
-"""Threshold of Rosenthal and Henderson, Journal of Molecular Biology 333, 721 (2003)."""
+"""Threshold between reconstructions from half of the data each. Rosenthal and Henderson, Journal
+of Molecular Biology 333, 721 (2003)."""
+
+HALF = 0.5
+"""Threshold between a reconstruction and the truth, which corresponds to ``ONE_SEVENTH`` between
+reconstructions from half of the data each (same reference)."""
 
 
 class RingCorrelation(NamedTuple):
@@ -18,10 +23,10 @@ class RingCorrelation(NamedTuple):
     """(n_rings,) mean frequency of each ring in cycles per pixel, up to 0.5."""
 
     correlation: NDArray[np.float64]
-    """(n_rings,) -1 to 1."""
+    """(n_rings,) correlations, -1 to 1."""
 
     n_pixels: NDArray[np.int64]
-    """(n_rings,) Fourier pixels in each ring."""
+    """(n_rings,) number of Fourier pixels in each ring."""
 
 
 def fourier_ring_correlation(
@@ -104,15 +109,15 @@ def resolution_px(frc: RingCorrelation, threshold: ArrayLike = ONE_SEVENTH) -> f
     Parameters
     ----------
     frc : RingCorrelation
-        What ``fourier_ring_correlation`` gives.
+        Result of ``fourier_ring_correlation``.
     threshold : float or array_like
         ``ONE_SEVENTH``, or (n_rings,) such as ``half_bit_threshold(frc.n_pixels)``.
 
     Returns
     -------
     float
-        1 / frequency in pixels: 2 where the curve never crosses (the
-        pixel size is the limit), infinite where not even the lowest frequency is resolved.
+        1 / frequency in pixels. It is 2 where the curve never crosses the threshold, because the
+        pixel size is then the limit, and infinite where not even the lowest frequency is resolved.
 
     Examples
     --------

@@ -6,20 +6,20 @@ from typing import Any
 import torch
 
 from ptychi_neural import __version__
-from ptychi_neural.generators import Generator, Unrolled, build_generator
+from ptychi_neural.generators.contract import Generator
+from ptychi_neural.generators.register import build_generator
 from ptychi_neural.generators.tensor_files import read_tensors, write_tensors
-from ptychi_neural.options.choices import Architectures, Blocks, Lifters
-from ptychi_neural.options.options import GeneratorOptions, NeuralReconstructorOptions
+from ptychi_neural.options import GeneratorOptions, NeuralReconstructorOptions
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 OLDEST_READ = 2
-"""Lacks options of today, whose defaults are what it did."""
+"""Files of earlier formats lack options of today, whose defaults are what they did."""
 METADATA_KEY = "ptychi_neural"
 
 
 def save_generator(
     path: str | Path,
-    network: Generator | Unrolled,
+    network: Generator,
     options: NeuralReconstructorOptions,
     *,
     overwrite: bool = False,
@@ -72,7 +72,7 @@ def save_generator(
 
 def load_generator(
     path: str | Path,
-) -> tuple[Generator | Unrolled, GeneratorOptions, dict[str, Any]]:
+) -> tuple[Generator, GeneratorOptions, dict[str, Any]]:
     """Load what ``save_generator`` saved.
 
     Parameters
@@ -112,54 +112,3 @@ def load_generator(
         network = build_generator(options, metadata["n_slices"], tuple(metadata["patch_shape"]))
         network.load_tensors(tensors)
     return network.eval(), options, metadata
-
-
-def check_patch_shape(
-    options: GeneratorOptions, trained: tuple[int, ...], patch_shape: tuple[int, ...]
-) -> None:
-    """Refuse patterns of a size for which the generator was not made.
-
-    An unrolled generator works on the object, of any size, at the pixel size of its training: at
-    another its convolutions err more, its spectral layers less so. A one-shot generator passes from
-    one size to another, frames being the same field of view sampled more or less finely, where what
-    it sees lies in real space as what it predicts does (a pattern's pixels are reciprocal to those
-    of its patch: no resampling serves both), and nothing but spectral layers and 1x1 convolutions
-    works on the new grid. The cascade's convolutional refiner keeps the grid of its training.
-
-    Parameters
-    ----------
-    options : GeneratorOptions
-        Options of the trained generator.
-    trained : tuple of int
-        (h, w) of the patterns that it was trained with.
-    patch_shape : tuple of int
-        (h, w) of the patterns that it is to work with.
-
-    Raises
-    ------
-    ValueError
-        If it cannot, telling why and what can.
-    """
-    if tuple(trained) == tuple(patch_shape) or options.architecture == Architectures.UNROLLED:
-        return
-    if options.architecture != Architectures.CASCADED:
-        why = "its convolutions know only the pixel size of their training"
-    elif options.lifter != Lifters.BACKPROJECTION:
-        why = (
-            f"with generator.lifter = {options.lifter.value!r} it sees detector pixels, which are "
-            "reciprocal to those that it predicts"
-        )
-    elif options.block != Blocks.FNO or options.shallow_cnn:
-        why = (
-            "the 3x3 convolutions of generator.block = 'ptycho' or generator.shallow_cnn know only "
-            "the pixel size of their training"
-        )
-    else:
-        return
-    raise ValueError(
-        f"The generator (architecture {options.architecture.value!r}) was trained with frames of "
-        f"{trained[0]} x {trained[1]} pixels and cannot work with {patch_shape[0]} x "
-        f"{patch_shape[1]}: {why}. Crop or bin the frames alike, train a generator for this size, "
-        "or one that takes any: generator.architecture = 'unrolled' (at the same pixel size), or "
-        "'cascaded' with lifter = 'backprojection', block = 'fno' and shallow_cnn = False."
-    )

@@ -1,56 +1,130 @@
-"""The generator: patterns -> lifter -> network -> head -> complex object patches."""
+"""One-shot generators: patterns -> lifter -> network -> complex patches -> stitched object."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from ptychi_neural.generators.architectures.cascaded import Cascaded
+from ptychi_neural.generators.contract import Generator, check_even
 from ptychi_neural.generators.lifters import build_lifter
-from ptychi_neural.generators.saved_tensors import SavedTensors
-from ptychi_neural.options.choices import Lifters
-from ptychi_neural.options.options import GeneratorOptions
+from ptychi_neural.generators.overlap import OverlapSums, overlap_sums
+from ptychi_neural.options import GeneratorOptions, StartOptions
+from ptychi_neural.physics.scan_physics import ScanPhysics
+from ptychi_neural.physics.stitching import Canvas
 
 
-class Generator(SavedTensors):
-    """A one-shot generator: a lifter, and a network that ends in its head.
+class OneShotNetwork(nn.Module):
+    """Base of the networks of one-shot generators, each of which ends in a head.
+
+    A network is built from ``(options, n_patches, patch_shape)``: the generator's options, the
+    number of complex patches to predict (grid_size**2 * n_slices), and (h, w) of a patch in pixels.
+    """
+
+    rough_loss_weight: float = 0.0
+    """Weight of an auxiliary loss on the patches of a first stage; 0: there is none."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Complex (B, n_patches, H, W) patches from (B, width, H, W) features."""
+        raise NotImplementedError
+
+    def forward_with_rough(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Refined patches, and those of the first stage, both (B, n_patches, H, W).
+
+        Raises
+        ------
+        ValueError
+            If there is no first stage that makes patches.
+        """
+        raise ValueError(
+            'Only the cascade has a rough object: set generator.architecture to "cascaded".'
+        )
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Prepare for an epoch of training, which are counted from 0."""
+
+    def why_not_resized(self, options: GeneratorOptions) -> str | None:
+        """Tell why it cannot work with frames of another size than it was trained with.
+
+        None where it can: frames of another size are the same field of view, sampled otherwise.
+        """
+        return "its convolutions know only the pixel size of their training"
+
+
+class OneShot(Generator):
+    """A generator that makes a patch of every pattern, and stitches them.
+
+    Patches are factors of the object that the scan starts from.
 
     Parameters
     ----------
     options : GeneratorOptions
-        Options of the lifter.
-    network : nn.Module
-        Maps (B, width, H, W) features to complex (B, grid_size**2 * n_slices, H, W) patches.
+        Options of lifter and network.
     n_slices : int
         Number of slices of the object.
     patch_shape : tuple[int, int]
         Height and width of patterns and patches in pixels.
+    network_class : type
+        The network of the architecture.
     """
 
     def __init__(
         self,
         options: GeneratorOptions,
-        network: nn.Module,
         n_slices: int,
         patch_shape: tuple[int, int],
+        network_class: type[OneShotNetwork],
     ) -> None:
-        super().__init__()
-        self.lifter_type = options.lifter
-        """What ``forward`` takes: complex features for BACKPROJECTION, else patterns."""
+        super().__init__(options, n_slices, patch_shape)
         self.n_patterns = options.grid_size**2
-        self.n_slices = n_slices
-        self.patch_shape = patch_shape
+        network = network_class(options, self.n_patterns * n_slices, patch_shape)
         self.lifter = build_lifter(options, n_slices, patch_shape)
         self.network = network
 
-    def forward(self, patterns: Tensor) -> Tensor:
-        """Predict the patches under some scan positions.
+    def forward(self, scan: ScanPhysics) -> Tensor:
+        """The (n_slices, H, W) object stitched of the patches of the frames in view."""
+        # A gradient needs all frames of a minibatch at once.
+        batches = [scan.frames] if torch.is_grad_enabled() else scan.batches
+        total: Canvas | None = None
+        for batch in batches:
+            canvas = scan.accumulate(*self.patches_at(scan, batch))
+            total = canvas if total is None else total + canvas
+        assert total is not None
+        return total.object(scan.start)
+
+    def objects_to_fit(self, scan: ScanPhysics) -> Iterator[tuple[float, Tensor]]:
+        """The rough object of a cascade, where its loss is asked for, and the object."""
+        weight = self.network.rough_loss_weight
+        if weight == 0:
+            yield from super().objects_to_fit(scan)
+            return
+        members, start, inputs = self._input_at(scan, scan.frames)
+        refined, rough = self.network.forward_with_rough(self._lift(inputs))
+        # The rough patches come first: the refined ones are to be the latest of the scan.
+        for of_loss, factors in ((weight, rough), (1.0, refined)):
+            patches = start * self._as_groups(factors).flatten(0, 1)
+            yield of_loss, scan.accumulate(members, patches).object(scan.start)
+
+    def patches_at(self, scan: ScanPhysics, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Patches of some frames and, with a grid, of their neighbours.
+
+        Returns
+        -------
+        members : Tensor
+            (m,) indices of the positions that the patches belong to, m = n grid_size**2.
+        patches : Tensor
+            (m, n_slices, h, w) local patches.
+        """
+        members, start, inputs = self._input_at(scan, frames)
+        return members, start * self.factors(inputs).flatten(0, 1)
+
+    def factors(self, inputs: Tensor) -> Tensor:
+        """Predict what multiplies the starting object under some positions.
 
         Parameters
         ----------
-        patterns : Tensor
+        inputs : Tensor
             A (B, grid_size**2, H, W) real tensor of counts with DC at the image centre; for the
-            backprojection lifter a complex (B, grid_size**2, n_slices, H, W) tensor of features.
+            backprojection lifter a complex (B, grid_size**2, n_slices, H, W) tensor of updates.
 
         Returns
         -------
@@ -64,59 +138,123 @@ class Generator(SavedTensors):
         RuntimeError
             If the lifter needs statistics of the scan and has none (see ``fit_normalization``).
         """
-        return self._as_groups(self.network(self._lift(patterns)))
+        return self._as_groups(self.network(self._lift(inputs)))
 
-    def forward_with_rough(self, patterns: Tensor) -> tuple[Tensor, Tensor]:
-        """Refined and rough patches of a cascade, both as ``forward`` returns them.
+    def patches(self, patterns: Tensor) -> Tensor:
+        if self.lifter.sees_updates:
+            needs = f"generator.lifter = {self.options.lifter.value!r} needs"
+        elif self.n_patterns > 1:
+            needs = f"generator.grid_size = {self.options.grid_size} needs the neighbours, so"
+        else:
+            return self.factors(patterns[:, None])[:, 0]
+        raise ValueError(f"predict: {needs} probe and positions too; use reconstruct.")
 
-        Raises
-        ------
-        ValueError
-            If the generator is no cascade, or one without a rough object.
-        """
-        if not isinstance(self.network, Cascaded):
-            raise ValueError(
-                'Only the cascade has a rough object: set generator.architecture to "cascaded".'
-            )
-        refined, rough = self.network.forward_with_rough(self._lift(patterns))
-        return self._as_groups(refined), self._as_groups(rough)
+    def fit_normalization(self, scans: Iterable[ScanPhysics]) -> None:
+        self.fit_lifter(
+            self._features(scan, batch).detach() for scan in scans for batch in scan.batches
+        )
 
-    def fit_normalization(self, patterns: Iterable[Tensor]) -> None:
+    @torch.no_grad()
+    def fit_lifter(self, features: Iterable[Tensor]) -> None:
         """Take the statistics with which the lifter normalises; no-op where it needs none.
 
         Parameters
         ----------
-        patterns : iterable of Tensor
+        features : iterable of Tensor
             Batches of (n, H, W) real patterns with DC at the image centre, read once; for the
-            backprojection lifter batches of complex features of any shape.
+            backprojection lifter batches of complex updates of any shape.
 
         Raises
         ------
         ValueError
             If there are no counts at all, non-finite ones, or patterns of another size.
         """
-        with torch.no_grad():
-            self.lifter.fit(patterns)
+        self.lifter.fit(features)
 
-    def _lift(self, patterns: Tensor) -> Tensor:
-        shape = tuple(patterns.shape)
+    def begin_epoch(self, epoch: int) -> None:
+        self.network.begin_epoch(epoch)
+
+    def check_scan(self, scan: ScanPhysics) -> None:
+        scan.model.neighbours(self.options.grid_size)
+
+    def check_patch_shape(self, patch_shape: tuple[int, ...]) -> None:
+        """Refuse patterns of a size for which the generator was not made.
+
+        A one-shot generator passes from one size to another, frames being the same field of view
+        sampled more or less finely, where what it sees lies in real space as what it predicts does
+        (a pattern's pixels are reciprocal to those of its patch: no resampling serves both), and
+        nothing but spectral layers and 1x1 convolutions works on the new grid.
+
+        Raises
+        ------
+        ValueError
+            If it cannot, telling why and what can.
+        """
+        if tuple(self.patch_shape) == tuple(patch_shape):
+            return
+        why = self.network.why_not_resized(self.options)
+        if why is None and not self.lifter.sees_updates:
+            why = (
+                f"with generator.lifter = {self.options.lifter.value!r} it sees detector pixels, "
+                "which are reciprocal to those that it predicts"
+            )
+        if why is None:
+            return
+        raise ValueError(
+            f"The generator (architecture {self.options.architecture.value!r}) was trained with "
+            f"frames of {self.patch_shape[0]} x {self.patch_shape[1]} pixels and cannot work with "
+            f"{patch_shape[0]} x {patch_shape[1]}: {why}. Crop or bin the frames alike, train a "
+            "generator for this size, or one that takes any: generator.architecture = 'unrolled' "
+            "(at the same pixel size), or 'cascaded' with lifter = 'backprojection', block = 'fno' "
+            "and shallow_cnn = False."
+        )
+
+    def why_not_frame_by_frame(self, start: StartOptions) -> str | None:
+        if self.n_patterns > 1:
+            return f"generator.grid_size = {self.options.grid_size} takes neighbours together"
+        return None
+
+    def sums(self, scan: ScanPhysics) -> OverlapSums:
+        total: OverlapSums | None = None
+        for batch in scan.batches:
+            sums = overlap_sums(scan, *self.patches_at(scan, batch))
+            total = sums if total is None else total + sums
+        assert total is not None
+        return total
+
+    def object_of_sums(self, scan: ScanPhysics, sums: OverlapSums) -> Tensor:
+        return sums.canvas.object(scan.start).to(scan.start.dtype)
+
+    def deviation_of_sums(self, scan: ScanPhysics, sums: OverlapSums) -> Tensor:
+        return sums.standard_deviation()
+
+    def deviation(self, scan: ScanPhysics) -> Tensor:
+        return self.sums(scan).standard_deviation()
+
+    def _input_at(self, scan: ScanPhysics, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Members of the groups of some frames, the patches they start from, and the input."""
+        members = scan.model.neighbours(self.options.grid_size)[frames.cpu()].to(frames.device)
+        flat = members.flatten()
+        inputs = self._features(scan, flat).unflatten(0, members.shape)
+        return flat, scan.start_patches(flat), inputs
+
+    def _features(self, scan: ScanPhysics, frames: Tensor) -> Tensor:
+        """(n, h, w) counts, or (n, n_slices, h, w) updates of the patches of the start."""
+        if not self.lifter.sees_updates:
+            return scan.patterns(frames)
+        with torch.no_grad():
+            return scan.patch_update(frames, scan.start_patches(frames))
+
+    def _lift(self, inputs: Tensor) -> Tensor:
+        shape = tuple(inputs.shape)
         lead: tuple[int, ...] = (self.n_patterns,)
-        if self.lifter_type is Lifters.BACKPROJECTION:
+        if self.lifter.sees_updates:
             lead = (self.n_patterns, self.n_slices)
         if len(shape) != len(lead) + 3 or shape[1:-2] != lead:
             expected = ", ".join(["B", *map(str, lead), "H", "W"])
             raise ValueError(f"The generator expects an input of ({expected}), got {shape}.")
         check_even(shape[-2:])
-        return self.lifter(patterns)
+        return self.lifter(inputs)
 
     def _as_groups(self, patches: Tensor) -> Tensor:
         return patches.unflatten(1, (self.n_patterns, self.n_slices))
-
-
-def check_even(patch_shape: tuple[int, ...]) -> None:
-    """Raise a ``ValueError`` if a side of the patterns is odd: spectral layers need even ones."""
-    if any(side % 2 for side in patch_shape):
-        raise ValueError(
-            f"Generators take patterns with even sides, got {patch_shape[0]} x {patch_shape[1]} "
-            "pixels: crop or pad the diffraction data."
-        )

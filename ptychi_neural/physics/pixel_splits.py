@@ -14,6 +14,16 @@ from torch import Tensor
 HELD_OUT = 255
 
 
+def deal_pixels(
+    patterns: Tensor, n_splits: int, held_out: float, seed: int
+) -> "PixelSplits | None":
+    """Deal the pixels of (n, h, w) patterns; None where nothing is split or held out."""
+    if n_splits == 1 and held_out == 0:
+        return None
+    n, h, w = patterns.shape
+    return PixelSplits((n, h, w), n_splits, held_out, seed, patterns.device)
+
+
 class PixelSplits:
     """A label for each detector pixel of each pattern.
 

@@ -47,7 +47,7 @@ class Canvas(NamedTuple):
         return torch.where(covered, self.weighted_patches / weight, elsewhere)
 
 
-class Consistency:
+class Stitching:
     """Stitches and extracts patches at pty-chi's positions, by pty-chi's own operators.
 
     Parameters
@@ -109,6 +109,62 @@ class Consistency:
     def __call__(self, patches: Tensor, positions: Tensor, elsewhere: Tensor) -> Tensor:
         """The consistent patches: cut out of the object stitched of ``patches``."""
         return self.extract(self.accumulate(patches, positions).object(elsewhere), positions)
+
+
+class LatestPatches:
+    """The latest prediction of every position, which ``StitchScopes.SCAN`` stitches along.
+
+    Parameters
+    ----------
+    stitching : Stitching
+        The operators.
+    positions : Tensor
+        (n, 2) positions of the scan in pixels.
+    patches : Tensor
+        (n, n_slices, h, w) patches to begin with.
+    """
+
+    def __init__(self, stitching: Stitching, positions: Tensor, patches: Tensor) -> None:
+        self.stitching = stitching
+        self.patches = patches.detach()
+        self.refresh(positions)
+
+    @torch.no_grad()
+    def refresh(self, positions: Tensor) -> None:
+        """Stitch everything anew, with (n, 2) positions and the probe as they are now."""
+        self.total = self.stitching.accumulate(self.patches, positions)
+
+    def complete(
+        self, canvas: Canvas, members: Tensor, patches: Tensor, positions: Tensor
+    ) -> Canvas:
+        """Add to a minibatch's canvas what all other positions predicted last.
+
+        Parameters
+        ----------
+        canvas : Canvas
+            Sums over the minibatch.
+        members : Tensor
+            (m,) indices of the positions of the minibatch.
+        patches : Tensor
+            (m, n_slices, h, w) their patches, which are the latest from now on.
+        positions : Tensor
+            (n, 2) positions of the scan.
+        """
+        present = torch.unique(members)
+        with torch.no_grad():
+            others = self.total - self.stitching.accumulate(
+                self.patches[present], positions[present]
+            )
+            self.patches[members] = patches.detach()
+            self.total = others + self.stitching.accumulate(
+                self.patches[present], positions[present]
+            )
+        return canvas + others
+
+    def to(self, device: torch.device) -> None:
+        """Move all tensors to a device."""
+        self.patches = self.patches.to(device)
+        self.total = Canvas(*(part.to(device) for part in self.total))
 
 
 def _stacked(slices: list[Tensor], dim: int = 0) -> Tensor:

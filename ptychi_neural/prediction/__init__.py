@@ -1,7 +1,8 @@
 """A trained generator at work: patches, whole scans, frames as they arrive, and its doubts."""
 
+from ptychi_neural.prediction.deviation import deviation
+from ptychi_neural.prediction.predicted_object import PredictedObject
 from ptychi_neural.prediction.predictor import NeuralPredictor
-from ptychi_neural.prediction.stream import PredictedObject, PredictionStream
-from ptychi_neural.prediction.uncertainty import disagreement
+from ptychi_neural.prediction.stream import PredictionStream
 
-__all__ = ["NeuralPredictor", "PredictedObject", "PredictionStream", "disagreement"]
+__all__ = ["NeuralPredictor", "PredictedObject", "PredictionStream", "deviation"]

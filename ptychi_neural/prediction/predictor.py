@@ -6,20 +6,24 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from ptychi.api.enums import BatchingModes, LossFunctions
-from ptychi.api.task import PtychographyTask
+from ptychi.api.enums import LossFunctions
 
-from ptychi_neural.engine.reconstructor import NeuralReconstructor
-from ptychi_neural.generators import Generator, Unrolled
-from ptychi_neural.generators.files import check_patch_shape, load_generator
-from ptychi_neural.options.choices import Architectures, Lifters, StitchWeightings
-from ptychi_neural.options.options import NeuralPtychographyOptions
-from ptychi_neural.prediction.stream import PredictedObject, PredictionStream, as_counts
-from ptychi_neural.prediction.uncertainty import disagreement, reprojection_error
-from ptychi_neural.scans.load import empty_object
+from ptychi_neural.engine.device import without_default_device
+from ptychi_neural.engine.judge import HeldOutJudge
+from ptychi_neural.engine.scan_task import ScanTask
+from ptychi_neural.engine.start import Start
+from ptychi_neural.engine.working_units import WorkingUnits
+from ptychi_neural.generators.files import load_generator
+from ptychi_neural.options import NeuralPtychographyOptions
+from ptychi_neural.options.choices import StitchWeightings
+from ptychi_neural.physics.losses import build_loss_function
+from ptychi_neural.prediction.deviation import deviation, reprojection_error
+from ptychi_neural.prediction.predicted_object import PredictedObject
+from ptychi_neural.prediction.stream import PredictionStream, as_counts
+from ptychi_neural.scans import empty_object
 
 BATCH_SIZE = 64
-"""Frames at a time, where the caller does not say."""
+"""Number of frames at a time, where the caller does not say."""
 
 
 class NeuralPredictor:
@@ -41,21 +45,18 @@ class NeuralPredictor:
     field), whether the probe is refined in the projections before the network (it is not)."""
 
     def __init__(self, path: str | Path) -> None:
-        self.network: Generator | Unrolled
-        self.network, generator, self.metadata = load_generator(path)
+        self.generator, generator, self.metadata = load_generator(path)
         self.options = NeuralPtychographyOptions()
         self.options.probe_options.optimizable = False
         self.options.object_options.remove_object_probe_ambiguity.enabled = False
         settings = self.options.reconstructor_options
         settings.generator = generator
-        settings.generator.checkpoint = str(path)
         settings.loss_function = LossFunctions(self.metadata["loss_function"])
         settings.start.load_from_dict(self.metadata["start"])
         settings.start.from_empty = True
         weighting = self.metadata["consistency"]["stitch_weighting"]
         settings.consistency.stitch_weighting = StitchWeightings(weighting)
         settings.validation.held_out = 0.0
-        settings.batching_mode = BatchingModes.RANDOM  # no epochs: no need to find clusters
 
     @classmethod
     def from_file(cls, path: str | Path) -> "NeuralPredictor":
@@ -85,24 +86,14 @@ class NeuralPredictor:
             If the generator needs more than patterns, or patterns of another size, or the
             patterns are not counts.
         """
-        generator, network = self.options.reconstructor_options.generator, self.network
-        if isinstance(network, Unrolled):
-            needs = "an unrolled generator works on the object, for which it needs"
-        elif generator.lifter == Lifters.BACKPROJECTION:
-            needs = "generator.lifter = 'backprojection' needs"
-        elif generator.grid_size > 1:
-            needs = f"generator.grid_size = {generator.grid_size} needs the neighbours, so"
-        else:
-            counts = as_counts(patterns)
-            check_patch_shape(generator, network.patch_shape, counts.shape[1:])
-            device = next(network.parameters()).device
-            with torch.no_grad():
-                patches = [
-                    network(batch[:, None].to(device))[:, 0].cpu()
-                    for batch in counts.split(batch_size)
-                ]
-            return torch.cat(patches).numpy()
-        raise ValueError(f"predict: {needs} probe and positions too; use reconstruct.")
+        counts = as_counts(patterns)
+        self.generator.check_patch_shape(counts.shape[1:])
+        device = next(self.generator.parameters()).device
+        with torch.no_grad():
+            patches = [
+                self.generator.patches(batch.to(device)).cpu() for batch in counts.split(batch_size)
+            ]
+        return torch.cat(patches).numpy()
 
     def reconstruct(
         self,
@@ -112,7 +103,7 @@ class NeuralPredictor:
         object_shape: tuple[int, int] | None = None,
         **task_data: Any,
     ) -> PredictedObject:
-        """Predict the object of a whole scan: the engine without epochs.
+        """Predict the object of a whole scan: an initial reconstruction, then the generator, once.
 
         Parameters
         ----------
@@ -130,7 +121,8 @@ class NeuralPredictor:
         Returns
         -------
         PredictedObject
-            Object, weight, disagreement, and the re-projection error of every frame.
+            Object, weight, and the re-projection error of every frame; the disagreement of its
+            parts is computed when its ``standard_deviation`` is asked for.
 
         Raises
         ------
@@ -139,19 +131,34 @@ class NeuralPredictor:
         """
         where = np.asarray(positions, dtype=np.float64)
         task = self._task(np.asarray(patterns), where, np.asarray(probe), object_shape, **task_data)
-        task.run(0)
-        assert isinstance(task.reconstructor, NeuralReconstructor)
-        model = task.reconstructor.model
-        object_ = task.get_data("object")
-        with torch.no_grad():
-            weight = model.consistency.total_weight(model.positions(model.everything))
-        error = reprojection_error(model, model.everything, object_)
+        settings = task.scan.options
+        units = WorkingUnits(task.group, remove_ambiguity=False)
+        judge = HeldOutJudge(settings.validation, build_loss_function(settings.loss_function))
+        start = Start(judge, settings.start.total_variation)
+        with torch.no_grad(), without_default_device():
+            start.begin_from(torch.ones_like(task.scan.start))
+            scan = task.scan.starting_from(start.objects[None])
+            units.enter()
+            units.fit_scale(scan)
+            start.make(scan, with_splits=False)
+            scan = scan.starting_from(start.objects[None])
+            object_ = self.generator(scan)
+            units.leave()
+            scan = scan.starting_from(scan.start)  # A new view: the probe has another scale.
+            weight = scan.model.stitching.total_weight(scan.model.positions(scan.frames))
+            error = reprojection_error(scan, object_)
+
+        def computed_deviation() -> NDArray[np.floating]:
+            with without_default_device():
+                found = deviation(self.generator, scan, start)
+            return found.float().numpy(force=True)
+
         return PredictedObject(
             object=object_.numpy(force=True),
             weight=weight.numpy(force=True),
-            standard_deviation=disagreement(task.reconstructor).float().numpy(force=True),
             reprojection_error=error.numpy(force=True),
             probe=task.get_data("probe").numpy(force=True),
+            compute_deviation=computed_deviation,
         )
 
     def stream(
@@ -174,7 +181,7 @@ class NeuralPredictor:
             (1, n_modes, h, w) probe at the intensity of the measured counts.
         object_shape : tuple of int
             (H, W) of the canvas, which all positions that will come must fit into
-            (``ptychi_neural.io.empty_object`` gives one from the planned positions).
+            (``ptychi_neural.scans.empty_object`` gives one from the planned positions).
         batch_size : int
             Frames that are predicted at a time, which bound the memory.
         valid_pixel_mask : array_like, optional
@@ -191,7 +198,8 @@ class NeuralPredictor:
             If a frame's share in the object depends on other frames, so that it cannot be added
             up, or probe and generator do not fit each other.
         """
-        problem = self._why_not_frame_by_frame()
+        start = self.options.reconstructor_options.start
+        problem = self.generator.why_not_frame_by_frame(start)
         if problem is not None:
             raise ValueError(
                 f"stream: frames cannot be added up one by one, as {problem}. Use reconstruct with "
@@ -210,18 +218,6 @@ class NeuralPredictor:
             self._task(blank, spread, probe, object_shape, valid_pixel_mask=valid_pixel_mask)
         )
 
-    def _why_not_frame_by_frame(self) -> str | None:
-        settings = self.options.reconstructor_options
-        generator = settings.generator
-        if generator.architecture == Architectures.UNROLLED:
-            if generator.unrolled.n_iterations > 1:
-                return f"this unrolled generator makes {generator.unrolled.n_iterations} iterations"
-            if settings.start.n_iterations != 0:
-                return "this unrolled generator was trained to start from projections of all frames"
-        elif generator.grid_size > 1:
-            return f"generator.grid_size = {generator.grid_size} takes neighbours together"
-        return None
-
     def _task(
         self,
         patterns: NDArray[np.generic],
@@ -229,13 +225,14 @@ class NeuralPredictor:
         probe: NDArray[np.generic],
         object_shape: tuple[int, int] | None,
         **task_data: Any,
-    ) -> PtychographyTask:
+    ) -> ScanTask:
         if object_shape is None:
             object_shape = empty_object(positions, probe.shape).shape[-2:]
-        return PtychographyTask(
+        return ScanTask(
             self.options,
+            self.generator,
             diffraction_data=patterns,
-            object_data=np.ones((self.network.n_slices, *object_shape), dtype=np.complex64),
+            object_data=np.ones((self.generator.n_slices, *object_shape), dtype=np.complex64),
             probe_data=probe,
             probe_position_x_px=positions[:, 1],
             probe_position_y_px=positions[:, 0],

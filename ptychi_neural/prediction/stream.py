@@ -1,68 +1,38 @@
 """Prediction of a scan while it is measured: frames in any order, with gaps and duplicates."""
 
-from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from ptychi.api.task import PtychographyTask
 from torch import Tensor
 
-from ptychi_neural.engine.reconstructor import NeuralReconstructor
-from ptychi_neural.generators import Unrolled
-from ptychi_neural.physics.forward_model import NeuralForwardModel
-from ptychi_neural.physics.stitching import Canvas, coverage
-from ptychi_neural.prediction.uncertainty import (
-    OverlapSums,
-    orientation_variance,
-    overlap_sums,
-    reprojection_error,
-)
-
-
-@dataclass
-class PredictedObject:
-    """A prediction, and where to distrust it."""
-
-    object: NDArray[np.complexfloating]
-    """(n_slices, H, W) stitched object, 1 + 0i where no frame lies."""
-
-    weight: NDArray[np.floating]
-    """(H, W) sum of the weights with which patches were stitched; 1 at a probe's maximum."""
-
-    standard_deviation: NDArray[np.floating]
-    """(H, W) disagreement of the predictions, see ``disagreement``."""
-
-    reprojection_error: NDArray[np.floating]
-    """(k,) relative error of the amplitudes that the object predicts, of every frame of a whole
-    scan, or of the latest batch of a stream. A network that is out of its depth shows here."""
-
-    probe: NDArray[np.complexfloating]
-    """(n_opr_modes, n_modes, h, w) probe at the intensity of the measured counts."""
+from ptychi_neural.engine.scan_task import ScanTask
+from ptychi_neural.prediction.deviation import reprojection_error
+from ptychi_neural.prediction.predicted_object import PredictedObject
 
 
 class PredictionStream:
     """What a trained generator makes of the frames that have arrived.
 
-    Each frame adds its patch, or with an unrolled generator its back-projected update of the
-    empty object, to sums on the canvas: memory is that of the canvas and one batch, and the order
-    of arrival has no influence. ``NeuralPredictor.stream`` makes one.
+    Each frame adds its part, a patch or a back-projected update of the empty object, to sums on the
+    canvas: memory is that of the canvas and one batch, and the order of arrival has no influence.
+    ``NeuralPredictor.stream`` makes one.
 
     Parameters
     ----------
-    task : PtychographyTask
+    task : ScanTask
         A task of ``batch_size`` frames, whose patterns and positions are replaced by those that
         arrive.
     """
 
-    def __init__(self, task: PtychographyTask) -> None:
-        reconstructor = cast(NeuralReconstructor, task.reconstructor)
-        self._model: NeuralForwardModel = reconstructor.model
+    def __init__(self, task: ScanTask) -> None:
+        self._generator = task.generator
+        self._scan = task.scan
         self._fft_shift: bool = task.data_options.fft_shift
-        self._batch_size = len(self._model.dataset)
+        self._batch_size = len(task.scan.frames)
         self._known: set[int] = set()
-        self._sums: OverlapSums | _UpdateSums | None = None
+        self._sums: Any = None
         self._latest = torch.arange(0)
 
     @property
@@ -93,7 +63,7 @@ class PredictionStream:
             If shapes do not fit, values are not finite or negative, or a frame lies outside the
             canvas. Nothing is taken in then.
         """
-        counts = as_counts(patterns, self._model.dataset.patterns.shape[-2:])
+        counts = as_counts(patterns, self._scan.model.dataset.patterns.shape[-2:])
         where = torch.from_numpy(np.array(positions, dtype=np.float32))
         ids = np.asarray(frame_ids)
         if (
@@ -127,47 +97,37 @@ class PredictionStream:
         """
         if self._sums is None:
             raise ValueError("No frame has arrived: there is no object yet.")
-        model = self._model
-        if isinstance(self._sums, OverlapSums):
-            object_ = self._sums.canvas.object(model.start_object).to(model.start_object.dtype)
-            deviation, weight = self._sums.standard_deviation(), self._sums.canvas.weight
-        else:
-            network = cast(Unrolled, model.generator.network)
-            operators = _SummedOperators(model, self._sums)
-            object_, weight = network(operators), self._sums.weight
-            deviation = orientation_variance(network, operators).sqrt()
+        scan, sums = self._scan, self._sums
+        object_ = self._generator.object_of_sums(scan, sums)
+
+        @torch.no_grad()
+        def deviation() -> NDArray[np.floating]:
+            return self._generator.deviation_of_sums(scan, sums).float().numpy(force=True)
+
+        error = reprojection_error(scan.of(self._latest), object_)
         return PredictedObject(
             object=object_.numpy(force=True),
-            weight=weight.float().numpy(force=True),
-            standard_deviation=deviation.float().numpy(force=True),
-            reprojection_error=reprojection_error(model, self._latest, object_).numpy(force=True),
-            probe=model.probe.data.numpy(force=True),
+            weight=sums.weight.float().numpy(force=True),
+            reprojection_error=error.numpy(force=True),
+            probe=scan.model.probe.data.numpy(force=True),
+            compute_deviation=deviation,
         )
 
     @torch.no_grad()
     def _take(self, counts: Tensor, positions: Tensor) -> None:
-        model, n = self._model, len(counts)
+        model, n = self._scan.model, len(counts)
         if self._fft_shift:
             counts = torch.fft.fftshift(counts, dim=(-2, -1))
         model.dataset.patterns[:n] = counts.to(model.dataset.patterns)
         model.probe_positions.set_data(positions, slicer=slice(0, n))
-        self._latest = indices = torch.arange(n)
-        placed = model.positions(indices)
-        sums: OverlapSums | _UpdateSums
-        if isinstance(model.generator.network, Unrolled):
-            update = model.accumulate_update(indices, model.start_object)
-            weight = model.consistency.total_weight(placed)
-            sums = _UpdateSums(
-                Canvas(update[0].to(torch.complex128), update[1].double()), weight.double()
-            )
-        else:
-            sums = overlap_sums(model, model.generate(indices)[1], placed)
+        self._latest = torch.arange(n)
+        sums = self._generator.sums(self._scan.of(self._latest))
         self._sums = sums if self._sums is None else self._sums + sums
 
     def _check_inside(self, positions: Tensor, ids: NDArray[np.generic]) -> None:
-        model = self._model
+        model = self._scan.model
         shape = model.dataset.patterns.shape[-2:]
-        size = np.asarray(model.start_object.shape[-2:])
+        size = np.asarray(self._scan.start.shape[-2:])
         origin = model.object.pos_origin_coords.numpy(force=True)
         centers = np.round(positions.numpy()) + origin
         half = (np.asarray(shape) - 1) / 2
@@ -180,38 +140,6 @@ class PredictionStream:
                 f"{size[0]} x {size[1]} pixels, whose centre is position 0, 0: give a larger "
                 "object_shape, or positions relative to the scan's centre."
             )
-
-
-class _UpdateSums(NamedTuple):
-    """Sums over frames, in double precision: the unrolled generator's input."""
-
-    update: Canvas
-    """Back-projected corrections of the empty object."""
-
-    weight: Tensor
-    """(H, W) sum of the stitching weights."""
-
-    def __add__(self, other: tuple) -> "_UpdateSums":  # type: ignore[override]
-        return _UpdateSums(*(a + b for a, b in zip(self, other)))
-
-
-class _SummedOperators:
-    """The physics of the frames that have arrived (``PhysicsOperators``): one update of the empty
-    object, which is all that an unrolled generator of one iteration asks for."""
-
-    def __init__(self, model: NeuralForwardModel, sums: _UpdateSums) -> None:
-        self.model = model
-        self.sums = sums
-
-    def start(self) -> Tensor:
-        return self.model.start_object
-
-    def update(self, object_: Tensor) -> Tensor:
-        return self.model.object_update(self.sums.update).to(object_.dtype)
-
-    def coverage(self) -> Tensor:
-        damping = self.model.options.start.regularization
-        return coverage(self.sums.weight, damping).to(self.model.start_object.real.dtype)
 
 
 def as_counts(patterns: ArrayLike, shape: tuple[int, ...] | None = None) -> Tensor:

@@ -1,0 +1,1 @@
+"""The initial reconstruction: projections without a network, from which a generator starts."""

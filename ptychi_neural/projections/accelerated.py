@@ -1,4 +1,4 @@
-"""Accelerated projections: the engine's iteration without a network.
+"""Accelerated projections: the iteration without a network, by which a reconstruction begins.
 
 In each iteration every pattern's counts are imposed on its exit wave, the back-projected
 corrections d_j are averaged with the probe's intensity as weight, and the object takes Nesterov's
@@ -19,35 +19,17 @@ import math
 
 import torch
 from ptychi.api.enums import LossFunctions
-from ptychi.propagate import FourierPropagator
 from torch import Tensor
 
-from ptychi_neural.options.options import StartOptions
-from ptychi_neural.physics.forward_model import NeuralForwardModel
+from ptychi_neural.physics.exit_waves import object_update, probe_update
 from ptychi_neural.physics.losses import MeanLoss, build_loss_function, losses_of_pixels
+from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.physics.stitching import Canvas
 from ptychi_neural.projections.contrast_transfer import ContrastTransfer
 from ptychi_neural.projections.first_moments import FirstMoments
 
-SHORT_STEP = 0.5
-"""Of object and probe where both are updated, as full steps would correct the same error twice and
-their common scale would oscillate; and of updates that were divided by the contrast transfer."""
-
-PUPIL_PHASE_GAIN = 4.0
-"""Steps of the phase of the probe's Fourier transform, relative to those of all else: patterns tell
-of it only through the object's contrast."""
-
 DARK_PUPIL = 1e-4
 """Power in the pupil, relative to its maximum, below which there is no phase to speak of."""
-
-SHORTER = 0.7
-"""Factor of the step when the loss has risen."""
-
-FIRST_WITH_MOMENTS = 3
-"""Of the iterations: before, coarse amplitude is missing, of which the moments tell too."""
-
-MOST_RISES = 6
-"""In a row, each with a shorter step: then none lowers the loss."""
 
 
 class AcceleratedProjections:
@@ -55,58 +37,47 @@ class AcceleratedProjections:
 
     Parameters
     ----------
-    forward_model : NeuralForwardModel
-        Operators, probe, positions and data.
-    from_object : Tensor
-        (1, H, W) complex object to begin with.
-    options : StartOptions
-        Momentum and regularisation.
-    batch_size : int
-        Number of patterns that are projected at a time, to bound the memory.
+    scan : ScanPhysics
+        The scan, with the (1, H, W) object to begin with as its start.
     loss_function : torch.nn.Module
-        Of predicted and measured counts, for held-out pixels; and what updates have to lower,
+        Loss of predicted and measured counts, for held-out pixels; and what updates have to lower,
         unless the probe is refined: that is the mean squared difference of the moduli then.
     transfer : ContrastTransfer, optional
-        By which updates are divided.
+        The contrast transfer by which updates are divided.
     halves : tuple of Tensor, optional
         Indices of the frames of two halves of the scan, if some iterations are to see but one.
     """
 
     def __init__(
         self,
-        forward_model: NeuralForwardModel,
-        from_object: Tensor,
-        options: StartOptions,
-        batch_size: int,
+        scan: ScanPhysics,
         loss_function: torch.nn.Module,
         transfer: ContrastTransfer | None,
         halves: tuple[Tensor, Tensor] | None,
     ) -> None:
-        self.forward_model = forward_model
-        self.options = options
-        self.frames = (*(halves or ()), forward_model.everything)
-        self.batch_size = batch_size
+        self.scan = scan
+        self.options = scan.options.start
+        self.frames = (*(halves or ()), scan.frames)
         self.loss_function = self._lowered = loss_function
         # A probe yet to be found errs by more than the noise, most where little is predicted.
-        self.of_modulus = forward_model.probe.optimizable
+        self.of_modulus = scan.model.probe.optimizable
         if self.of_modulus:
             self._lowered = build_loss_function(LossFunctions.MSE_SQRT)
         self.transfer = transfer
         self.moments: FirstMoments | None = None
-        far_field = isinstance(forward_model.free_space_propagator, FourierPropagator)
-        if options.moment_iterations > 0 and transfer is not None and far_field:
-            self.moments = FirstMoments(forward_model)
+        if self.options.moment_iterations > 0 and transfer is not None and scan.model.is_far_field:
+            self.moments = FirstMoments(scan)
         self.n_iterated = 0
         self.n_done = 0
-        self.object = self._last_object = from_object
-        self._step = 1.0 if transfer is None else SHORT_STEP
+        self.object = self._last_object = scan.start
+        self._step = 1.0 if transfer is None else self.options.short_step
         self._losses, self._n_rises = [math.inf] * len(self.frames), 0
-        self._last_probe = forward_model.probe.data
+        self._last_probe = scan.model.probe.data
         self._illuminations: list[Tensor | None] = [None] * len(self.frames)
 
     @torch.no_grad()
     def iterate(self, update_probe: bool, part: int = -1) -> float:
-        """One iteration.
+        """Do one iteration.
 
         Parameters
         ----------
@@ -121,41 +92,40 @@ class AcceleratedProjections:
             Loss at the held-out pixels before the iteration; nan where there are none, and over a
             half, which is not to be compared with the other.
         """
-        model = self.forward_model
+        scan, model = self.scan, self.scan.model
         moments = self.moments if self._moments_are_due else None
         updates, illumination = torch.zeros_like(self.object), torch.zeros_like(self.object[0].real)
         lacking = torch.zeros_like(self.object)
         probe_change = torch.zeros_like(model.probe.data[0])
         exposure = torch.zeros_like(probe_change.real[0])
         held_out, lowered = MeanLoss(), MeanLoss()
-        for batch in self.frames[part].split(self.batch_size):
-            positions = model.positions(batch)
-            patches = model.consistency.extract(self.object, positions)
-            measured = model.measured_patterns(batch)
-            correction = model.exit_wave_correction(batch, patches, measured, self.of_modulus)
+        for batch in self.frames[part].split(scan.options.batch_size):
+            patches = scan.extract(self.object, batch)
+            measured = model.measured(batch)
+            correction = scan.correction(batch, patches, measured, self.of_modulus)
             losses = losses_of_pixels(self._lowered, correction.predicted, measured)
             lowered.add(losses, correction.seen)
-            if model.options.validation.held_out > 0 and part < 0:
+            if scan.options.validation.held_out > 0 and part < 0:
                 if self.of_modulus:
                     losses = losses_of_pixels(self.loss_function, correction.predicted, measured)
-                held_out.add(losses, model.held_out_pixels(batch))
-            updates += model.back_project(correction, positions)
+                held_out.add(losses, scan.held_out(batch))
+            updates += scan.back_project(correction, batch)
             if self._illuminations[part] is None:
-                illumination += model.illumination(correction.probe, positions)
+                illumination += scan.illumination(correction, batch)
             if moments is not None:
-                lacking += moments.accumulate(correction, measured, positions)
+                lacking += moments.accumulate(correction, measured, batch)
             if update_probe:
-                probe_change += model.probe_update(batch, patches, correction)
+                probe_change += probe_update(model, batch, patches, correction)
                 exposure += patches[:, 0].abs().square().sum(0)
         known = self._illuminations[part]
         self._illuminations[part] = illumination = illumination if known is None else known
-        update = model.object_update(Canvas(updates, illumination))
+        update = object_update(Canvas(updates, illumination), self.options.regularization)
         if self.transfer is not None:
             update = self.transfer.divide(update, self.object)
         update = self._watched(update, lowered.value, part)
         self.n_iterated += 1
         self.n_done += 1
-        length = SHORT_STEP if update_probe else self._step
+        length = self.options.short_step if update_probe else self._step
         new = self.object + length * update
         if moments is not None:
             phase = moments.phase(lacking, illumination)
@@ -164,20 +134,12 @@ class AcceleratedProjections:
             self._losses = [math.inf] * len(self.frames)
         self.object, self._last_object = self._ahead(new, self._last_object), new
         if update_probe:
-            floor = self.options.regularization * exposure.max()
-            step = length * probe_change / (exposure + floor)
-            if isinstance(model.free_space_propagator, FourierPropagator):
-                step = _with_longer_phase_steps(step, model.probe.data[0])
-            new = model.probe.data.clone()
-            new[0] += step
-            model.probe.set_data(self._ahead(new, self._last_probe))
-            self._last_probe = new
-            self._illuminations = [None] * len(self.frames)
+            self._update_probe(length, probe_change, exposure)
         return held_out.value
 
     @property
     def _moments_are_due(self) -> bool:
-        n_since = self.n_iterated - FIRST_WITH_MOMENTS
+        n_since = self.n_iterated - self.options.first_moment_iteration
         return 0 <= n_since < self.options.moment_iterations
 
     def _watched(self, update: Tensor, loss: float, part: int) -> Tensor:
@@ -191,25 +153,45 @@ class AcceleratedProjections:
             self._losses[part] = loss
         else:
             self.object, update = self._before
-            self._step *= SHORTER
+            self._step *= self.options.shortening
             self._n_rises += 1
-        self._last_object, self._last_probe = self.object, self.forward_model.probe.data
+        self._last_object, self._last_probe = self.object, self.scan.model.probe.data
         self.n_done = 0
         return update
 
     @property
     def converged(self) -> bool:
         """Whether no step along a divided update lowers the loss any more."""
-        return self._n_rises >= MOST_RISES
+        return self._n_rises >= self.options.most_rises
+
+    def _update_probe(self, length: float, change: Tensor, exposure: Tensor) -> None:
+        """Take a step of the probe from its summed (n_modes, h, w) change and (h, w) exposure."""
+        probe = self.scan.model.probe
+        step = length * change / (exposure + self.options.regularization * exposure.max())
+        if self.scan.model.is_far_field:
+            step = with_longer_phase_steps(step, probe.data[0], self.options.pupil_phase_gain)
+        new = probe.data.clone()
+        new[0] += step
+        probe.set_data(self._ahead(new, self._last_probe))
+        self._last_probe = new
+        self._illuminations = [None] * len(self.frames)
 
     def _ahead(self, new: Tensor, last: Tensor) -> Tensor:
         momentum = min(self.n_done / (self.n_done + 3), self.options.momentum)
         return new + momentum * (new - last)
 
 
-def _with_longer_phase_steps(step: Tensor, probe: Tensor) -> Tensor:
-    """The probe's step, both (n_modes, h, w), with ``PUPIL_PHASE_GAIN``."""
+def with_longer_phase_steps(step: Tensor, probe: Tensor, gain: float) -> Tensor:
+    """A step of the probe that turns the phase of its Fourier transform ``gain`` times as far.
+
+    Parameters
+    ----------
+    step, probe : Tensor
+        (n_modes, h, w) complex.
+    gain : float
+        Length of the phase's step, relative to all else.
+    """
     pupil = torch.fft.fft2(probe)
     power = pupil.abs().square()
     turn = (torch.fft.fft2(step) * pupil.conj()).imag / power.clamp(min=DARK_PUPIL * power.max())
-    return step + torch.fft.ifft2((PUPIL_PHASE_GAIN - 1) * 1j * turn * pupil)
+    return step + torch.fft.ifft2((gain - 1) * 1j * turn * pupil)

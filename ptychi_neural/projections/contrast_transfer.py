@@ -19,18 +19,15 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ptychi_neural.physics.forward_model import MODULUS_FLOOR, NeuralForwardModel
+from ptychi_neural.physics.exit_waves import INTENSITY_FLOOR
+from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.physics.stitching import coverage
 
 N_DIRECTIONS = 4
-"""In half a turn, over which the response at a spatial frequency is averaged."""
+"""Number of directions in half a turn over which the response at a frequency is averaged."""
 
 N_FREQUENCIES = 8
-"""That are passed at a time, to bound the memory."""
-
-RIM = 0.1
-"""Where less than this share of the largest illumination falls, updates are damped before and after
-the division: there the response is another, and the division would spread its noise."""
+"""Number of frequencies that are computed at a time, to bound the memory."""
 
 
 class ContrastTransfer:
@@ -38,20 +35,20 @@ class ContrastTransfer:
 
     Parameters
     ----------
-    forward_model : NeuralForwardModel
-        Probe, propagation and positions.
+    scan : ScanPhysics
+        Probe, propagation, valid pixels and positions.
     floor : float
         Added to the responses where updates are divided by them.
     """
 
-    def __init__(self, forward_model: NeuralForwardModel, floor: float) -> None:
-        positions = forward_model.positions(forward_model.everything)
-        weight = forward_model.consistency.total_weight(positions)
-        self.window = coverage(weight, RIM)
-        step = 1 / (2 * max(forward_model.probe.get_spatial_shape()))
+    def __init__(self, scan: ScanPhysics, floor: float) -> None:
+        model = scan.model
+        weight = model.stitching.total_weight(model.positions(scan.frames))
+        self.window = coverage(weight, scan.options.start.rim)
+        step = 1 / (2 * max(model.probe.get_spatial_shape()))
         fy, fx = (torch.fft.fftfreq(n) for n in weight.shape)
         steps = torch.hypot(fy[:, None], fx) / step
-        self.response = responses(forward_model, step * torch.arange(int(steps.max()) + 2))
+        self.response = responses(scan, step * torch.arange(int(steps.max()) + 2))
         """(2, n) shares of amplitude and phase in the response, at every half cycle in the side of
         the probe."""
         below = steps.long()
@@ -60,7 +57,7 @@ class ContrastTransfer:
         self.gain = 1 / (response + floor)
 
     def divide(self, update: Tensor, object_: Tensor) -> Tensor:
-        """An object's update, its parts along amplitude and phase divided by their responses.
+        """Divide an object's update, along amplitude and phase, by their responses.
 
         Parameters
         ----------
@@ -74,12 +71,12 @@ class ContrastTransfer:
 
 
 @torch.no_grad()
-def responses(model: NeuralForwardModel, frequencies: Tensor) -> Tensor:
+def responses(scan: ScanPhysics, frequencies: Tensor) -> Tensor:
     """Shares of amplitude and phase in what an update takes of a contrast on a flat object.
 
     Parameters
     ----------
-    model : NeuralForwardModel
+    scan : ScanPhysics
         Probe, propagation and valid pixels.
     frequencies : Tensor
         (n,) spatial frequencies in cycles per pixel.
@@ -89,13 +86,14 @@ def responses(model: NeuralForwardModel, frequencies: Tensor) -> Tensor:
     Tensor
         (2, n) shares of amplitude and phase, which add up to 1.
     """
+    model = scan.model
     probe = model.probe.data[0]
     y, x = (torch.arange(n) - n // 2 for n in probe.shape[-2:])
     directions = math.pi * (torch.arange(N_DIRECTIONS) + 0.5) / N_DIRECTIONS
     along = directions.sin()[:, None, None] * y[:, None] + directions.cos()[:, None, None] * x
     flat = model.forward_far_field(probe[None])
     intensity = flat.abs().square().sum(1)
-    weight = model.dataset.valid_pixel_mask / (intensity + MODULUS_FLOOR * intensity.mean())
+    weight = scan.valid / (intensity + INTENSITY_FLOOR * intensity.mean())
     of_each = []
     for some in frequencies.split(N_FREQUENCIES):
         angles = 2 * math.pi * (some[:, None, None, None] * along).flatten(0, 1)[:, None]

@@ -13,16 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from ptychi_neural.physics.forward_model import ExitWaveCorrection, NeuralForwardModel
-
-STEP = 0.5
-"""Share of the phase found that is taken: projections find a part of it in the same iteration."""
-
-FLOOR = 0.3
-"""Added to the response, by spatial frequency, of the stitched gradients to those of the object."""
-
-RIM = 0.1
-"""Illumination, relative to its maximum, below which gradients are taken to be smaller."""
+from ptychi_neural.physics.exit_waves import ExitWaveCorrection
+from ptychi_neural.physics.scan_physics import ScanPhysics
 
 
 class FirstMoments:
@@ -30,28 +22,29 @@ class FirstMoments:
 
     Parameters
     ----------
-    forward_model : NeuralForwardModel
+    scan : ScanPhysics
         Operators, probe and positions; patterns are those of the far field.
     """
 
-    def __init__(self, forward_model: NeuralForwardModel) -> None:
-        self.model = forward_model
-        intensity = self._intensity = forward_model.probe.get_all_mode_intensity()
+    def __init__(self, scan: ScanPhysics) -> None:
+        self.model = scan.model
+        self.options = scan.options.start
+        intensity = self._intensity = scan.model.probe.get_all_mode_intensity()
         ky, kx = _frequencies(tuple(intensity.shape))
         self._coordinates = torch.stack([torch.ones_like(ky), ky, kx], -1).flatten(0, 1)
-        shape = forward_model.start_object.shape[-2:]
-        # Twice averaged with the probe's intensity: when measured, and when stitched.
+        shape = scan.start.shape[-2:]
+        # Gradients are averaged with the probe's intensity twice: when measured and when stitched.
         response = torch.fft.fft2(intensity / intensity.sum(), s=shape).abs().square()
         ky, kx = _frequencies(tuple(shape))
         square = ky.square() + kx.square()
         square[0, 0] = 1.0
-        integration = STEP / (square * (response + FLOOR))
+        integration = self.options.moment_step / (square * (response + self.options.moment_floor))
         self._integration = torch.stack([-1j * ky * integration, -1j * kx * integration])
 
     def accumulate(
-        self, correction: ExitWaveCorrection, measured: Tensor, positions: Tensor
+        self, correction: ExitWaveCorrection, measured: Tensor, frames: Tensor
     ) -> Tensor:
-        """Sum over some patterns of what their moments lack, weighted with the probe's intensity.
+        """Sum up what the moments of some patterns lack, weighted with the probe's intensity.
 
         Pixels that may not be seen count as predicted.
 
@@ -61,8 +54,8 @@ class FirstMoments:
             Predicted counts, and which pixels may be seen.
         measured : Tensor
             (n, h, w) counts.
-        positions : Tensor
-            (n, 2) positions.
+        frames : Tensor
+            (n,) indices of the frames.
 
         Returns
         -------
@@ -78,10 +71,10 @@ class FirstMoments:
         counts = of_measured[:, :1]
         lacking = torch.complex(*((of_measured[:, 1:] - counts * mean) / counts.mean()).unbind(1))
         weighted = lacking[:, None, None, None] * self._intensity
-        return self.model.consistency.place(weighted, positions)
+        return self.model.stitching.place(weighted, self.model.positions(frames))
 
     def phase(self, lacking: Tensor, illumination: Tensor) -> Tensor:
-        """Phase by which the object is to be turned.
+        """Give the phase by which the object is to be turned.
 
         Parameters
         ----------
@@ -95,7 +88,7 @@ class FirstMoments:
         Tensor
             (H, W) in radians.
         """
-        gradient = lacking[0] / (illumination + RIM * illumination.max())
+        gradient = lacking[0] / (illumination + self.options.rim * illumination.max())
         spectra = torch.fft.fft2(torch.view_as_real(gradient).movedim(-1, 0))
         return torch.fft.ifft2((self._integration * spectra).sum(0)).real
 

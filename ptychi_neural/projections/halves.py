@@ -8,10 +8,11 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 N_NEIGHBOURS = 8
+"""Number of nearest neighbours among which the spanning tree is looked for."""
 
 
 def interleaved_halves(positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices of the positions of each half: on a raster, the fields of a chequerboard.
+    """Deal the positions into two halves: on a raster, the fields of a chequerboard.
 
     Neighbours in the minimum spanning tree of the positions are in different halves.
 

@@ -4,20 +4,18 @@ import torch
 from skimage.restoration import denoise_tv_chambolle
 from torch import Tensor
 
-WEIGHTS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
-"""Tried where the options leave the weight open, in units of the object."""
-
 
 def denoised(object_: Tensor, weight: float) -> Tensor:
-    """A complex image with less total variation of real and imaginary part together.
+    """Lower the total variation of a complex image, of real and imaginary part together.
 
     Parameters
     ----------
     object_ : Tensor
         (1, H, W) complex.
     weight : float
-        Of the total variation beside half of the squared difference from the image (Chambolle,
-        J. Math. Imaging Vis. 20, 89 (2004)), in units of the object. 0: the image itself.
+        Weight of the total variation beside half of the squared difference from the image
+        (Chambolle, J. Math. Imaging Vis. 20, 89 (2004)), in units of the object. With 0 the image
+        is returned as it is.
     """
     if weight == 0:
         return object_

@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 from ptychi.api.task import PtychographyTask
 
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
-from ptychi_neural.prediction import disagreement
+from ptychi_neural.engine.tasks import build_task
+from ptychi_neural.prediction import deviation
 from ptychi_neural.runs.folders import check_output_folder, new_folder
 from ptychi_neural.runs.provenance import write_json
 from ptychi_neural.runs.quality import in_register, object_metrics
 from ptychi_neural.runs.result import ReconstructionResult, draw, save
 from ptychi_neural.runs.run_file import RunFile
-from ptychi_neural.runs.tasks import build_task, is_refined, load, reconstructed
+from ptychi_neural.runs.run_scan import is_refined, load, reconstructed
 from ptychi_neural.runs.warm_start import NeuralWarmStartWorkflow
 from ptychi_neural.scans import Scan
 
@@ -123,5 +124,6 @@ def _disagreement(task: PtychographyTask) -> NDArray[np.floating] | None:
     reconstructor = task.reconstructor
     if not isinstance(reconstructor, NeuralReconstructor) or not reconstructor.is_trained:
         return None
-    standard_deviation = disagreement(reconstructor).numpy(force=True)
+    of_object = deviation(reconstructor.generator, reconstructor.scan, reconstructor.start)
+    standard_deviation = of_object.numpy(force=True)
     return None if np.isnan(standard_deviation).all() else standard_deviation

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ptychi.api as api
 import tomli_w
 from ptychi.api.options.task import PtychographyTaskOptions
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-import ptychi_neural.api as napi
+from ptychi_neural.options import GeneratorOptions, NeuralPtychographyOptions
 from ptychi_neural.runs.configuration import (
     RunFileError,
     annotations,
@@ -25,6 +24,7 @@ from ptychi_neural.runs.configuration import (
     read_toml,
     validated,
 )
+from ptychi_neural.runs.engines import CATALOGUE
 from ptychi_neural.runs.option_groups import checked_options, options_from, stated
 from ptychi_neural.runs.sections import (
     DATA_VARIABLE,
@@ -50,15 +50,7 @@ __all__ = [
 ]
 
 ENGINES: dict[str, type[PtychographyTaskOptions]] = {
-    "neural": napi.NeuralPtychographyOptions,
-    "lsqml": api.LSQMLOptions,
-    "rpie": api.RPIEOptions,
-    "epie": api.EPIEOptions,
-    "pie": api.PIEOptions,
-    "dm": api.DMOptions,
-    "raar": api.RAAROptions,
-    "bh": api.BHOptions,
-    "autodiff": api.AutodiffPtychographyOptions,
+    name: engine.options_class for name, engine in CATALOGUE.items() if engine.variant_of is None
 }
 """Engine names of run files and the options that choose the engine in pty-chi."""
 
@@ -213,7 +205,7 @@ def run_from(
         if frame.simulation is not None:
             folders = [*data_folders(data_folder), path.parent]
             simulation = located(frame.simulation, folders, "simulation", problems)
-    if isinstance(options, napi.NeuralPtychographyOptions):
+    if isinstance(options, NeuralPtychographyOptions):
         _locate_checkpoint(options.reconstructor_options.generator, path.parent, problems)
     refine = None
     if "refine" in contents:
@@ -231,7 +223,7 @@ def run_from(
     )
 
 
-def _locate_checkpoint(generator: napi.GeneratorOptions, base: Path, problems: list[str]) -> None:
+def _locate_checkpoint(generator: GeneratorOptions, base: Path, problems: list[str]) -> None:
     """Make the path of the generator to start from absolute; add a line if there is no file."""
     if generator.checkpoint is not None:
         generator.checkpoint = str((base / generator.checkpoint).resolve())

@@ -3,12 +3,12 @@
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field
 
-import ptychi_neural.api as napi
+from ptychi_neural.options import NeuralPtychographyOptions
 from ptychi_neural.runs.configuration import (
     RunFileError,
     differing,
@@ -20,6 +20,7 @@ from ptychi_neural.runs.configuration import (
 from ptychi_neural.runs.option_groups import checked_options
 from ptychi_neural.runs.run_file import RunFile, run_from
 from ptychi_neural.runs.sections import OutputSection
+from ptychi_neural.training import Fresh
 
 DEFAULTS: dict[str, Any] = {
     "reconstructor_options": {
@@ -29,9 +30,6 @@ DEFAULTS: dict[str, Any] = {
 }
 """Defaults of training that are not the engine's: a scan validates instead of pixels of each scan,
 and the objects are not needed between epochs."""
-
-
-Fresh = Literal["object", "noise"]
 
 
 class TrainingSection(BaseModel):
@@ -117,7 +115,7 @@ class TrainingFile:
     validation: ScanRun
     """The scan that is not trained on."""
 
-    options: napi.NeuralPtychographyOptions
+    options: NeuralPtychographyOptions
     """Options that the scans share."""
 
     training: TrainingSection
@@ -192,7 +190,7 @@ def read_training_file(
     shared = merged(DEFAULTS, {key: value for key, value in contents.items() if key not in own})
 
     problems: list[str] = []
-    engine = napi.NeuralPtychographyOptions
+    engine = NeuralPtychographyOptions
     sections: _Sections | None = validated(_Sections, own, list(key_names(_Sections)), problems)
     options = checked_options(engine, shared, list(key_names(engine)), problems)
     if sections is None or options is None or problems:
@@ -221,9 +219,9 @@ def read_training_file(
     if validation is None or problems:
         raise RunFileError(str(path), problems)
     # The path of a generator to start from is relative to the file; run_from makes it absolute.
-    of_scan = cast(napi.NeuralPtychographyOptions, validation.run.options)
+    of_scan = cast(NeuralPtychographyOptions, validation.run.options)
     checkpoint = of_scan.reconstructor_options.generator.checkpoint
-    options = cast(napi.NeuralPtychographyOptions, options)
+    options = cast(NeuralPtychographyOptions, options)
     options.reconstructor_options.generator.checkpoint = checkpoint
     return TrainingFile(
         scans=[scan for scan in scans if scan is not None],

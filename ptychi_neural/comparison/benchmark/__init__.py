@@ -1,5 +1,6 @@
 """Benchmark suites: engines on scans of many kinds, with records, tables and figures."""
 
 from ptychi_neural.comparison.benchmark.run import BenchmarkResult, benchmark
+from ptychi_neural.comparison.benchmark.suite_files import packaged_suites
 
-__all__ = ["BenchmarkResult", "benchmark"]
+__all__ = ["BenchmarkResult", "benchmark", "packaged_suites"]

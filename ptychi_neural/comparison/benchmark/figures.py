@@ -1,7 +1,7 @@
-"""Figures of a benchmark, from tables with a row for each cell, epoch or ring.
+"""Figures of a benchmark, drawn from tables with a row for each cell, epoch or ring.
 
-Each figure has a panel for every combination of labels in its ``panels`` columns, and the same
-colour for an engine everywhere.
+Each figure has a panel for every combination of labels in its ``panels`` columns. An engine has
+the same colour in all panels.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ptychi_neural.evaluation.figures import save_figure
+from ptychi_neural.evaluation.metric_table import METRICS
 from ptychi_neural.scans.hdf5 import StrPath
 
 if TYPE_CHECKING:  # importing matplotlib takes a second
@@ -21,6 +22,8 @@ if TYPE_CHECKING:  # importing matplotlib takes a second
     from matplotlib.figure import Figure
 
 MAX_PANELS_IN_ROW = 6
+"""Largest number of panels side by side."""
+
 LARGEST_RATIO = 2.0
 """Ratio, and its inverse, at which the colours of a map end."""
 
@@ -28,7 +31,9 @@ LARGEST_RATIO = 2.0
 def ratio_map(
     path: StrPath, ratios: pd.DataFrame, x: str, y: str, panels: Sequence[str], title: str = ""
 ) -> None:
-    """Ratios over two axes, as colours and numbers: blue below 1, red above, a dash if missing.
+    """Draw ratios over two axes as colours and numbers.
+
+    Ratios below 1 are blue, those above 1 red. A dash stands for a missing one.
 
     Parameters
     ----------
@@ -76,19 +81,22 @@ def ratio_map(
     save_figure(figure, path, overwrite=True)
 
 
-def error_curves(
-    path: StrPath, cells: pd.DataFrame, x: str, panels: Sequence[str], title: str = ""
+def metric_curves(
+    path: StrPath, cells: pd.DataFrame, value: str, x: str, panels: Sequence[str], title: str = ""
 ) -> None:
-    """Median error of every engine over an axis, and the span of all cells.
+    """Draw the median of a metric of every engine over an axis, and the span of all cells.
 
-    Lines join the medians where the labels of the axis are numbers.
+    Lines join the medians where the labels of the axis are numbers. The metric has a logarithmic
+    axis where all of its values are positive.
 
     Parameters
     ----------
     path : path
         The picture; its suffix is the format. An existing file is replaced.
     cells : DataFrame
-        Columns ``x``, those of ``panels``, ``engine`` and ``error``.
+        Columns ``x``, those of ``panels``, ``engine`` and that of ``value``.
+    value : str
+        Column of the metric, such as ``error``.
     x : str
         Column of labels.
     panels : sequence of str
@@ -103,8 +111,8 @@ def error_curves(
     styles = list(_styles(cells))
     for ax, part in parts:
         for k, (engine, style) in enumerate(styles):
-            errors = part[part["engine"] == engine].groupby(x)["error"]
-            spans = errors.agg(["min", "median", "max"]).reindex(labels)
+            values = part[part["engine"] == engine].groupby(x)[value]
+            spans = values.agg(["min", "median", "max"]).reindex(labels)
             low, middle, high = spans.to_numpy(dtype=float).T
             position = np.arange(len(labels), dtype=float)
             if numbers:
@@ -118,14 +126,15 @@ def error_curves(
                 )
         ax.set_xticks(range(len(labels)), labels)
         ax.tick_params(axis="x", rotation=0 if numbers else 20)
-        ax.set(xlabel=x, ylabel="relative complex error", yscale="log")
+        scale = "linear" if (cells[value] <= 0).any() else "log"
+        ax.set(xlabel=x, ylabel=_label(value), yscale=scale)
     _finish(figure, path)
 
 
 def convergence(
     path: StrPath, traces: pd.DataFrame, value: str, panels: Sequence[str], title: str = ""
 ) -> None:
-    """The course of every engine on every scan over its wall time.
+    """Draw the course of every engine on every scan over its wall time.
 
     Parameters
     ----------
@@ -141,7 +150,6 @@ def convergence(
     title : str
         Above the picture.
     """
-    names = {"error": "relative complex error", "held_out": "held-out -log likelihood (nats)"}
     figure, parts = _figure(traces, panels, (3.6, 3.0), title)
     for ax, part in parts:
         for engine, style in _styles(traces):
@@ -149,14 +157,14 @@ def convergence(
             for k, (_, run) in enumerate(runs):
                 label = engine if k == 0 else None
                 ax.plot(run["seconds"], run[value], label=label, alpha=0.8, **style)
-        ax.set(xlabel="wall time (s)", ylabel=names.get(value, value), yscale="log")
+        ax.set(xlabel="wall time (s)", ylabel=_label(value), yscale="log")
     _finish(figure, path)
 
 
 def ring_correlations(
     path: StrPath, rings: pd.DataFrame, panels: Sequence[str], title: str = ""
 ) -> None:
-    """Fourier ring correlation of half scans, and its half-bit threshold.
+    """Draw the Fourier ring correlation of half scans, and its half-bit threshold.
 
     Parameters
     ----------
@@ -182,6 +190,12 @@ def ring_correlations(
     _finish(figure, path)
 
 
+def _label(value: str) -> str:
+    """Label of an axis."""
+    names = {"error": "relative complex error", "held_out": "held-out -log likelihood (nats)"}
+    return METRICS[value].heading if value in METRICS else names.get(value, value)
+
+
 def _figure(
     table: pd.DataFrame,
     panels: Sequence[str],
@@ -189,7 +203,8 @@ def _figure(
     title: str,
     sharey: bool = False,
 ) -> tuple[Figure, Iterator[tuple[Axes, pd.DataFrame]]]:
-    """A figure with panels of a size in inches, and an iterator over those and their rows."""
+    """Make a figure whose panels have a size in inches, and an iterator over the panels and the
+    rows of the table that belong to each."""
     from matplotlib.figure import Figure
 
     groups = list(table.groupby(list(panels), sort=False)) if panels else [((), table)]
@@ -206,7 +221,7 @@ def _figure(
 
     def filled() -> Iterator[tuple[Axes, pd.DataFrame]]:
         for ax, (labels, part) in zip(axes, groups):
-            named = (f"{k} {v}" if k != "comparison" else v for k, v in zip(panels, labels))
+            named = (f"{name} {label}" for name, label in zip(panels, labels))
             ax.set_title(", ".join(named), fontsize="medium")
             yield ax, part
 
@@ -214,14 +229,14 @@ def _figure(
 
 
 def _styles(table: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Engines in the order of the table with what they are drawn in; the first stands out."""
+    """Engines in the order of the table with the styles of their lines; the first stands out."""
     for k, engine in enumerate(table["engine"].unique()):
         colour = "black" if k == 0 else f"C{(k - 1) % 10}"
         yield engine, {"color": colour, "linewidth": 2.0 if k == 0 else 1.2}
 
 
 def _finish(figure: Figure, path: StrPath) -> None:
-    """Grids, plain numbers on logarithmic axes, and one legend for all panels."""
+    """Add grids, plain numbers on logarithmic axes and one legend for all panels, and save."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
     entries: dict[str, Artist] = {}

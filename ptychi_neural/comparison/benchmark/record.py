@@ -1,13 +1,19 @@
 """What a benchmark keeps of a cell: one JSON file of what was run, on what, and what came of it."""
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ptychi_neural.comparison.benchmark.cell import Cell
+from ptychi_neural.evaluation.metric_table import METRICS
 from ptychi_neural.scans.hdf5 import replacing
+
+
+def score_columns() -> list[str]:
+    """What a ``FullScore`` has that is one number, in the order of tables."""
+    metrics = [name for name, metric in METRICS.items() if metric.format is not None]
+    return ["error", *metrics, "held_out", "epoch", "seconds"]
 
 
 class _Model(BaseModel):
@@ -18,24 +24,26 @@ class RingCurve(_Model):
     """Fourier ring correlation of two halves of a scan."""
 
     frequencies: list[float]
-    """(n_rings,) in cycles per pixel."""
+    """(n_rings,) frequencies in cycles per pixel."""
 
     correlation: list[float]
+    """(n_rings,) correlations, -1 to 1."""
 
     half_bit: list[float]
-    """(n_rings,) threshold."""
+    """(n_rings,) half-bit threshold."""
 
     resolution_px: float
-    """Period where the correlation falls below the threshold; infinite: nothing is resolved."""
+    """Period where the correlation falls below the threshold; infinite if nothing is resolved."""
 
 
 class Score(_Model):
-    """What an engine had at one epoch; None where there is nothing to tell it by."""
+    """What an engine had at one epoch. None stands for what cannot be told."""
 
     epoch: int
+    """Number of epochs done."""
 
     seconds: float
-    """Wall time of the engine until then."""
+    """Wall time that the engine had taken."""
 
     held_out: float | None = None
     """Mean negative logarithm of the likelihood of the counts at held-out pixels, in nats."""
@@ -45,28 +53,20 @@ class Score(_Model):
 
 
 class FullScore(Score):
-    """A score with everything that takes longer to compute."""
+    """A score with what takes longer to compute: the ``METRICS`` by their names."""
 
-    ssim_amplitude: float | None = None
-
-    ssim_phase: float | None = None
-
-    frc_resolution_px: float | None = None
-    """Period where the correlation with the ground truth falls below 0.5."""
-
-    error_by_band: list[float] | None = None
-    """Share of the error between each two of the record's ``band_edges``."""
-
-    phase_correlation: float | None = None
-    """With a measured scan's reference, which is no ground truth."""
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float | list[float] | None]
 
     half_scans: RingCurve | None = None
+    """Correlation of the reconstructions from two halves of the scan."""
 
 
 class Record(_Model):
     """One cell: what was run, on what, and what came of it."""
 
     suite: str
+    """Name of the suite."""
 
     cell: dict[str, str]
     """Labels of the points of all axes, the object and the seed."""
@@ -75,58 +75,87 @@ class Record(_Model):
     """Name of the engine in the suite."""
 
     seed: int
+    """Seed of the simulation, the engine and the held-out pixels."""
 
     settings: dict[str, Any]
-    """All that is not a default of pty-chi or of the simulation, by dotted name."""
+    """Settings that are not a default of pty-chi or of the simulation, by dotted name."""
 
     settings_hash: str
-    """Of all settings, with the defaults."""
+    """Hash of all settings, with the defaults."""
 
     versions: dict[str, str | None]
-    """Of packages; ``commit`` is None where the package is not in a git checkout."""
+    """Versions of packages; ``commit`` is None where the package is not in a git checkout."""
 
     device: str
+    """Name of the device."""
 
     threads: int
-    """CPU threads."""
+    """Number of CPU threads."""
 
     started: str
-    """ISO 8601, UTC."""
+    """Time of the start as in ISO 8601, UTC."""
 
     wall_time_s: float
-    """All there was to do for the cell, with scoring and half scans."""
+    """Wall time of everything that was done for the cell, with scoring and half scans."""
 
     engine_seconds: float
     """Wall time of the engine alone, on the whole scan."""
 
     peak_memory_mib: float
-    """Largest memory of the GPU while the cell ran; on a CPU largest resident memory of the
-    process, since the cell began where the system can tell, otherwise since the process did."""
+    """Largest memory of the GPU while the cell ran. On a CPU it is the largest resident memory of
+    the process, since the cell began where the system can tell, otherwise since the process did."""
 
     stopped: str | None
     """What ended the engine before its last epoch."""
 
     band_edges: list[float]
-    """In cycles per pixel."""
+    """Edges of the bands of ``error_by_band`` in cycles per pixel."""
 
     trace: list[Score]
-    """In order of time, from the common start."""
+    """Scores in order of time, from the common start."""
 
     end: FullScore
+    """Score of the last epoch."""
 
     best_held_out: FullScore | None
-    """At the best held-out likelihood; None where no pixels were held out."""
+    """Score at the best held-out likelihood; None where no pixels were held out."""
 
     best_truth: FullScore | None
-    """At the smallest error; None where there is no ground truth."""
+    """Score at the smallest error; None where there is no ground truth."""
 
     equal_time: FullScore | None
-    """At the suite's ``equal_seconds``; None where there is none, or this one had not begun."""
+    """Score at the suite's ``equal_seconds``; None where there is none, or the engine had not
+    begun by then."""
 
     def write(self, path: Path, overwrite: bool = False) -> None:
         """Write the record whole or not at all."""
         with replacing(path, overwrite) as temporary:
             temporary.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def record_path(cell: Cell, folder: Path) -> Path:
+    """The file of a cell's record in a folder of records."""
+    return folder / f"{cell.key}.json"
+
+
+def find_record(cell: Cell, folder: Path) -> Record | None:
+    """Read the record of a cell, if there is one.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read, or is that of another cell.
+    """
+    path = record_path(cell, folder)
+    if not path.exists():
+        return None
+    record = read_record(path)
+    if (record.cell, record.engine) != (cell.coordinates, cell.engine):
+        raise ValueError(
+            f"{path} is the record of another cell, {record.cell}, {record.engine}: --overwrite "
+            "runs this one."
+        )
+    return record
 
 
 def read_record(path: Path) -> Record:
@@ -146,22 +175,3 @@ def read_record(path: Path) -> Record:
             f"{path} is no record of a benchmark ({where + ': ' if where else ''}"
             f"{problem['msg']}): --overwrite runs the cell again."
         ) from None
-
-
-def reset_peak_memory() -> None:
-    """Let ``peak_memory_mib`` count from here on, where the system can."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # see proc(5)
-
-
-def peak_memory_mib() -> float:
-    """Largest memory, see ``Record.peak_memory_mib``."""
-    import resource  # not on Windows
-    import sys
-
-    if torch.get_default_device().type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    unit = 1 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

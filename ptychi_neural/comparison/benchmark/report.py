@@ -9,31 +9,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ptychi_neural.comparison.benchmark.cell import Cell
 from ptychi_neural.comparison.benchmark.figures import (
     convergence,
-    error_curves,
+    metric_curves,
     ratio_map,
     ring_correlations,
 )
-from ptychi_neural.comparison.benchmark.record import Record, Score
-from ptychi_neural.comparison.benchmark.suite import Cell, Suite
-from ptychi_neural.comparison.benchmark.tables import markdown, medians, side_by_side, with_ratios
+from ptychi_neural.comparison.benchmark.record import Record, Score, score_columns
+from ptychi_neural.comparison.benchmark.suite import Suite
+from ptychi_neural.comparison.benchmark.tables import medians, side_by_side, with_ratios
+from ptychi_neural.comparison.markdown import markdown
 from ptychi_neural.scans.hdf5 import replacing
-
-SCORES = (
-    "error",
-    "ssim_amplitude",
-    "ssim_phase",
-    "frc_resolution_px",
-    "held_out",
-    "phase_correlation",
-    "epoch",
-    "seconds",
-)
-"""Columns of the judged epoch."""
-
-HEAD_START_EPOCHS = (40, 200)
-"""Of an engine from an empty object, to which the same engine after another is compared."""
 
 
 def write_report(
@@ -50,7 +37,7 @@ def write_report(
     records : mapping
         Records by the cell's key.
     folder : Path
-        Where to write; earlier reports are replaced.
+        Folder to write to; earlier reports are replaced.
 
     Returns
     -------
@@ -76,12 +63,12 @@ def write_report(
 def _row(suite: Suite, cell: Cell, record: Record | None) -> dict[str, Any]:
     row = {**cell.coordinates, "engine": cell.engine, "recorded": record is not None}
     names = ["half_scan_resolution_px", "error_equal_time", "held_out_equal_time"]
-    row |= dict.fromkeys([*SCORES, *names, "engine_seconds", "peak_memory_mib"], np.nan)
+    row |= dict.fromkeys([*score_columns(), *names, "engine_seconds", "peak_memory_mib"], np.nan)
     row["stopped"] = None if record is None else record.stopped
     if record is None:
         return row
     score = getattr(record, suite.judged(cell.engine))
-    found = {name: getattr(score, name) for name in SCORES}
+    found = {name: getattr(score, name, None) for name in score_columns()}
     if score.half_scans is not None:
         found["half_scan_resolution_px"] = score.half_scans.resolution_px
     if record.equal_time is not None:
@@ -94,7 +81,10 @@ def _row(suite: Suite, cell: Cell, record: Record | None) -> dict[str, Any]:
 def _head_starts(
     suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record]
 ) -> Iterator[dict[str, Any]]:
-    """When an engine that starts after another is as good as it is after some epochs alone."""
+    """When an engine that starts after another is as good as it is after some epochs alone.
+
+    There is a row for each such cell and each of the suite's ``head_start_epochs``.
+    """
     for cell in cells:
         alone = suite.without_start(cell.engine)
         if alone is None or cell.key not in records:
@@ -105,7 +95,7 @@ def _head_starts(
         trace = records[cell.key].trace
         ends = [
             [score for score in from_empty.trace if score.epoch <= n_epochs][-1]
-            for n_epochs in HEAD_START_EPOCHS
+            for n_epochs in suite.head_start_epochs
         ]
         for there in {end.epoch: end for end in ends}.values():
             as_good = [s for s in trace if _error(s) <= _error(there)]
@@ -121,7 +111,7 @@ def _head_starts(
 
 
 def _error(score: Score) -> float:
-    """Error, or likelihood where there is no ground truth."""
+    """The error, or the held-out likelihood where there is no ground truth."""
     value = score.held_out if score.error is None else score.error
     return np.nan if value is None else value
 
@@ -160,7 +150,7 @@ def _text(
 
 
 def _errors(suite: Suite, table: pd.DataFrame) -> pd.DataFrame:
-    """One row for each point of the axes: bar, ratio to the best baseline, errors, time."""
+    """A table of bar, ratio to the best baseline, time and errors at each point of the axes."""
     axes = list(suite.axes)
     errors = side_by_side(table, axes, "error")
     asked = [_asked(suite, labels) for labels in errors[axes].itertuples(index=False)]
@@ -185,7 +175,7 @@ def _errors(suite: Suite, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _asked(suite: Suite, labels: Sequence[str]) -> tuple[str, float]:
-    """The engine that is compared at a point of all axes, and its bar; NaN where there is none."""
+    """The engine that is compared at a point of all axes, and its bar, or NaN without one."""
     points = [
         point
         for (points, label) in zip(suite.axes.values(), labels)
@@ -216,7 +206,9 @@ def _draw(
     if suite.figures.curves is not None:
         x = suite.figures.curves
         others = [name for name in axes if name != x]
-        error_curves(folder / "curves.png", rows, x, others, suite.name)
+        for metric in suite.figures.metrics:
+            name = "curves" if metric == "error" else f"curves_{metric}"
+            metric_curves(folder / f"{name}.png", rows, metric, x, others, suite.name)
     if suite.figures.map is not None:
         x, y = suite.figures.map
         others = [name for name in axes if name not in (x, y)]
@@ -228,7 +220,8 @@ def _draw(
 
 
 def _comparisons(suite: Suite, rows: pd.DataFrame, where: list[str]) -> pd.DataFrame:
-    """Medians of the ratio of the first engine's error to the best baseline's and to others'."""
+    """Medians of the ratios of the first engine's error to that of the best baseline, and of every
+    other engine that is no baseline."""
     first, *others = rows["engine"].unique()
     measures = {"best baseline": suite.baselines}
     measures |= {name: [name] for name in others if name not in suite.baselines}
@@ -243,6 +236,7 @@ def _comparisons(suite: Suite, rows: pd.DataFrame, where: list[str]) -> pd.DataF
 
 
 def _rings(suite: Suite, runs: Sequence[tuple[Cell, Record]]) -> list[dict[str, Any]]:
+    """A row for each ring of the half scans of each record."""
     return [
         {**cell.coordinates, "engine": cell.engine, "run": k, "frequency": frequency}
         | {"correlation": correlation, "half_bit": half_bit}

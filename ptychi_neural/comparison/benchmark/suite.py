@@ -1,24 +1,19 @@
-"""Benchmark suites: TOML files that span cells, one for each scan, seed and engine.
+"""Benchmark suites: engines on scans that differ along axes.
 
 A suite has the contents of a run file as its ``[base]``, and the points of its axes change keys of
 it. A cell is one point of each axis, one kind of object, one seed and one engine.
 """
 
 import itertools
-import json
-import tomllib
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Collection, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ptychi_neural.comparison.benchmark.cell import Cell, Frames, changed
+from ptychi_neural.comparison.benchmark.record import score_columns
 from ptychi_neural.comparison.engines import ENGINES
-from ptychi_neural.runs.configuration import RunFileError, merged
-from ptychi_neural.runs.run_file import RunFile, run_from
-from ptychi_neural.scans import Scan, select_frames
+from ptychi_neural.comparison.held_out_pixels import HELD_OUT_FRACTION
 
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]+$")]
 """Part of a file name."""
@@ -27,71 +22,54 @@ Moment = Literal["end", "best_held_out", "best_truth"]
 """Epoch of an engine: the last, that of the best held-out likelihood, or that of the smallest error
 against the ground truth."""
 
-SUITES = Path(__file__).parent / "suites"
-"""Folder of the suites that come with the package and are found by name."""
-
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Frames(_Model):
-    """The part of a scan that is reconstructed."""
-
-    window_px: float = Field(default=float("inf"), gt=0)
-    """Side of the square in the middle of the scan in which positions are kept."""
-
-    every: int = Field(default=1, ge=1)
-    """Of those, one of so many frames is kept."""
-
-    def of(self, scan: Scan) -> Scan:
-        """The scan with these frames only."""
-        middle = (scan.positions_px.max(axis=0) + scan.positions_px.min(axis=0)) / 2
-        distance = np.abs(scan.positions_px - middle).max(axis=1)
-        return select_frames(scan, np.flatnonzero(distance <= self.window_px / 2)[:: self.every])
 
 
 class Point(_Model):
     """One point of an axis."""
 
     label: Label
+    """Name of the point in tables and files."""
 
     changes: dict[str, Any] = {}
     """Keys of the run file, dotted or nested, and their values."""
 
     frames: Frames = Frames()
+    """Part of the scan that is reconstructed."""
 
     max_seconds: float | None = Field(default=None, gt=0)
-    """Takes the place of the suite's."""
+    """Wall time after which an engine is stopped. None: the suite's."""
 
     bar: float | None = Field(default=None, gt=0)
-    """The largest ratio of its error to that of the best baseline that is asked of ``engine``."""
+    """Largest ratio of the error of ``engine`` to that of the best baseline that is asked for."""
 
     engine: Label | None = None
-    """The one that is compared with the best baseline here. None: the suite's first."""
+    """Engine that is compared with the best baseline here. None: the suite's first."""
 
 
 class Variant(_Model):
     """An engine as a suite runs it."""
 
     engine: Literal[tuple(ENGINES)] | None = None  # type: ignore[valid-type]
-    """None: the engine of the variant's name."""
+    """Engine of the catalogue. None: the one of the variant's name."""
 
     changes: dict[str, Any] = {}
     """Options, dotted or nested, that differ from those of all engines and the engine's own."""
 
     after: Label | None = None
-    """Engine of the suite from whose object, probe and positions, as it leaves them, this one
-    starts. Its time counts."""
+    """Engine of the suite from whose object, probe and positions this one starts, as the other
+    leaves them. The other's time counts."""
 
     judged_at: Moment | None = None
-    """Takes the place of the suite's."""
+    """When the engine is judged. None: as the suite says."""
 
     held_out_fraction: float | None = Field(default=None, ge=0, lt=1)
-    """Takes the place of the suite's."""
+    """Share of the detector's pixels that the engine does not see. None: the suite's."""
 
     max_seconds: float | None = Field(default=None, gt=0)
-    """Takes the place of the suite's, and of the points'."""
+    """Wall time after which the engine is stopped. None: the point's or the suite's."""
 
 
 class Figures(_Model):
@@ -101,19 +79,26 @@ class Figures(_Model):
     """Two axes, the first from left to right, over which ratios of errors are drawn."""
 
     curves: Label | None = None
-    """Axis over which errors are drawn."""
+    """Axis over which ``metrics`` are drawn."""
+
+    metrics: list[str] = ["error"]
+    """Columns of ``table.csv`` that are drawn over ``curves``."""
 
 
 class Reduced(_Model):
-    """What the reduced form of a suite keeps; all where nothing is said."""
+    """What the reduced form of a suite keeps. It keeps everything where nothing is said."""
 
     axes: dict[Label, list[Label]] = {}
+    """Labels of the points of some axes."""
 
     objects: list[Label] | None = None
+    """Kinds of objects."""
 
     seeds: list[int] | None = None
+    """Seeds."""
 
     engines: list[Label] | None = None
+    """Engines of the suite."""
 
 
 class Suite(_Model):
@@ -123,20 +108,22 @@ class Suite(_Model):
     """Name of the results folder."""
 
     description: str
+    """One line that says what the suite compares."""
 
     base: dict[str, Any]
     """Contents of a run file."""
 
     axes: dict[Label, list[Point]] = Field(min_length=1)
+    """Points that change the base, by the name of their axis."""
 
     objects: list[Label] = []
-    """Kinds of simulated objects; none: that of the base."""
+    """Kinds of simulated objects. An empty list keeps that of the base."""
 
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     """Seeds of both simulation and engine."""
 
     engines: dict[Label, Variant] = Field(min_length=1)
-    """The first is the one that is compared with the others."""
+    """Engines by name. The first is the one that is compared with the others."""
 
     baselines: list[Label] = []
     """Engines of which the best in each cell is the measure of the others."""
@@ -144,7 +131,7 @@ class Suite(_Model):
     judged_at: Moment = "best_held_out"
     """When engines are judged."""
 
-    held_out_fraction: float = Field(default=0.03, ge=0, lt=1)
+    held_out_fraction: float = Field(default=HELD_OUT_FRACTION, ge=0, lt=1)
     """Share of the detector's pixels that no engine sees."""
 
     half_scans: bool = False
@@ -157,19 +144,37 @@ class Suite(_Model):
     """Wall time at which all engines are scored."""
 
     n_snapshots: int = Field(default=20, ge=2)
-    """About how many epochs of a run are scored."""
+    """Approximate number of epochs of a run that are scored."""
+
+    head_start_epochs: list[Annotated[int, Field(ge=0)]] = [40, 200]
+    """Epochs of an engine from an empty object to which the same engine ``after`` another one is
+    compared."""
 
     figures: Figures = Figures()
+    """What is drawn."""
 
     reduced: Reduced = Reduced()
+    """What is run unless the whole suite is asked for."""
 
     @model_validator(mode="after")
-    def _names_exist(self) -> "Suite":
+    def _is_consistent(self) -> "Suite":
+        problems = [
+            *self._problems_of_names(),
+            *self._problems_of_axes(),
+            *self._problems_of_engines(),
+        ]
+        if problems:
+            raise ValueError("\n  - ".join(problems))
+        return self
+
+    def _problems_of_names(self) -> Iterator[str]:
+        """Names that refer to nothing in the suite."""
         axes = {name: [point.label for point in points] for name, points in self.axes.items()}
         named: list[tuple[str, Collection[Any] | None, Collection[Any]]] = [
             ("baselines", self.baselines, self.engines),
             ("figures.map", self.figures.map, axes),
             ("figures.curves", self.figures.curves and [self.figures.curves], axes),
+            ("figures.metrics", self.figures.metrics, score_columns()),
             ("reduced.objects", self.reduced.objects, self.objects),
             ("reduced.seeds", self.reduced.seeds, self.seeds),
             ("reduced.engines", self.reduced.engines, self.engines),
@@ -181,38 +186,41 @@ class Suite(_Model):
             ),
             *((f"reduced.axes.{k}", v, axes.get(k, ())) for k, v in self.reduced.axes.items()),
         ]
-        problems = [
-            f"{key}: there is no {', '.join(map(str, unknown))}, only {', '.join(map(str, known))}"
-            for key, names, known in named
-            if (unknown := [name for name in names or () if name not in known])
-        ]
-        for name, labels in axes.items():
+        for key, names, known in named:
+            if unknown := [name for name in names or () if name not in known]:
+                yield (
+                    f"{key}: there is no {', '.join(map(str, unknown))}, only "
+                    f"{', '.join(map(str, known))}"
+                )
+
+    def _problems_of_axes(self) -> Iterator[str]:
+        for name, points in self.axes.items():
+            labels = [point.label for point in points]
             if not labels or len(set(labels)) < len(labels):
-                problems.append(f"axes.{name}: needs points with different labels")
+                yield f"axes.{name}: needs points with different labels"
             if name in ("object", "seed", "engine"):
-                problems.append(f"axes.{name}: the name is taken, choose another")
+                yield f"axes.{name}: the name is taken, choose another"
+
+    def _problems_of_engines(self) -> Iterator[str]:
         for name, variant in self.engines.items():
-            engine = variant.engine or name
-            if engine not in ENGINES:
-                problems.append(f"engines.{name}.engine: required, one of {', '.join(ENGINES)}")
+            engine = ENGINES.get(variant.engine or name)
+            if engine is None:
+                yield f"engines.{name}.engine: required, one of {', '.join(ENGINES)}"
             if variant.after is not None and (
                 variant.after not in self.engines or self.engines[variant.after].after is not None
             ):
-                problems.append(
-                    f"engines.{name}.after: must be an engine of the suite that is after none"
-                )
-            untold = engine == "network-off-tv" and "simulation" not in self.base
-            chooses = self.judged(name) == "best_held_out" or untold
-            if chooses and self.held_out(name) == 0:
-                problems.append(
+                yield f"engines.{name}.after: must be an engine of the suite that is after none"
+            has_truth = "simulation" in self.base
+            chooses_weight = engine is not None and engine.total_variation_weights and not has_truth
+            if self.held_out(name) == 0 and (
+                self.judged(name) == "best_held_out" or chooses_weight
+            ):
+                yield (
                     f"engines.{name}.held_out_fraction: above 0, because held-out pixels choose "
                     "its epoch or weight"
                 )
-            if self.judged(name) == "best_truth" and "simulation" not in self.base:
-                problems.append(f"engines.{name}.judged_at: best_truth needs base.simulation")
-        if problems:
-            raise ValueError("\n  - ".join(problems))
-        return self
+            if self.judged(name) == "best_truth" and not has_truth:
+                yield f"engines.{name}.judged_at: best_truth needs base.simulation"
 
     def judged(self, engine: str) -> Moment:
         """When an engine is judged."""
@@ -224,7 +232,8 @@ class Suite(_Model):
         return self.held_out_fraction if fraction is None else fraction
 
     def without_start(self, engine: str) -> str | None:
-        """The engine of the suite that is as one that is ``after`` another, but starts empty."""
+        """The engine of the suite that differs from one that is ``after`` another only in that it
+        starts from an empty object; None if there is none."""
         variant = self.engines[engine]
         if variant.after is None:
             return None
@@ -234,7 +243,7 @@ class Suite(_Model):
                 return name
         return None
 
-    def cells(self, whole: bool) -> list["Cell"]:
+    def cells(self, whole: bool) -> list[Cell]:
         """The cells of the whole or the reduced form; those of one scan follow each other."""
         kept = Reduced() if whole else self.reduced
         axes = [
@@ -259,7 +268,7 @@ class Suite(_Model):
                     coordinates={**coordinates, "seed": str(seed)},
                     engine=engine,
                     seed=seed,
-                    contents=merged(self.base, changes, *(point.changes for point in points)),
+                    contents=changed(self.base, changes, *(point.changes for point in points)),
                     frames=[point.frames for point in points],
                     max_seconds=self.engines[engine].max_seconds
                     or min(limits, default=self.max_seconds),
@@ -267,97 +276,3 @@ class Suite(_Model):
                 for engine in engines
             ]
         return cells
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One engine on one scan."""
-
-    coordinates: dict[str, str]
-    """Labels of the points of all axes, the object and the seed."""
-
-    engine: str
-    """Name of the variant."""
-
-    seed: int
-
-    contents: dict[str, Any]
-    """Contents of the run file."""
-
-    frames: list[Frames]
-    """Parts of the scan, one after the other."""
-
-    max_seconds: float
-
-    @property
-    def key(self) -> str:
-        """The cell's name, and that of its record."""
-        labels = {**self.coordinates, "engine": self.engine}
-        return ",".join(f"{name}={label}" for name, label in labels.items())
-
-
-def read_suite(suite: str | Path) -> tuple[Suite, Path]:
-    """Read and check a suite.
-
-    Parameters
-    ----------
-    suite : str or Path
-        The TOML file, or the name of one in ``SUITES``.
-
-    Returns
-    -------
-    Suite
-        The suite.
-    Path
-        Its file.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    RunFileError
-        If the file is not valid TOML, or has unknown, missing or ill-typed keys.
-    """
-    path = Path(suite)
-    if not path.is_file():
-        path = SUITES / f"{suite}.toml"
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no suite {suite}, nor {path}.")
-    try:
-        text = json.dumps(tomllib.loads(path.read_text(encoding="utf-8")), default=str)
-        return TypeAdapter(Suite).validate_json(text, strict=True), path
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RunFileError(str(path), [f"not valid TOML: {error}"]) from error
-    except ValidationError as error:
-        raise RunFileError(str(path), [_described(detail) for detail in error.errors()]) from None
-
-
-def run_file(cell: Cell, suite_path: Path, data_folder: str | Path | None = None) -> RunFile:
-    """The run file of a cell; relative paths are relative to the suite's file.
-
-    Parameters
-    ----------
-    cell : Cell
-        The cell.
-    suite_path : Path
-        File of the suite.
-    data_folder : str or Path, optional
-        Takes the place of ``data.folder``, as does the environment variable PTYCHI_NEURAL_DATA.
-
-    Raises
-    ------
-    RunFileError
-        If the contents are not those of a valid run file.
-    """
-    try:
-        return run_from(cell.contents, suite_path, data_folder)
-    except RunFileError as error:
-        raise RunFileError(f"{suite_path}, {cell.key}", error.problems) from None
-
-
-def _described(detail: Any) -> str:
-    """One line on a problem that pydantic found, led by the dotted name of the key."""
-    known = {"extra_forbidden": "unknown key", "missing": "required"}
-    message = known.get(detail["type"], detail["msg"].removeprefix("Value error, "))
-    key = ".".join(map(str, detail["loc"]))
-    return f"{key}: {message}" if key else message

@@ -1,8 +1,8 @@
 """Tables of a benchmark: ratios to the best baseline, and medians over objects and seeds.
 
-A table of cells has a row for each cell: labels of where it stands (scan, object, seed), the
-``engine``, and what its record says. A cell without a record is a row without numbers; nothing
-that would need them is computed.
+A table of cells has a row for each cell. Its columns are the labels of the cell (scan, object,
+seed), the ``engine``, and what its record says. A cell without a record has a row without numbers,
+and nothing is computed that would need them.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import pandas as pd
 def with_ratios(
     cells: pd.DataFrame, where: Sequence[str], baselines: Sequence[str]
 ) -> pd.DataFrame:
-    """The cells with a column ``ratio``: error over the smallest error of the baselines.
+    """Add a column ``ratio``: the error over the smallest error of the baselines.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ def with_ratios(
     where : sequence of str
         Columns that tell scans apart.
     baselines : sequence of str
-        Engines. Where one of them has no error there is no ratio.
+        Engines that a cell is compared with. There is no ratio where one of them has no error.
 
     Examples
     --------
@@ -40,21 +40,22 @@ def with_ratios(
 
 
 def medians(cells: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
-    """Median of each value over the cells that have it.
+    """Take the median of each value over the cells that have it.
 
     Parameters
     ----------
     cells : DataFrame
         Columns of ``by`` and ``values``, and ``recorded`` (bool).
     by : sequence of str
-        Columns that stay, in the order in which their labels appear.
+        Columns whose labels name the rows of the result, in the order in which they appear.
     values : sequence of str
         Columns whose medians are taken.
 
     Returns
     -------
     DataFrame
-        Columns of ``by``; ``cells``, such as "8/9": how many of them have a record; the medians.
+        Columns of ``by``; ``cells``, such as "8/9", which tells how many of the cells have a
+        record; and the medians.
     """
     groups = cells.groupby(list(by), sort=False)
     counts = groups["recorded"].agg(["sum", "size"]).astype(int).astype(str)
@@ -64,7 +65,7 @@ def medians(cells: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd
 
 
 def side_by_side(table: pd.DataFrame, where: Sequence[str], value: str) -> pd.DataFrame:
-    """One row for each place, one column for each engine.
+    """Rearrange a table to one row for each place and one column for each engine.
 
     Parameters
     ----------
@@ -73,25 +74,9 @@ def side_by_side(table: pd.DataFrame, where: Sequence[str], value: str) -> pd.Da
     where : sequence of str
         Columns that name a place.
     value : str
-        What is shown.
+        Column that is shown.
     """
     wide = table.pivot(index=list(where), columns="engine", values=value)
     places = pd.MultiIndex.from_frame(table[list(where)].drop_duplicates())
     wide = wide.reindex(places if len(where) > 1 else places.get_level_values(0))
     return wide[table["engine"].unique()].rename_axis(columns=None).reset_index()
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """The table in Markdown; what is missing is a dash."""
-
-    def text(value: object) -> str:
-        if isinstance(value, float):
-            return "-" if np.isnan(value) else f"{value:.3g}"
-        return str(value)
-
-    rows = [
-        list(map(str, table.columns)),
-        ["---"] * len(table.columns),
-        *([text(value) for value in row] for row in table.itertuples(index=False)),
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -3,18 +3,62 @@
 features -> L blocks -> rough object (or features) -> U-Net -> correction; rough + correction
 """
 
+from collections.abc import Iterator
+from typing import cast
+
 import torch.nn.functional as F
+from ptychi.api.options.base import Options
+from pydantic import Field as PydanticField
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from ptychi_neural.generators.blocks import BLOCKS, modes_per_level
 from ptychi_neural.generators.convolution import check_depth
 from ptychi_neural.generators.heads import build_head, output_convolution
+from ptychi_neural.generators.one_shot import OneShotNetwork
+from ptychi_neural.generators.register import register_architecture
 from ptychi_neural.generators.unet import UNet
-from ptychi_neural.options.choices import CascadeLinks
-from ptychi_neural.options.options import GeneratorOptions
+from ptychi_neural.options import GeneratorOptions
+from ptychi_neural.options.choices import Blocks, CascadeLinks
+from ptychi_neural.options.generator import own_options
 
 
-class Cascaded(nn.Module):
+@dataclass
+class CascadedOptions(Options):
+    """Architecture A: blocks at constant resolution, then a convolutional U-Net refiner."""
+
+    n_blocks: int = PydanticField(default=4, ge=1)
+    """Number of blocks of stage 1 (L in the proposal)."""
+
+    link: CascadeLinks = CascadeLinks.IMAGE
+    """What passes from stage 1 to the refiner."""
+
+    refiner_depth: int = PydanticField(default=2, ge=1)
+    """Number of levels of the refiner below its input resolution."""
+
+    channel_cap: int = PydanticField(default=128, ge=1)
+    """Largest number of channels of the refiner, whose levels double the width."""
+
+    stage_one_epochs: int = PydanticField(default=0, ge=0)
+    """Epochs in which stage 1 alone is trained, on its rough object, before both are trained end
+    to end. Needs ``link = "image"``."""
+
+    rough_loss_weight: float = PydanticField(default=0.0, ge=0)
+    """Weight of an auxiliary data loss on the rough object. Needs ``link = "image"``."""
+
+    def problems(self) -> Iterator[str]:
+        """Tell contradictions."""
+        if self.link == CascadeLinks.FEATURES and (
+            self.stage_one_epochs > 0 or self.rough_loss_weight > 0
+        ):
+            yield (
+                "stage_one_epochs, rough_loss_weight: need a rough object; set "
+                "reconstructor_options.generator.cascaded.link = 'image'"
+            )
+
+
+@register_architecture("cascaded", CascadedOptions)
+class Cascaded(OneShotNetwork):
     """Stage 1 solves, stage 2 refines.
 
     Over an image link the refiner sees the two channels of the rough object and predicts what the
@@ -35,10 +79,12 @@ class Cascaded(nn.Module):
         self, options: GeneratorOptions, n_patches: int, patch_shape: tuple[int, int]
     ) -> None:
         super().__init__()
-        cascade, width = options.cascaded, options.width
+        cascade = cast(CascadedOptions, own_options(options))
+        width = options.width
         check_depth(cascade.refiner_depth, patch_shape, "generator.cascaded.refiner_depth")
         n_modes = modes_per_level(options.n_modes, [patch_shape])[0]
         block = BLOCKS[options.block]
+        self.cascade = cascade
         self.has_rough_object = cascade.link is CascadeLinks.IMAGE
         self.stage_one_only = False
         """Whether ``forward`` ends with the rough object, as while stage 1 is trained alone."""
@@ -58,6 +104,24 @@ class Cascaded(nn.Module):
             return self.head(self._on_trained_grid(self.blocks(features)))
         rough = self._rough(features)
         return self.head(rough if self.stage_one_only else self._refined(rough))
+
+    @property
+    def rough_loss_weight(self) -> float:  # type: ignore[override]
+        """Weight of the loss of the rough object; 0 while it is all that is trained."""
+        return 0.0 if self.stage_one_only else self.cascade.rough_loss_weight
+
+    def begin_epoch(self, epoch: int) -> None:
+        if self.cascade.stage_one_epochs > 0:
+            self.stage_one_only = epoch < self.cascade.stage_one_epochs
+
+    def why_not_resized(self, options: GeneratorOptions) -> str | None:
+        # The refiner keeps the grid of its training.
+        if options.block == Blocks.FNO and not options.shallow_cnn:
+            return None
+        return (
+            "the 3x3 convolutions of generator.block = 'ptycho' or generator.shallow_cnn know only "
+            "the pixel size of their training"
+        )
 
     def forward_with_rough(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Refined and rough patches, both (B, n_patches, H, W)."""

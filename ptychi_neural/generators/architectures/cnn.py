@@ -5,8 +5,12 @@ published runs, and interpolation without skips as published.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
+from ptychi.api.options.base import Options
+from pydantic import Field as PydanticField
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from ptychi_neural.generators.convolution import (
@@ -19,8 +23,28 @@ from ptychi_neural.generators.convolution import (
     upsampling,
 )
 from ptychi_neural.generators.heads import build_head, output_convolution
-from ptychi_neural.options.choices import Upsamplings
-from ptychi_neural.options.options import GeneratorOptions
+from ptychi_neural.generators.one_shot import OneShotNetwork
+from ptychi_neural.generators.register import register_architecture
+from ptychi_neural.options import GeneratorOptions
+from ptychi_neural.options.choices import Downsamplings, Upsamplings
+from ptychi_neural.options.generator import own_options
+
+
+@dataclass
+class CNNOptions(Options):
+    """Architecture C: PtychoPINN's encoder with an amplitude and a phase decoder.
+
+    Hoidn et al., Scientific Reports 13, 22789 (2023).
+    """
+
+    depth: int = PydanticField(default=3, ge=1)
+    """Number of levels below the input resolution."""
+
+    downsampling: Downsamplings = Downsamplings.MAX
+    """Max pooling as published, mean pooling or strided convolution."""
+
+    channel_cap: int = PydanticField(default=256, ge=1)
+    """Largest number of channels: levels double the width up to this."""
 
 
 def _decoder(channels: Sequence[int], n_out: int) -> nn.Sequential:
@@ -36,7 +60,8 @@ def _decoder(channels: Sequence[int], n_out: int) -> nn.Sequential:
     return nn.Sequential(*layers, output_convolution(channels[0], n_out))
 
 
-class CNN(nn.Module):
+@register_architecture("cnn", CNNOptions, unused=("block", "n_modes"))
+class CNN(OneShotNetwork):
     """One encoder, one decoder for amplitudes (real parts), one for phases (imaginary parts).
 
     Parameters
@@ -53,13 +78,14 @@ class CNN(nn.Module):
         self, options: GeneratorOptions, n_patches: int, patch_shape: tuple[int, int]
     ) -> None:
         super().__init__()
-        depth = options.cnn.depth
+        own = cast(CNNOptions, own_options(options))
+        depth = own.depth
         check_depth(depth, patch_shape, "generator.cnn.depth")
-        channels = channels_per_level(options.width, depth - 1, options.cnn.channel_cap)
+        channels = channels_per_level(options.width, depth - 1, own.channel_cap)
         self.multiple = 2**depth
         self.encoder = nn.Sequential(
             *(
-                nn.Sequential(convolution_pair(a, b), downsampling(b, b, options.cnn.downsampling))
+                nn.Sequential(convolution_pair(a, b), downsampling(b, b, own.downsampling))
                 for a, b in zip([options.width, *channels], channels)
             )
         )

@@ -4,9 +4,13 @@ At each level of the encoder a spectral block passes its output down, and the ou
 path across to the decoder. Rahman et al., TMLR 2023 (U-NO), with a convolutional decoder.
 """
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import cast
 
+from ptychi.api.options.base import Options
+from pydantic import Field as PydanticField
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from ptychi_neural.generators.blocks import BLOCKS, SpectralBlock, modes_per_level
@@ -17,9 +21,40 @@ from ptychi_neural.generators.convolution import (
     downsampling,
 )
 from ptychi_neural.generators.heads import build_head, output_convolution
+from ptychi_neural.generators.one_shot import OneShotNetwork
+from ptychi_neural.generators.register import register_architecture
 from ptychi_neural.generators.unet import Decoder
-from ptychi_neural.options.choices import Blocks
-from ptychi_neural.options.options import GeneratorOptions, HybridUNOOptions
+from ptychi_neural.options import GeneratorOptions
+from ptychi_neural.options.choices import Blocks, Downsamplings, Fusions, Upsamplings
+from ptychi_neural.options.generator import own_options
+
+
+@dataclass
+class HybridUNOOptions(Options):
+    """Architecture B: spectral encoder with skips from its local path, convolutional decoder."""
+
+    depth: int = PydanticField(default=2, ge=1)
+    """Number of levels below the input resolution."""
+
+    n_bottleneck_blocks: int = PydanticField(default=1, ge=1)
+    """Number of spectral blocks at the lowest resolution."""
+
+    downsampling: Downsamplings = Downsamplings.STRIDED
+    """Strided convolution or mean pooling."""
+
+    upsampling: Upsamplings = Upsamplings.TRANSPOSED
+    """Transposed convolution or bilinear interpolation and a convolution."""
+
+    fusion: Fusions = Fusions.CONCATENATE
+    """How the decoder takes in a skip."""
+
+    channel_cap: int = PydanticField(default=128, ge=1)
+    """Largest number of channels: levels double the width up to this."""
+
+    def problems(self) -> Iterator[str]:
+        """Tell what this architecture cannot do."""
+        if self.downsampling == Downsamplings.MAX:
+            yield "downsampling: 'strided' or 'mean'"
 
 
 class HybridUNO(nn.Module):
@@ -80,7 +115,8 @@ class HybridUNO(nn.Module):
         return self.decoder(self.bottleneck(x), skips)
 
 
-class HybridUNONetwork(nn.Module):
+@register_architecture("hybrid_uno", HybridUNOOptions)
+class HybridUNONetwork(OneShotNetwork):
     """The hybrid U-NO and its head: (B, width, H, W) features to complex patches.
 
     Parameters
@@ -97,9 +133,8 @@ class HybridUNONetwork(nn.Module):
         self, options: GeneratorOptions, n_patches: int, patch_shape: tuple[int, int]
     ) -> None:
         super().__init__()
-        self.operator = HybridUNO(
-            options.width, patch_shape, options.block, options.n_modes, options.hybrid_uno
-        )
+        own = cast(HybridUNOOptions, own_options(options))
+        self.operator = HybridUNO(options.width, patch_shape, options.block, options.n_modes, own)
         self.output = output_convolution(options.width, 2 * n_patches)
         self.head = build_head(options.head, options.maximum_amplitude)
 

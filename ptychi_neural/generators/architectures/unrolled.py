@@ -11,64 +11,75 @@ covers it. Architectures of this kind: Gregor & LeCun, ICML 2010; Aggarwal et al
 (2019).
 """
 
-from typing import Protocol, cast
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ptychi_neural.generators.architectures.hybrid_uno import HybridUNO
-from ptychi_neural.generators.blocks import BLOCKS, modes_per_level
-from ptychi_neural.generators.convolution import apply_padded, convolution
-from ptychi_neural.generators.saved_tensors import SavedTensors
-from ptychi_neural.generators.unet import UNet
-from ptychi_neural.options.choices import UnrolledNetworks
-from ptychi_neural.options.options import GeneratorOptions, HybridUNOOptions
+from ptychi_neural.generators.contract import Generator, equal_batches
+from ptychi_neural.generators.correcting_networks import CorrectingNetwork
+from ptychi_neural.generators.correcting_networks.network import unrolled_options
+from ptychi_neural.generators.register import register_architecture
+from ptychi_neural.generators.unrolled_options import UnrolledOptions
+from ptychi_neural.options import GeneratorOptions, StartOptions
+from ptychi_neural.physics.scan_physics import ScanPhysics
+from ptychi_neural.physics.stitching import Canvas, coverage
 
 ORIENTATIONS = (0, 7, 3, 4, 1, 2, 5, 6)
-"""Of a square: bits for flips along x and y and the transposition that follows them. The first few
-are as different as they can be."""
-
-RESIDUAL_GAIN = 0.3
-"""Of a residual branch's last convolution at first."""
-
-CORRECTION_SCALE = 0.3
-"""Of the network's output, in deviations of the object."""
+"""The eight orientations of a square: bits for flips along x and y and the transposition that
+follows them. The first few are as different as they can be."""
 
 
-class PhysicsOperators(Protocol):
-    """The physics of a scan, or of some of its positions, on (1, H, W) complex objects."""
+class ObjectPhysics(Protocol):
+    """What the generator asks of a scan: physics of (1, H, W) complex objects."""
 
+    @property
     def start(self) -> Tensor:
         """The object to start from."""
+
+    @property
+    def coverage(self) -> Tensor:
+        """(H, W) from 0, where the scan tells nothing, to 1."""
 
     def update(self, object_: Tensor) -> Tensor:
         """Step of the object to the measured counts, back-projected through the probe."""
 
-    def coverage(self) -> Tensor:
-        """(H, W) from 0, where the scan tells nothing, to 1."""
 
-
-class Unrolled(SavedTensors):
+@register_architecture(
+    "unrolled",
+    UnrolledOptions,
+    unused=("lifter", "shallow_cnn", "head", "maximum_amplitude", "grid_size"),
+)
+class Unrolled(Generator):
     """The unrolled generator.
 
     Parameters
     ----------
     options : GeneratorOptions
         ``width``, ``block``, ``n_modes`` and ``unrolled``.
+    n_slices : int
+        Number of slices of the object, which has to be 1.
     patch_shape : tuple[int, int]
         Height and width of a patch in pixels, from which spectral networks take their modes.
     """
 
     object_scale: Tensor
     update_scale: Tensor
+    jackknifed = True
 
-    def __init__(self, options: GeneratorOptions, patch_shape: tuple[int, int]) -> None:
-        super().__init__()
-        self.n_slices = 1
-        self.patch_shape = patch_shape
-        unrolled = options.unrolled
-        self.options = unrolled
+    def __init__(
+        self, options: GeneratorOptions, n_slices: int, patch_shape: tuple[int, int]
+    ) -> None:
+        super().__init__(options, n_slices, patch_shape)
+        if n_slices > 1:
+            raise ValueError(
+                "generator.architecture = 'unrolled' needs a single-slice object, here are "
+                f"{n_slices} slices: choose another architecture."
+            )
+        self.unrolled = unrolled = unrolled_options(options)
+        self.n_splits = unrolled.n_splits
         n_networks = 1 if unrolled.shared_weights else unrolled.n_iterations
         self.networks = nn.ModuleList(
             [CorrectingNetwork(options, patch_shape) for _ in range(n_networks)]
@@ -79,23 +90,24 @@ class Unrolled(SavedTensors):
         self.register_buffer("update_scale", torch.tensor(torch.nan))
 
     @torch.no_grad()
-    def fit_normalization(self, operators: PhysicsOperators) -> None:
-        """Take the deviation of the starting object and of its update, which become the units in
+    def fit_normalization(self, scans: Iterable[ScanPhysics]) -> None:
+        """Take the deviation of the first scan's start and of its update, which become the units in
         which the network sees them."""
-        covered = operators.coverage() > 0.5
+        scan = next(iter(scans))
+        covered = scan.coverage > 0.5
         for scale, image in (
-            (self.object_scale, operators.start()),
-            (self.update_scale, operators.update(operators.start())),
+            (self.object_scale, scan.start),
+            (self.update_scale, scan.update(scan.start)),
         ):
             scale.copy_(image[0][covered].std().clamp_min(1e-3))
 
-    def forward(self, operators: PhysicsOperators, orientation: int | None = None) -> Tensor:
+    def forward(self, scan: ObjectPhysics, orientation: int | None = None) -> Tensor:
         """The object after all iterations.
 
         Parameters
         ----------
-        operators : PhysicsOperators
-            The physics of the scan or of some of its positions.
+        scan : ScanPhysics
+            The scan or some of its frames.
         orientation : int, optional
             The one of ``ORIENTATIONS`` in which the network sees the object. None: as the options
             have it.
@@ -105,20 +117,19 @@ class Unrolled(SavedTensors):
         Tensor
             (1, H, W) complex object.
         """
-        last = object_ = operators.start()
-        n_free = self.options.n_iterations - (
-            self.options.gradient_iterations or self.options.n_iterations
-        )
-        for k in range(self.options.n_iterations):
+        last = object_ = scan.start
+        n_iterations = self.unrolled.n_iterations
+        n_free = n_iterations - (self.unrolled.gradient_iterations or n_iterations)
+        for k in range(n_iterations):
             with torch.set_grad_enabled(torch.is_grad_enabled() and k >= n_free):
-                if self.options.activation_checkpointing and torch.is_grad_enabled():
+                if self.unrolled.activation_checkpointing and torch.is_grad_enabled():
                     new = checkpoint(
                         self._iterate,
-                        *(k, object_, last, operators, orientation),
+                        *(k, object_, last, scan, orientation),
                         use_reentrant=False,
                     )
                 else:
-                    new = self._iterate(k, object_, last, operators, orientation)
+                    new = self._iterate(k, object_, last, scan, orientation)
             last, object_ = object_, new
         return object_
 
@@ -127,82 +138,86 @@ class Unrolled(SavedTensors):
         k: int,
         object_: Tensor,
         last: Tensor,
-        operators: PhysicsOperators,
+        scan: ObjectPhysics,
         orientation: int | None,
     ) -> Tensor:
-        update = operators.update(object_)
-        coverage = operators.coverage()
+        update = scan.update(object_)
+        coverage = scan.coverage
         mean = (coverage * object_).sum() / coverage.sum()
         seen = coverage * (object_ - mean) / self.object_scale
         scaled = update / self.update_scale
         features = torch.cat([seen.real, seen.imag, scaled.real, scaled.imag])
         network = self.networks[min(k, len(self.networks) - 1)]
-        if orientation is not None or not self.options.symmetric:
+        if orientation is not None or not self.unrolled.symmetric:
             orientations = [orientation or 0]
         elif torch.is_grad_enabled():
             orientations = [int(torch.randint(len(ORIENTATIONS), (1,), device="cpu"))]
         else:
-            orientations = list(ORIENTATIONS[: self.options.averaged_orientations])
+            orientations = list(ORIENTATIONS[: self.unrolled.averaged_orientations])
         correction = torch.stack(
             [_turned_back(network(_turned(features, o)[None])[0], o) for o in orientations]
         ).mean(0)
         correction = torch.complex(*correction.to(object_.real.dtype)[:, None].unbind())
-        correction = CORRECTION_SCALE * self.object_scale * coverage * correction
+        correction = self.unrolled.correction_scale * self.object_scale * coverage * correction
         momentum = self.momenta[k] * (object_ - last)
         return object_ + self.steps[k] * update + momentum + correction
 
+    def open_batch_size(self, n_frames: int, n_pixels: int) -> int:
+        return equal_batches(n_frames, max(1, self.unrolled.batch_pixels // n_pixels))
 
-class CorrectingNetwork(nn.Module):
-    """Four real channels to two: a linear path, and a body that departs from it.
+    def deviation(self, scan: ObjectPhysics) -> Tensor:
+        """(H, W) deviation of the objects in the eight orientations, which differ by less than the
+        prediction errs; nan if the network is to see but one."""
+        if not self.unrolled.symmetric:
+            return torch.full_like(scan.coverage, torch.nan)
+        objects = torch.stack([self(scan, orientation)[0] for orientation in ORIENTATIONS])
+        return objects.var(0, correction=0).sqrt()
 
-    Parameters
-    ----------
-    options : GeneratorOptions
-        ``width``, ``block``, ``n_modes`` and ``unrolled``.
-    patch_shape : tuple[int, int]
-        Height and width of a patch in pixels.
-    """
+    def why_not_frame_by_frame(self, start: StartOptions) -> str | None:
+        if self.unrolled.n_iterations > 1:
+            return f"this unrolled generator makes {self.unrolled.n_iterations} iterations"
+        if start.n_iterations != 0:
+            return "this unrolled generator was trained to start from projections of all frames"
+        return None
 
-    def __init__(self, options: GeneratorOptions, patch_shape: tuple[int, int]) -> None:
-        super().__init__()
-        self.lift = convolution(4, options.width, 3, nonlinearity="linear")
-        self.body = _body(options, patch_shape)
-        self.project = convolution(options.width, 2, 3)
-        nn.init.zeros_(cast(Tensor, self.project.weight))
+    def sums(self, scan: ScanPhysics) -> "UpdateSums":
+        update = scan.accumulated_update(scan.start)
+        weight = scan.model.stitching.total_weight(scan.model.positions(scan.frames))
+        double = Canvas(update.weighted_patches.to(torch.complex128), update.weight.double())
+        return UpdateSums(double, weight.double())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 4, H, W) to (B, 2, H, W), zero before training."""
-        # Spectral layers want even sides.
-        return apply_padded(lambda padded: self.project(self.body(self.lift(padded))), x, 2)
+    def object_of_sums(self, scan: ScanPhysics, sums: "UpdateSums") -> Tensor:
+        return self(_SummedScan(scan, sums))
 
-
-class DilatedBlock(nn.Module):
-    """x + conv3x3(act(dilated conv3x3(act(x))))."""
-
-    def __init__(self, width: int, dilation: int) -> None:
-        super().__init__()
-        dilated = convolution(width, width, 3)
-        dilated.dilation = dilated.padding = (dilation, dilation)
-        last = convolution(width, width, 3)
-        with torch.no_grad():
-            last.weight *= RESIDUAL_GAIN
-        self.branch = nn.Sequential(nn.GELU(), dilated, nn.GELU(), last)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, width, H, W) to the same shape."""
-        return x + self.branch(x)
+    def deviation_of_sums(self, scan: ScanPhysics, sums: "UpdateSums") -> Tensor:
+        return self.deviation(_SummedScan(scan, sums))
 
 
-class Residual(nn.Module):
-    """x + body(x)."""
+class UpdateSums(NamedTuple):
+    """Sums over frames, in double precision, from which the input of one iteration is made."""
 
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.body = body
+    update: Canvas
+    """Back-projected corrections of the starting object."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, width, H, W) to the same shape."""
-        return x + RESIDUAL_GAIN * self.body(x)
+    weight: Tensor
+    """(H, W) sum of the stitching weights."""
+
+    def __add__(self, other: tuple) -> "UpdateSums":  # type: ignore[override]
+        return UpdateSums(*(a + b for a, b in zip(self, other)))
+
+
+class _SummedScan:
+    """The frames that were summed up (``ObjectPhysics``): they tell one update of the start, which
+    is all that a generator of one iteration asks for."""
+
+    def __init__(self, scan: ScanPhysics, sums: UpdateSums) -> None:
+        self.start = scan.start
+        damping = scan.options.start.regularization
+        self.coverage = coverage(sums.weight, damping).to(scan.start.real.dtype)
+        self._update = scan.object_update(sums.update).to(scan.start.dtype)
+
+    def update(self, object_: Tensor) -> Tensor:
+        return self._update
 
 
 def _turned(x: Tensor, orientation: int) -> Tensor:
@@ -215,19 +230,3 @@ def _turned_back(x: Tensor, orientation: int) -> Tensor:
     x = x.transpose(-1, -2) if orientation & 4 else x
     x = x.flip(-2) if orientation & 2 else x
     return x.flip(-1) if orientation & 1 else x
-
-
-def _body(options: GeneratorOptions, patch_shape: tuple[int, int]) -> nn.Module:
-    width, n_layers = options.width, options.unrolled.n_layers
-    match options.unrolled.network:
-        case UnrolledNetworks.DILATED:
-            return nn.Sequential(*(DilatedBlock(width, 2 ** (i % 4)) for i in range(n_layers)))
-        case UnrolledNetworks.UNET:
-            return Residual(UNet(width, width, n_layers))
-        case UnrolledNetworks.HYBRID_UNO:
-            shape = HybridUNOOptions(depth=n_layers)
-            return Residual(HybridUNO(width, patch_shape, options.block, options.n_modes, shape))
-        case UnrolledNetworks.SPECTRAL:
-            modes = modes_per_level(options.n_modes, [patch_shape])[0]
-            return nn.Sequential(*(BLOCKS[options.block](width, modes) for _ in range(n_layers)))
-    raise AssertionError(cast(str, options.unrolled.network))

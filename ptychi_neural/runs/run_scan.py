@@ -1,7 +1,6 @@
-"""From a run file to its scan, to a task of pty-chi, and back to the reconstructed scan."""
+"""The scan of a run: as it is loaded, and as it is reconstructed."""
 
 import dataclasses
-from collections.abc import Collection
 
 import numpy as np
 import torch
@@ -44,47 +43,6 @@ def load(run: RunFile) -> tuple[Scan, NDArray[np.complexfloating] | None]:
             f"{scan.object.shape}; use a reference on the same grid, or leave it out."
         )
     return scan, reference
-
-
-def build_task(
-    options: PtychographyTaskOptions, scan: Scan, keep: Collection[str] = ()
-) -> PtychographyTask:
-    """Build a task of any engine for a scan.
-
-    Pixel size, wavelength and slice spacings are taken from the scan.
-
-    Parameters
-    ----------
-    options : PtychographyTaskOptions
-        Options of the engine; the scan's geometry is written into them.
-    scan : Scan
-        The scan.
-    keep : collection of str
-        Dotted names, such as ``"data_options.wavelength_m"``, of options that stay as they are.
-
-    Raises
-    ------
-    ValueError
-        If the engine refuses options or data.
-    """
-    geometry = (
-        ("object_options", "pixel_size_m", scan.pixel_size_m),
-        ("object_options", "slice_spacings_m", scan.slice_spacings_m),
-        ("data_options", "wavelength_m", scan.wavelength_m),
-    )
-    for group, name, value in geometry:
-        if value is not None and f"{group}.{name}" not in keep:
-            setattr(getattr(options, group), name, np.asarray(value).tolist())
-    return PtychographyTask(
-        options,
-        diffraction_data=scan.patterns,
-        object_data=scan.object,
-        probe_data=scan.probe,
-        probe_position_x_px=scan.positions_px[:, 1],
-        probe_position_y_px=scan.positions_px[:, 0],
-        opr_mode_weights_data=scan.opr_mode_weights,
-        valid_pixel_mask=scan.valid_pixel_mask,
-    )
 
 
 def is_refined(options: PtychographyTaskOptions) -> bool:

@@ -1,0 +1,137 @@
+"""One engine run on one scan, judged at detector pixels that it does not see."""
+
+import copy
+import dataclasses
+import json
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ptychi.api.options.base import Options
+from ptychi.api.options.task import PtychographyTaskOptions
+from ptychi.utils import jsonize
+
+from ptychi_neural.comparison.engines import ENGINES
+from ptychi_neural.comparison.held_out_pixels import withhold
+from ptychi_neural.comparison.snapshots import EngineRun, or_infinite
+from ptychi_neural.comparison.target import Target
+from ptychi_neural.comparison.watch import Watch
+from ptychi_neural.options import NeuralPtychographyOptions
+from ptychi_neural.runs.reconstruct import build_task
+from ptychi_neural.scans import Scan
+
+
+def run_engine(
+    name: str,
+    options: PtychographyTaskOptions,
+    scan: Scan,
+    held_out: NDArray[np.bool_],
+    target: Target | None = None,
+    *,
+    keep: Collection[str] = (),
+    max_seconds: float | None = None,
+    n_snapshots: int = 50,
+    total_variation_weights: Sequence[float] | None = None,
+    show_progress: bool = True,
+) -> EngineRun:
+    """Run an engine and take snapshots of it, outside of its wall time.
+
+    An engine whose catalogue entry lists weights of total variation is run with each of them,
+    unless its options state one. The run of the best held-out likelihood is kept, or where no
+    pixel is held out that of the smallest error.
+
+    Parameters
+    ----------
+    name : str
+        One of ``ENGINES``.
+    options : PtychographyTaskOptions
+        Options from ``engine_options``; they are not changed.
+    scan : Scan
+        The scan with its counts at held-out pixels, which the engine does not see.
+    held_out : ndarray
+        (h, w) from ``hold_out``.
+    target : Target, optional
+        What objects are compared with.
+    keep : collection of str
+        Geometry options that stay as they are, see ``build_task``.
+    max_seconds : float, optional
+        Wall time of the engine after which it is stopped. None: no limit.
+    n_snapshots : int
+        Approximate number of snapshots of the projections, and of the epochs. The start and what
+        the engine leaves in the end come on top.
+    total_variation_weights : sequence of float, optional
+        Weights that take the place of those of the catalogue.
+    show_progress : bool
+        Show a bar with epoch, loss and time left.
+
+    Returns
+    -------
+    EngineRun
+        What was reached, also where the engine diverged or Ctrl-C was pressed.
+
+    Raises
+    ------
+    ValueError
+        If the engine refuses options or data.
+    """
+    seen = withhold(scan, held_out)
+
+    def run_once(options: PtychographyTaskOptions) -> EngineRun:
+        settings = dict(_differences(options, type(options)()))
+        task = build_task(copy.deepcopy(options), seen, keep)
+        watch = Watch(task, scan, held_out, target, max_seconds, n_snapshots)
+        stopped = watch.run(show_progress)
+        return EngineRun(name, settings, watch.snapshots, stopped)
+
+    weights = ENGINES[name].total_variation_weights
+    if not weights:
+        return run_once(options)
+    assert isinstance(options, NeuralPtychographyOptions)
+    if options.reconstructor_options.start.total_variation is not None:
+        return run_once(options)
+    if not held_out.any() and target is None:
+        raise ValueError(
+            f"{name}: without held-out pixels and without a truth nothing tells which weight is "
+            "good; set reconstructor_options.start.total_variation."
+        )
+    runs: list[EngineRun] = []
+    tried = list(total_variation_weights or weights)
+    for weight in tried:
+        changed = copy.deepcopy(options)
+        changed.reconstructor_options.start.total_variation = weight
+        runs.append(run_once(changed))
+        if runs[-1].stopped == "interrupted":
+            break
+    judge = "held-out likelihood" if held_out.any() else "error"
+    best = min(runs, key=lambda run: _lowest(run, judge))
+    total = sum(run.last.seconds for run in runs)
+    remark = (
+        f"total_variation chosen from {', '.join(map(str, tried[: len(runs)]))} by {judge}; all "
+        f"took {total:.1f} s"
+    )
+    return dataclasses.replace(best, stopped=runs[-1].stopped, remark=remark)
+
+
+def _lowest(run: EngineRun, judge: str) -> float:
+    """The lowest error or negative log-likelihood that a run came to."""
+    return min(
+        or_infinite(snapshot.error if judge == "error" else snapshot.held_out)
+        for snapshot in run.snapshots
+    )
+
+
+def _differences(
+    options: Options, defaults: Options, prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Dotted names and values, as JSON has them, of options that are not the default."""
+    for name, value in options.get_non_data_fields().items():
+        default = getattr(defaults, name)
+        if isinstance(value, Options):
+            yield from _differences(value, default, f"{prefix}{name}.")
+        elif (stated := _json(value)) != _json(default):
+            yield f"{prefix}{name}", stated
+
+
+def _json(value: Any) -> Any:
+    return json.loads(json.dumps(jsonize(value)))

@@ -1,0 +1,85 @@
+"""What a fit lowers: the loss of predicted counts, and pty-chi's penalties on the object."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from ptychi.api.options.ad_ptychography import AutodiffPtychographyObjectOptions
+from ptychi.metrics import TotalVariationLoss
+from torch import Tensor
+
+from ptychi_neural.generators import Generator
+from ptychi_neural.physics.scan_physics import ScanPhysics
+
+
+class Objective(NamedTuple):
+    """What a minibatch comes to."""
+
+    objective: Tensor
+    """The loss, with those of auxiliary objects and the penalty: what is differentiated."""
+
+    loss: Tensor
+    """The loss of the object."""
+
+    penalty: Tensor
+    """pty-chi's penalties on the object."""
+
+    predicted: Tensor
+    """(k,) predicted counts at the pixels of the loss, without gradient."""
+
+    measured: Tensor
+    """(k,) measured counts there."""
+
+
+def objective(
+    generator: Generator,
+    scan: ScanPhysics,
+    y_true: Tensor,
+    loss_function: torch.nn.Module,
+    penalty: Callable[[Tensor], Tensor],
+) -> Objective:
+    """Let a generator predict the counts of a minibatch.
+
+    Parameters
+    ----------
+    generator : Generator
+        The generator.
+    scan : ScanPhysics
+        The scan with the frames of the minibatch in view.
+    y_true : Tensor
+        (n, h, w) measured counts.
+    loss_function : torch.nn.Module
+        Loss of (predicted, measured) counts.
+    penalty : callable
+        Gives the penalty of an object.
+    """
+    mask = scan.to_predict(scan.frames, y_true)
+    measured, total = y_true[mask], torch.zeros(())
+    for weight, object_ in generator.objects_to_fit(scan):
+        predicted = scan.predict(object_)[mask]
+        loss = loss_function(predicted, measured)
+        total = total + weight * loss
+    of_object = penalty(object_)
+    return Objective(total + of_object, loss, of_object, predicted.detach(), measured)
+
+
+def penalties(object_: Tensor, options: AutodiffPtychographyObjectOptions, epoch: int) -> Tensor:
+    """The weighted penalties that the options enable in an epoch.
+
+    Parameters
+    ----------
+    object_ : Tensor
+        (n_slices, H, W) stitched object.
+    options : AutodiffPtychographyObjectOptions
+        Weights and plans of the l1 norm, the l2 norm and the total variation.
+    epoch : int
+        The epoch.
+    """
+    total = torch.zeros(())
+    if options.l1_norm_constraint.is_enabled_on_this_epoch(epoch):
+        total = total + options.l1_norm_constraint.weight * object_.abs().mean()
+    if options.l2_norm_constraint.is_enabled_on_this_epoch(epoch):
+        total = total + options.l2_norm_constraint.weight * object_.abs().square().mean()
+    if options.total_variation.is_enabled_on_this_epoch(epoch):
+        total = total + options.total_variation.weight * TotalVariationLoss()(object_)
+    return total

@@ -1,0 +1,83 @@
+"""The units of a run: a probe of peak amplitude 1, and a scale that carries its power."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ptychi_neural.engine.parameters import NeuralParameterGroup
+from ptychi_neural.physics.scan_physics import ScanPhysics
+
+
+class WorkingUnits:
+    """Goes to the working units when a run begins, and back to physical ones when it ends.
+
+    During a run the probe is kept relative to its initial peak amplitude and the intensity scale
+    carries the power, so that step sizes do not depend on the dose. When a run ends the scale is
+    folded into the probe: probe and object alone then reproduce the measured intensities.
+
+    Parameters
+    ----------
+    group : NeuralParameterGroup
+        Probe, object and scale.
+    remove_ambiguity : bool
+        Whether the common factor of object and probe is removed when a run ends, by pty-chi.
+    """
+
+    def __init__(self, group: NeuralParameterGroup, remove_ambiguity: bool) -> None:
+        self.group = group
+        self.remove_ambiguity = remove_ambiguity
+        self.peak_amplitude: Tensor | None = None
+
+    @torch.no_grad()
+    def enter(self) -> None:
+        """Divide the probe by its initial peak amplitude, and let the scale carry it."""
+        if self.peak_amplitude is None:
+            self.note_peak_amplitude()
+        assert self.peak_amplitude is not None
+        self.group.probe.set_data(self.group.probe.data / self.peak_amplitude)
+        self.group.intensity_scale.set_data(self.peak_amplitude.square().log().reshape(1))
+
+    def note_peak_amplitude(self) -> None:
+        """Take note of the initial probe's peak amplitude."""
+        if self.peak_amplitude is None:
+            self.peak_amplitude = self.group.probe.data.abs().max()
+
+    @torch.no_grad()
+    def fit_scale(self, scan: ScanPhysics) -> None:
+        """Set S = sum(Y_meas) / sum(Y_pred) over the pixels of the loss, with the start."""
+        measured = predicted = 0.0
+        for batch in scan.batches:
+            y_true = scan.model.measured(batch)
+            y_pred = scan.predict(scan.start, batch)
+            mask = scan.to_predict(batch, y_true)
+            measured += float(torch.where(mask, y_true, 0.0).sum(dtype=torch.float64))
+            predicted += float(torch.where(mask, y_pred, 0.0).sum(dtype=torch.float64))
+        scale = self.group.intensity_scale
+        scale.set_data(scale.data + torch.tensor(measured / predicted).log())
+
+    @torch.no_grad()
+    def leave(self, update_preconditioners: Callable[[], None] = lambda: None) -> None:
+        """Fold the scale into the probe, and remove the ambiguity of object and probe.
+
+        Parameters
+        ----------
+        update_preconditioners : callable
+            pty-chi's, which tells where the object is illuminated; needed to remove the ambiguity.
+        """
+        group = self.group
+        group.probe.set_data(group.probe.data * group.intensity_scale.value.sqrt())
+        group.intensity_scale.set_data(torch.zeros(1))
+        if self.remove_ambiguity:
+            group.object.preconditioner = None  # Else it tells where earlier runs ended.
+            update_preconditioners()
+            group.object.remove_object_probe_ambiguity(group.probe)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a file keeps."""
+        return {"peak_amplitude": self.peak_amplitude}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what ``state_dict`` gave."""
+        self.peak_amplitude = state["peak_amplitude"]

@@ -1,0 +1,79 @@
+"""The network of an unrolled generator, and the register of its bodies."""
+
+from collections.abc import Callable
+from typing import cast
+
+from torch import Tensor, nn
+
+from ptychi_neural.generators.convolution import apply_padded, convolution
+from ptychi_neural.generators.unrolled_options import UnrolledOptions
+from ptychi_neural.options import GeneratorOptions
+from ptychi_neural.options.choices import UnrolledNetworks
+from ptychi_neural.options.generator import own_options
+from ptychi_neural.options.open_choices import add_choice, make_anew
+
+BodyBuilder = Callable[[GeneratorOptions, tuple[int, int]], nn.Module]
+"""Builds a map from (B, width, H, W) to (B, width, H, W) features for patches of a shape."""
+
+_BUILDERS: dict[str, BodyBuilder] = {}
+
+
+def register_correcting_network(name: str) -> Callable[[BodyBuilder], BodyBuilder]:
+    """Decorate a function so that ``generator.unrolled.network = name`` builds its network."""
+
+    def registered(build: BodyBuilder) -> BodyBuilder:
+        if name in _BUILDERS:
+            raise ValueError(f"There is a network {name!r} already: choose another name.")
+        add_choice(UnrolledNetworks, name)
+        make_anew(UnrolledOptions)
+        _BUILDERS[name] = build
+        return build
+
+    return registered
+
+
+def build_body(options: GeneratorOptions, patch_shape: tuple[int, int]) -> nn.Module:
+    """The body that ``generator.unrolled.network`` names."""
+    return _BUILDERS[unrolled_options(options).network](options, patch_shape)
+
+
+def unrolled_options(options: GeneratorOptions) -> UnrolledOptions:
+    """The group of options of the unrolled generator."""
+    return cast(UnrolledOptions, own_options(options))
+
+
+class CorrectingNetwork(nn.Module):
+    """Four real channels to two: a linear path, and a body that departs from it.
+
+    Parameters
+    ----------
+    options : GeneratorOptions
+        ``width``, ``block``, ``n_modes`` and ``unrolled``.
+    patch_shape : tuple[int, int]
+        Height and width of a patch in pixels.
+    """
+
+    def __init__(self, options: GeneratorOptions, patch_shape: tuple[int, int]) -> None:
+        super().__init__()
+        self.lift = convolution(4, options.width, 3, nonlinearity="linear")
+        self.body = build_body(options, patch_shape)
+        self.project = convolution(options.width, 2, 3)
+        nn.init.zeros_(cast(Tensor, self.project.weight))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, 4, H, W) to (B, 2, H, W), which is zero before training."""
+        # Spectral layers want even sides.
+        return apply_padded(lambda padded: self.project(self.body(self.lift(padded))), x, 2)
+
+
+class Residual(nn.Module):
+    """x + gain * body(x)."""
+
+    def __init__(self, body: nn.Module, gain: float) -> None:
+        super().__init__()
+        self.body = body
+        self.gain = gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, width, H, W) features to the same shape."""
+        return x + self.gain * self.body(x)

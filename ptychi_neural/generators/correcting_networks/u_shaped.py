@@ -1,0 +1,28 @@
+"""U-shaped networks: convolutional, or with a spectral encoder."""
+
+from torch import nn
+
+from ptychi_neural.generators.architectures.hybrid_uno import HybridUNO, HybridUNOOptions
+from ptychi_neural.generators.correcting_networks.network import (
+    Residual,
+    register_correcting_network,
+    unrolled_options,
+)
+from ptychi_neural.generators.unet import UNet
+from ptychi_neural.options import GeneratorOptions
+
+
+@register_correcting_network("unet")
+def unet(options: GeneratorOptions, patch_shape: tuple[int, int]) -> nn.Module:
+    """A convolutional U-Net as a residual."""
+    own = unrolled_options(options)
+    return Residual(UNet(options.width, options.width, own.n_layers), own.residual_gain)
+
+
+@register_correcting_network("hybrid_uno")
+def hybrid_uno(options: GeneratorOptions, patch_shape: tuple[int, int]) -> nn.Module:
+    """The hybrid U-NO as a residual."""
+    own = unrolled_options(options)
+    shape = HybridUNOOptions(depth=own.n_layers)
+    operator = HybridUNO(options.width, patch_shape, options.block, options.n_modes, shape)
+    return Residual(operator, own.residual_gain)

@@ -1,0 +1,67 @@
+"""Disagreement of patches of different frames that overlap, and so predict the same object.
+
+With w the weights of the patches o_j in the stitch,
+
+    std = sqrt(sum_j w_j |o_j - o|^2 / sum_j w_j),     o = sum_j w_j o_j / sum_j w_j.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ptychi_neural.physics.scan_physics import ScanPhysics
+from ptychi_neural.physics.stitching import COVERAGE_FLOOR, Canvas
+
+LEAST_OVERLAP = 1e-6
+"""By how much (sum w)^2 / sum w^2 exceeds 1 where more than one frame counts."""
+
+
+class OverlapSums(NamedTuple):
+    """Sums over patches, in double precision: the stitched object and how far patches differ."""
+
+    canvas: Canvas
+    """Weighted patches and weights."""
+
+    weighted_squares: Tensor
+    """(H, W) sum of w |o|^2 over patches and slices."""
+
+    squared_weights: Tensor
+    """(H, W) sum of w^2."""
+
+    def __add__(self, other: tuple) -> "OverlapSums":  # type: ignore[override]
+        return OverlapSums(*(a + b for a, b in zip(self, other)))
+
+    @property
+    def weight(self) -> Tensor:
+        """(H, W) sum of the weights."""
+        return self.canvas.weight
+
+    def standard_deviation(self) -> Tensor:
+        """(H, W) weighted deviation of the patches, over all slices; nan where fewer than two
+        frames overlap."""
+        weight = self.canvas.weight
+        overlap = (weight > COVERAGE_FLOOR * weight.max()) & (
+            weight.square() > (1 + LEAST_OVERLAP) * self.squared_weights
+        )
+        divisor = torch.where(overlap, weight, 1.0)
+        mean_square = (self.canvas.weighted_patches / divisor).abs().square().sum(0)
+        variance = self.weighted_squares / divisor - mean_square
+        return torch.where(overlap, variance.clamp_min(0).sqrt(), torch.nan)
+
+
+def overlap_sums(scan: ScanPhysics, members: Tensor, patches: Tensor) -> OverlapSums:
+    """Sums of (m, n_slices, h, w) patches at the positions of (m,) members."""
+    stitching, positions = scan.model.stitching, scan.model.positions(members)
+    patches = patches.to(torch.complex128)
+    weights = stitching.weights().double()
+    of_each = weights.expand(len(patches), 1, -1, -1)
+    squares = weights * patches.abs().square().sum(1, keepdim=True)
+    return OverlapSums(
+        Canvas(
+            stitching.place(weights * patches, positions),
+            stitching.place(of_each, positions)[0],
+        ),
+        stitching.place(squares, positions)[0],
+        stitching.place(of_each.square(), positions)[0],
+    )

@@ -1,0 +1,123 @@
+"""Options of the initial reconstruction, from which the generator starts."""
+
+from ptychi.api.options.base import Options
+from pydantic import Field as PydanticField
+from pydantic.dataclasses import dataclass
+
+
+@dataclass
+class StartOptions(Options):
+    """The initial reconstruction: accelerated projections without a network.
+
+    Every pattern's counts are imposed on its exit wave - by their modulus, or as the Poisson
+    likelihood weights them where it is the loss and the probe is known -, the back-projected
+    patches are stitched into one object, and the object carries momentum.
+    """
+
+    n_iterations: int | None = PydanticField(default=None, ge=0)
+    """Number of iterations over the whole scan before the first epoch; fewer where no step lowers
+    the loss any more. None: from the counts per object pixel (see ``iterations_per_root_count``),
+    because more iterations follow finer features of the likelihood, which are noise where light is
+    scarce; and with the Poisson loss no further than to the best prediction of the held-out pixels
+    (see ``held_out_rise``)."""
+
+    iterations_per_root_count: float = PydanticField(default=9.0, gt=0)
+    """An open number of iterations is this times the root of the counts per object pixel, with
+    updates that are divided by the contrast transfer. An iteration follows finer differences of the
+    likelihood the later it comes, as 1 / k^2, and light tells noise from object down to differences
+    of 1 / counts."""
+
+    iterations_per_root_count_undivided: float = PydanticField(default=15.0, gt=0)
+    """The same where updates are not divided, as while the probe is refined."""
+
+    fewest_iterations: int = PydanticField(default=60, ge=0)
+    """Smallest number of iterations where the number is open."""
+
+    most_iterations: int = PydanticField(default=200, ge=0)
+    """Largest number of iterations where the number is open. At 1e6 photons per frame and steps of
+    12 px, 200 instead of 120 divided iterations lower the error from .033 to .013."""
+
+    most_split_iterations: int = PydanticField(default=120, ge=0)
+    """Largest number of iterations without a split of the pixels, where the number is open and
+    updates are divided: what little overlap leaves to be found after these is coarse, and not for
+    the network to learn."""
+
+    held_out_rise: float = PydanticField(default=0.02, gt=0)
+    """Nats per held-out pixel above the lowest likelihood loss at which iterations whose number is
+    open end and go back. Noise that they fit costs up to 0.006 on simulated scans with a known
+    probe, whatever becomes of the error; on a cryo-electron scan whose probe is refined it costs
+    0.02 to 0.05, and the network does far better from where they were best."""
+
+    momentum: float = PydanticField(default=0.97, ge=0, lt=1)
+    """Largest momentum. It grows as k / (k + 3) with the iterations. 0.9 needs twice as many
+    iterations where overlap is low."""
+
+    regularization: float = PydanticField(default=1e-3, gt=0)
+    """Added to the probe intensity in the back-projection, relative to its maximum."""
+
+    largest_change: float = PydanticField(default=3.0, gt=0)
+    """Largest relative change of a Fourier component of an exit wave in one step of the Poisson
+    likelihood: a photon where almost none was predicted would ask for any."""
+
+    transfer_floor: float | None = PydanticField(default=0.1, gt=0)
+    """With a known probe, updates are divided by the probe's contrast transfer plus this, so that
+    coarse phase, which the data tell least of, comes as fast as the rest: with steps of 4 px the
+    error after 40 iterations is less than half. None: not divided."""
+
+    rim: float = PydanticField(default=0.1, gt=0)
+    """Share of the largest illumination below which divided updates, and the phase gradients of the
+    first moments, are damped: there the contrast transfer is another, and the division would spread
+    its noise."""
+
+    short_step: float = PydanticField(default=0.5, gt=0, le=1)
+    """Length of the steps of object and probe where both are updated, as full steps would correct
+    the same error twice and their common scale would oscillate; and of divided updates."""
+
+    shortening: float = PydanticField(default=0.7, gt=0, lt=1)
+    """Factor by which divided steps become shorter when the loss has risen."""
+
+    most_rises: int = PydanticField(default=6, ge=1)
+    """Number of rises of the loss in a row, each with a shorter step, after which no step lowers
+    the loss and the iterations end."""
+
+    pupil_phase_gain: float = PydanticField(default=4.0, gt=0)
+    """Steps of the phase of the probe's Fourier transform, relative to those of all else: patterns
+    tell of it only through the object's contrast. With 4, a probe of 30 % more defocus is found in
+    75 to 100 iterations instead of 125 to 200. Far field only."""
+
+    moment_iterations: int = PydanticField(default=0, ge=0)
+    """With a known probe and patterns of the far field, so many early iterations also turn the
+    object by the coarse phase that the patterns' first moments tell of (differential phase
+    contrast): 16 iterations come as far as 32 without. 0: none."""
+
+    first_moment_iteration: int = PydanticField(default=3, ge=0)
+    """Number of iterations before the moments are used: coarse amplitude is missing until then, and
+    the moments tell of it too."""
+
+    moment_step: float = PydanticField(default=0.5, gt=0, le=1)
+    """Share of the phase found by the moments that is taken: the same iteration finds a part of it
+    by itself."""
+
+    moment_floor: float = PydanticField(default=0.3, gt=0)
+    """Added to the response, by spatial frequency, of the stitched phase gradients to those of the
+    object, before they are divided by it."""
+
+    alternate_halves: bool = False
+    """With a known probe, all iterations but the last few see every second frame, in turn with the
+    others: half the time, and the same object where half of the frames still overlap well."""
+
+    share_of_halves: float = PydanticField(default=0.85, ge=0, le=1)
+    """Share of the iterations that alternate between halves; the last see all of the scan."""
+
+    total_variation: float | None = PydanticField(default=None, ge=0)
+    """Weight of total-variation denoising of real and imaginary part of the projected object
+    (Chambolle, J. Math. Imaging Vis. 20, 89 (2004)), in units of the object. None: the one of
+    ``total_variation_weights`` that predicts the held-out pixels best, with 2 to 8 % less error
+    than without; 0 where there are no such pixels. A generator is saved with the weight of its
+    training."""
+
+    total_variation_weights: tuple[float, ...] = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
+    """Weights that are tried where ``total_variation`` is open."""
+
+    from_empty: bool = False
+    """Start from an empty object (1 + 0i) instead of the task's."""

@@ -1,0 +1,18 @@
+"""Options of validation: detector pixels that nothing else sees tell which state is the best."""
+
+from ptychi.api.options.base import Options
+from pydantic import Field as PydanticField
+from pydantic.dataclasses import dataclass
+
+
+@dataclass
+class ValidationOptions(Options):
+    """Stopping where it is best: by the likelihood of pixels that nothing else sees."""
+
+    held_out: float = PydanticField(default=0.03, ge=0, lt=0.5)
+    """Share of the detector pixels of each pattern, drawn at random with the run's seed, that are
+    kept out of input, updates and loss. When a run ends, the state that predicts them best is
+    what the task holds. 0: no validation, the last state is the result."""
+
+    patience: int | None = PydanticField(default=50, ge=1)
+    """Epochs without a better prediction after which a run ends. None: run all epochs."""

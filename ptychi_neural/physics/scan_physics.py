@@ -1,0 +1,210 @@
+"""What a scan tells of an object: the argument of every generator.
+
+object = generator(scan)
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from ptychi.api.enums import LossFunctions
+from ptychi.forward_models import NoiseModel
+from torch import Tensor
+
+from ptychi_neural.options import NeuralReconstructorOptions
+from ptychi_neural.physics.exit_waves import (
+    ExitWaveCorrection,
+    back_projected,
+    correct_exit_waves,
+    illumination,
+    object_update,
+    patch_update,
+)
+from ptychi_neural.physics.forward_model import ScanForwardModel
+from ptychi_neural.physics.pixel_splits import PixelSplits
+from ptychi_neural.physics.stitching import Canvas, LatestPatches, coverage
+
+
+@dataclass(frozen=True, eq=False)
+class ScanPhysics:
+    """One scan, or some of its frames, or all but one split of its pixels.
+
+    A view never changes; ``of``, ``without``, ``starting_from`` and ``stitched_along``
+    return new ones. Probe, positions
+    and scale are those of the forward model at the moment.
+    """
+
+    model: ScanForwardModel
+    """pty-chi's forward model of the scan."""
+
+    options: NeuralReconstructorOptions
+    """Loss, damping, batch size and the pixels that are left out."""
+
+    frames: Tensor
+    """(n,) indices of the frames in view."""
+
+    starts: Mapping[int | None, Tensor]
+    """(n_slices, H, W) objects to start from: of everything (None), and without each split."""
+
+    pixels: PixelSplits | None = None
+    """Splits of the detector pixels; None where nothing is hidden."""
+
+    split: int | None = None
+    """The split of the pixels that is not seen, and that is to be predicted."""
+
+    latest: LatestPatches | None = None
+    """What other positions predicted last, where their patches are stitched along."""
+
+    # --- views ------------------------------------------------------------------------------
+
+    def of(self, frames: Tensor) -> "ScanPhysics":
+        """The same scan with these frames only."""
+        return dataclasses.replace(self, frames=frames)
+
+    def without(self, split: int | None) -> "ScanPhysics":
+        """The same scan with all pixels seen but those of a split; None: with all of them."""
+        return dataclasses.replace(self, split=split)
+
+    def starting_from(self, object_: Tensor) -> "ScanPhysics":
+        """The same scan with a (n_slices, H, W) object to start from."""
+        return dataclasses.replace(self, starts={None: object_})
+
+    def stitched_along(self, latest: LatestPatches) -> "ScanPhysics":
+        """The same scan, with the latest patches of all other positions in every stitch."""
+        return dataclasses.replace(self, latest=latest)
+
+    @property
+    def batches(self) -> tuple[Tensor, ...]:
+        """The frames in view, so many at a time as memory allows."""
+        return self.frames.split(self.options.batch_size)
+
+    # --- the object -------------------------------------------------------------------------
+
+    @property
+    def start(self) -> Tensor:
+        """(n_slices, H, W) object that the generator starts from."""
+        return self.starts.get(self.split, self.starts[None])
+
+    @cached_property
+    def coverage(self) -> Tensor:
+        """(H, W) from 0 where no light of the whole scan fell to 1."""
+        everything = self.model.positions(self.model.everything)
+        weight = self.model.stitching.total_weight(everything)
+        return coverage(weight, self.options.start.regularization)
+
+    def extract(self, object_: Tensor, frames: Tensor) -> Tensor:
+        """(n, n_slices, h, w) patches of an object at the positions of frames."""
+        return self.model.stitching.extract(object_, self.model.positions(frames))
+
+    def start_patches(self, frames: Tensor) -> Tensor:
+        """(n, n_slices, h, w) patches of the object that the generator starts from."""
+        return self.extract(self.start, frames)
+
+    def accumulate(self, members: Tensor, patches: Tensor) -> Canvas:
+        """Sums of (m, n_slices, h, w) patches at the positions of (m,) members."""
+        canvas = self.model.stitching.accumulate(patches, self.model.positions(members))
+        if self.latest is None:
+            return canvas
+        everything = self.model.positions(self.model.everything)
+        return self.latest.complete(canvas, members, patches, everything)
+
+    # --- pixels -----------------------------------------------------------------------------
+
+    @property
+    def valid(self) -> Tensor:
+        """(h, w) detector pixels that work."""
+        valid: Tensor = self.model.dataset.valid_pixel_mask
+        return valid
+
+    def seen(self, frames: Tensor) -> Tensor:
+        """(n, h, w) or (h, w) detector pixels that input and updates may use."""
+        if self.pixels is None or not self.pixels.hide_any(self.split):
+            return self.valid
+        return self.valid & self.pixels.seen(frames, self.split).to(self.valid.device)
+
+    def to_predict(self, frames: Tensor, measured: Tensor) -> Tensor:
+        """(n, h, w) detector pixels that the loss compares with (n, h, w) measured counts."""
+        constrained = NoiseModel.get_constrained_pixel_mask(
+            valid_pixel_mask=self.valid,
+            exclude_measured_pixels_below=self.options.exclude_measured_pixels_below,
+            y_true=measured,
+        )
+        if self.pixels is not None and self.pixels.hide_any(self.split):
+            predicted = self.pixels.predicted(frames, self.split)
+            constrained = constrained & predicted.to(constrained.device)
+        return constrained.expand(measured.shape)
+
+    def held_out(self, frames: Tensor) -> Tensor:
+        """(n, h, w) detector pixels that are kept for validation."""
+        if self.pixels is None:
+            return torch.zeros((len(frames), *self.valid.shape), dtype=torch.bool)
+        return self.valid & self.pixels.held_out(frames).to(self.valid.device)
+
+    def patterns(self, frames: Tensor) -> Tensor:
+        """(n, h, w) counts at the pixels that may be seen, 0 elsewhere, DC at the image centre."""
+        patterns = torch.where(self.seen(frames), self.model.measured(frames), 0.0)
+        if self.model.is_far_field:
+            patterns = torch.fft.fftshift(patterns, dim=(-2, -1))
+        return patterns
+
+    # --- prediction and update --------------------------------------------------------------
+
+    def predict(self, object_: Tensor, frames: Tensor | None = None) -> Tensor:
+        """(n, h, w) counts that an object predicts; None: of all frames in view."""
+        frames = self.frames if frames is None else frames
+        return self.model.intensities(frames, self.extract(object_, frames))
+
+    def correction(
+        self,
+        frames: Tensor,
+        patches: Tensor,
+        measured: Tensor | None = None,
+        of_modulus: bool = False,
+    ) -> ExitWaveCorrection:
+        """What brings the exit waves of (n, 1, h, w) patches closer to the measured counts.
+
+        The change is that of the modulus where ``of_modulus`` is set, otherwise what the loss of
+        the options asks for.
+        """
+        if measured is None:
+            measured = self.model.measured(frames)
+        poisson = self.options.loss_function == LossFunctions.POISSON and not of_modulus
+        largest_change = self.options.start.largest_change if poisson else None
+        return correct_exit_waves(
+            self.model, frames, patches, measured, self.seen(frames), largest_change
+        )
+
+    def patch_update(self, frames: Tensor, patches: Tensor) -> Tensor:
+        """(n, 1, h, w) step of each patch by itself to the measured counts."""
+        return patch_update(self.correction(frames, patches), self.options.start.regularization)
+
+    def back_project(self, correction: ExitWaveCorrection, frames: Tensor) -> Tensor:
+        """(1, H, W) sum_j P_j^* d_j of some frames."""
+        return self.model.stitching.place(back_projected(correction), self.model.positions(frames))
+
+    def illumination(self, correction: ExitWaveCorrection, frames: Tensor) -> Tensor:
+        """(H, W) sum_j |P_j|^2 of some frames."""
+        return illumination(self.model, correction.probe, self.model.positions(frames))
+
+    def accumulated_update(self, object_: Tensor, frames: Tensor | None = None) -> Canvas:
+        """Back-projected corrections of some frames, and the light that fell, summed up."""
+        frames = self.frames if frames is None else frames
+        correction = self.correction(frames, self.extract(object_, frames))
+        return Canvas(self.back_project(correction, frames), self.illumination(correction, frames))
+
+    def object_update(self, canvas: Canvas) -> Tensor:
+        """(1, H, W) step of the object from ``accumulated_update``."""
+        return object_update(canvas, self.options.start.regularization)
+
+    def update(self, object_: Tensor) -> Tensor:
+        """(1, H, W) step of the object to the measured counts, back-projected through the probe."""
+        if object_.requires_grad:
+            return self.object_update(self.accumulated_update(object_))
+        with torch.no_grad():  # A given object's update is an input of the generator.
+            first, *others = self.batches
+            total = self.accumulated_update(object_, first)
+            for batch in others:
+                total = total + self.accumulated_update(object_, batch)
+            return self.object_update(total)

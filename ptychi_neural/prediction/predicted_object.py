@@ -1,0 +1,35 @@
+"""What a trained generator predicts, and where to distrust it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass
+class PredictedObject:
+    """A prediction, and where to distrust it."""
+
+    object: NDArray[np.complexfloating]
+    """(n_slices, H, W) stitched object, 1 + 0i where no frame lies."""
+
+    weight: NDArray[np.floating]
+    """(H, W) sum of the weights with which patches were stitched; 1 at a probe's maximum."""
+
+    reprojection_error: NDArray[np.floating]
+    """(k,) relative error of the amplitudes that the object predicts, of every frame of a whole
+    scan, or of the latest batch of a stream. A network that is out of its depth shows here."""
+
+    probe: NDArray[np.complexfloating]
+    """(n_opr_modes, n_modes, h, w) probe at the intensity of the measured counts."""
+
+    compute_deviation: Callable[[], NDArray[np.floating]] = field(repr=False, compare=False)
+    """Computes ``standard_deviation``, which takes longer than the object."""
+
+    @cached_property
+    def standard_deviation(self) -> NDArray[np.floating]:
+        """(H, W) disagreement of the predictions that make up the object, computed when it is first
+        asked for; see ``ptychi_neural.prediction.deviation``."""
+        return self.compute_deviation()
