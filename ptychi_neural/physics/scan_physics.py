@@ -118,33 +118,46 @@ class ScanPhysics:
         valid: Tensor = self.model.dataset.valid_pixel_mask
         return valid
 
-    def seen(self, frames: Tensor) -> Tensor:
-        """(n, h, w) or (h, w) detector pixels that input and updates may use."""
-        if self.pixels is None or not self.pixels.hide_any(self.split):
+    def counted(self, frames: Tensor, measured: Tensor | None = None) -> Tensor:
+        """(n, h, w) or (h, w) detector pixels that tell of the object.
+
+        They are the valid ones, without those that ``exclude_measured_pixels_below`` leaves out.
+        """
+        least = self.options.exclude_measured_pixels_below
+        if least is None:
             return self.valid
-        return self.valid & self.pixels.seen(frames, self.split).to(self.valid.device)
+        return NoiseModel.get_constrained_pixel_mask(
+            valid_pixel_mask=self.valid,
+            exclude_measured_pixels_below=least,
+            y_true=self.model.measured(frames) if measured is None else measured,
+        )
+
+    def seen(self, frames: Tensor, measured: Tensor | None = None) -> Tensor:
+        """(n, h, w) or (h, w) detector pixels that input and updates may use."""
+        counted = self.counted(frames, measured)
+        if self.pixels is None or not self.pixels.hide_any(self.split):
+            return counted
+        return counted & self.pixels.seen(frames, self.split).to(counted.device)
 
     def to_predict(self, frames: Tensor, measured: Tensor) -> Tensor:
         """(n, h, w) detector pixels that the loss compares with (n, h, w) measured counts."""
-        constrained = NoiseModel.get_constrained_pixel_mask(
-            valid_pixel_mask=self.valid,
-            exclude_measured_pixels_below=self.options.exclude_measured_pixels_below,
-            y_true=measured,
-        )
+        counted = self.counted(frames, measured)
         if self.pixels is not None and self.pixels.hide_any(self.split):
             predicted = self.pixels.predicted(frames, self.split)
-            constrained = constrained & predicted.to(constrained.device)
-        return constrained.expand(measured.shape)
+            counted = counted & predicted.to(counted.device)
+        return counted.expand(measured.shape)
 
-    def held_out(self, frames: Tensor) -> Tensor:
+    def held_out(self, frames: Tensor, measured: Tensor | None = None) -> Tensor:
         """(n, h, w) detector pixels that are kept for validation."""
+        counted = self.counted(frames, measured)
         if self.pixels is None:
             return torch.zeros((len(frames), *self.valid.shape), dtype=torch.bool)
-        return self.valid & self.pixels.held_out(frames).to(self.valid.device)
+        return counted & self.pixels.held_out(frames).to(counted.device)
 
     def patterns(self, frames: Tensor) -> Tensor:
         """(n, h, w) counts at the pixels that may be seen, 0 elsewhere, DC at the image centre."""
-        patterns = torch.where(self.seen(frames), self.model.measured(frames), 0.0)
+        measured = self.model.measured(frames)
+        patterns = torch.where(self.seen(frames, measured), measured, 0.0)
         if self.model.is_far_field:
             patterns = torch.fft.fftshift(patterns, dim=(-2, -1))
         return patterns
@@ -173,7 +186,7 @@ class ScanPhysics:
         poisson = self.options.loss_function == LossFunctions.POISSON and not of_modulus
         largest_change = self.options.start.largest_change if poisson else None
         return correct_exit_waves(
-            self.model, frames, patches, measured, self.seen(frames), largest_change
+            self.model, frames, patches, measured, self.seen(frames, measured), largest_change
         )
 
     def patch_update(self, frames: Tensor, patches: Tensor) -> Tensor:
