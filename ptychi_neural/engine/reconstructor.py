@@ -180,7 +180,8 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
 
         Best is what predicts the held-out pixels best; without any, what was reached last.
         """
-        with without_default_device():
+        # Whoever calls may have switched gradients off, without which nothing is fitted.
+        with torch.inference_mode(False), torch.enable_grad(), without_default_device():
             self.forward_model.zero_grad()  # An interrupted batch leaves gradients.
             self.begin_run()
             n_epochs = self.n_epochs if n_epochs is None else n_epochs
