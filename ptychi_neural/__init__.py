@@ -7,7 +7,11 @@ until it needs the engine, so that ``ptychi-neural --help`` answers without load
 import sys
 from pathlib import Path
 
+from ptychi_neural.earlier_names import keep_earlier_names
+
 __version__ = "0.1.0"
+
+keep_earlier_names()
 
 if Path(sys.argv[0] if sys.argv else "").stem != "ptychi-neural":
     from ptychi_neural.engine.registration import register

@@ -1,4 +1,4 @@
-"""Command line. Heavy imports happen inside the commands, so that ``--help`` answers at once."""
+"""Command line, whose commands import heavy packages, so that ``--help`` answers at once."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,8 +64,8 @@ def reconstruct(
 ) -> None:
     """Reconstruct a scan.
 
-    Writes one folder, results/<name of the run file> by default: product.h5, run.toml with all
-    defaults, provenance.json, losses, figures, the generator of the neural engine. Ctrl-C
+    The command writes one folder, results/<name of the run file> by default: product.h5, run.toml
+    with all defaults, provenance.json, losses, figures, the generator of the neural engine. Ctrl-C
     finishes the batch and saves; a second Ctrl-C stops at once.
     """
     with _plain_errors():
@@ -96,8 +96,8 @@ def train(
 ) -> None:
     """Train one generator on many scans.
 
-    Writes one folder, results/<name of the training file> by default: generator-best and
-    generator-last.safetensors, training.csv and .png, train.toml with all defaults,
+    The command writes one folder, results/<name of the training file> by default: generator-best
+    and generator-last.safetensors, training.csv and .png, train.toml with all defaults,
     provenance.json, state.safetensors. Ctrl-C finishes the scan and saves; --resume goes on from
     there, as if training had never ended.
     """
@@ -147,9 +147,9 @@ def infer(
 ) -> None:
     """Predict a scan with a trained generator.
 
-    Writes one folder, results/<name of the scan>-inferred by default: product.h5 with object_std
-    beside the object, figure.png, provenance.json. With --follow it is written anew as frames
-    arrive; Ctrl-C ends the following.
+    The command writes one folder, results/<name of the scan>-inferred by default: product.h5 with
+    object_std beside the object, figure.png, provenance.json. With --follow the folder is written
+    anew as frames arrive, until Ctrl-C is pressed or no more come.
     """
     with _plain_errors():
         from ptychi_neural.runs import infer
@@ -201,10 +201,10 @@ def compare(
 ) -> None:
     """Compare engines: same data, same start, same device.
 
-    Shows each at its best epoch by the likelihood of held-out detector pixels, at equal wall time
-    and at its end. Writes one folder, results/<name of the run file>-comparison by default:
-    comparison.md and .csv, error over time, objects side by side. Ctrl-C finishes the batch,
-    leaves out the engines to come and saves.
+    Each engine is shown at its best epoch by the likelihood of held-out detector pixels, at equal
+    wall time and at its end. The command writes one folder, results/<name of the run
+    file>-comparison by default: comparison.md and .csv, error over time, objects side by side.
+    Ctrl-C finishes the batch, leaves out the engines to come and saves.
     """
     with _plain_errors():
         from ptychi_neural.runs.run_file import parse_changes, read_run_file
@@ -288,8 +288,9 @@ def simulate(
 ) -> None:
     """Simulate a scan with ground truth.
 
-    Writes diffraction.h5, product.h5 and truth.h5 to a folder, simulated/<name of the scan> by
-    default. Without a file, e.g. --set simulation.photons_per_frame=1e4.
+    The command writes diffraction.h5, product.h5 and truth.h5 to a folder, simulated/<name of the
+    scan> by default. Without a file the default recipe is taken, which --set changes:
+    --set simulation.photons_per_frame=1e4.
     """
     with _plain_errors():
         from ptychi_neural.runs.run_file import parse_changes, read_recipe
@@ -328,7 +329,7 @@ def inspect(
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """What a user can mend is told without a traceback; warnings are one line each."""
+    """Print errors that a user can mend without a traceback, and warnings on one line each."""
     import logging
     import warnings
 
@@ -354,5 +355,6 @@ def _plain_errors() -> Iterator[None]:
 
 
 def _told(what: str, error: BaseException, code: int) -> typer.Exit:
+    """Print an error with its notes, and make the exit with this code."""
     typer.echo(" ".join([what, str(error), *getattr(error, "__notes__", [])]), err=True)
     return typer.Exit(code)

@@ -145,6 +145,14 @@ def results() -> Iterator[tuple[str, np.ndarray]]:
             yield f"{what}, streamed: deviation", current.standard_deviation
 
 
+def _difference(array: np.ndarray, known: np.ndarray) -> str:
+    if array.shape != known.shape:
+        return f" has the shape {array.shape} instead of {known.shape}"
+    array, known = np.nan_to_num(array), np.nan_to_num(known)
+    apart = np.linalg.norm(array - known) / max(np.linalg.norm(known), 1e-30)
+    return f" differs by {apart:.2g}" if apart else " same"
+
+
 def main() -> None:
     """Print the hashes."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -160,9 +168,7 @@ def main() -> None:
         kept[name] = array
         difference = ""
         if name in earlier:
-            known = np.nan_to_num(earlier[name])
-            apart = np.linalg.norm(np.nan_to_num(array) - known) / max(np.linalg.norm(known), 1e-30)
-            difference = f" differs by {apart:.2g}" if apart else " same"
+            difference = _difference(array, earlier[name])
         print(f"{digest[:16]}  {name}{difference}", flush=True)
     print(f"{total.hexdigest()[:32]}  all")
     if arguments.save:

@@ -5,7 +5,7 @@ from typing import Any
 
 from ptychi.api.options.task import PtychographyTaskOptions
 
-from ptychi_neural.options.options import NeuralPtychographyOptions
+from ptychi_neural.options import NeuralPtychographyOptions
 from ptychi_neural.runs.engines import CATALOGUE, Engine
 from ptychi_neural.runs.run_file import RunFile, options_from
 

@@ -2,22 +2,19 @@
 
 import copy
 import dataclasses
-import json
-from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from ptychi.api.options.base import Options
 from ptychi.api.options.task import PtychographyTaskOptions
-from ptychi.utils import jsonize
 
 from ptychi_neural.comparison.engines import ENGINES
 from ptychi_neural.comparison.held_out_pixels import withhold
 from ptychi_neural.comparison.snapshots import EngineRun, or_infinite
 from ptychi_neural.comparison.target import Target
 from ptychi_neural.comparison.watch import Watch
-from ptychi_neural.options.options import NeuralPtychographyOptions
+from ptychi_neural.options import NeuralPtychographyOptions
+from ptychi_neural.runs.option_groups import changed_values
 from ptychi_neural.runs.reconstruct import build_task
 from ptychi_neural.scans import Scan
 
@@ -78,7 +75,7 @@ def run_engine(
     seen = withhold(scan, held_out)
 
     def run_once(options: PtychographyTaskOptions) -> EngineRun:
-        settings = dict(_differences(options, type(options)()))
+        settings = changed_values(options)
         task = build_task(copy.deepcopy(options), seen, keep)
         watch = Watch(task, scan, held_out, target, max_seconds, n_snapshots)
         stopped = watch.run(show_progress)
@@ -119,19 +116,3 @@ def _lowest(run: EngineRun, judge: str) -> float:
         or_infinite(snapshot.error if judge == "error" else snapshot.held_out)
         for snapshot in run.snapshots
     )
-
-
-def _differences(
-    options: Options, defaults: Options, prefix: str = ""
-) -> Iterator[tuple[str, Any]]:
-    """Dotted names and values, as JSON has them, of options that are not the default."""
-    for name, value in options.get_non_data_fields().items():
-        default = getattr(defaults, name)
-        if isinstance(value, Options):
-            yield from _differences(value, default, f"{prefix}{name}.")
-        elif (stated := _json(value)) != _json(default):
-            yield f"{prefix}{name}", stated
-
-
-def _json(value: Any) -> Any:
-    return json.loads(json.dumps(jsonize(value)))

@@ -27,6 +27,8 @@ def check_data(group: PlanarPtychographyParameterGroup, dataset: PtychographyDat
     ValueError
         Naming what is wrong and the remedy.
     """
+    if torch.is_inference_mode_enabled():
+        raise ValueError("torch.inference_mode: nothing can be fitted in it; build tasks outside.")
     for parameter in (group.object, group.probe, group.probe_positions):
         if not torch.isfinite(torch.view_as_real(parameter.data) if parameter.is_complex
                               else parameter.data).all():  # fmt: skip

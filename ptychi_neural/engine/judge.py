@@ -30,6 +30,8 @@ class HeldOutJudge:
         self.loss_function = loss_function
         self.course: list[tuple[str, int, float]] = []
         self.best: Snapshot | None = None
+        self.last_finite: Snapshot | None = None
+        """The last finite state where no pixel is held out."""
         self.best_loss = math.inf
         self.patience_from = 0
 
@@ -56,7 +58,7 @@ class HeldOutJudge:
         epoch: int,
         snapshot: Callable[[], Snapshot],
     ) -> None:
-        """Judge an object, and keep the state if it is the best.
+        """Judge an object, and keep the state if it is the best. One that is not finite never is.
 
         Parameters
         ----------
@@ -71,11 +73,15 @@ class HeldOutJudge:
         snapshot : callable
             Copies the state.
         """
+        if not object_.isfinite().all():
+            return
         if not self.judges:
+            state = snapshot()
+            self.last_finite = state if state.is_finite else self.last_finite
             return
         loss = self.loss(scan, object_)
         self.record("epoch", n_epochs, loss)
-        if self.best is None or loss < self.best_loss:
+        if math.isfinite(loss) and (self.best is None or loss < self.best_loss):
             self.best_loss, self.patience_from = loss, epoch
             self.best = snapshot()
 

@@ -180,13 +180,16 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
 
         Best is what predicts the held-out pixels best; without any, what was reached last.
         """
-        with without_default_device():
+        # Whoever calls may have switched gradients off, without which nothing is fitted.
+        with torch.inference_mode(False), torch.enable_grad(), without_default_device():
             self.forward_model.zero_grad()  # An interrupted batch leaves gradients.
             self.begin_run()
             n_epochs = self.n_epochs if n_epochs is None else n_epochs
             try:
                 self.start.make(self.scan, with_splits=n_epochs > 0)
                 self.fit_normalization()
+                if n_epochs > 0:
+                    self._judge_start()
                 self.run_epochs(n_epochs)
             except _NothingBetter:
                 logger.info("Epoch %d: the held-out pixels tell to stop.", self.current_epoch)
@@ -224,8 +227,11 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             self.assemble_object()
             self._judge_object(self.current_epoch)
         last = Snapshot.of(group)
-        if self.judge.best is not None:
-            self.judge.best.restore(group)
+        best = self.judge.best
+        if not last.is_finite:
+            last = best = best or self.judge.last_finite or last
+        if best is not None:
+            best.restore(group)
         self.units.leave(self.update_preconditioners)
         self.continuation = Continuation.of(last, group)
 
@@ -345,6 +351,12 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         if (self.current_epoch + 1) % self.options.consistency.canvas_update_stride == 0:
             self.assemble_object()
             self._judge_object(self.current_epoch + 1)
+
+    def _judge_start(self) -> None:
+        """Let the start be the first candidate: a result is never worse than it, nor NaN."""
+        if self.judge.best is None and self.current_epoch == 0:
+            self.parameter_group.object.set_data(self.scan.start)
+            self._judge_object(self.current_epoch)
 
     def _judge_object(self, n_epochs: int) -> None:
         group = self.parameter_group

@@ -28,6 +28,11 @@ class Snapshot:
             copy.deepcopy(group.generator.network.state_dict()),
         )
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether no number in it is NaN or infinite, the generator's unfitted statistics apart."""
+        return all(bool(data.isfinite().all()) for data in self.parameters.values())
+
     @torch.no_grad()
     def restore(self, group: NeuralParameterGroup) -> None:
         """Give a parameter group this state."""

@@ -221,5 +221,8 @@ class Start:
 
 def _transfer_floor(scan: ScanPhysics) -> float | None:
     """What is added to the contrast transfer by which updates are divided; None: they are not, as
-    where a probe that is refined along would not follow such steps."""
-    return None if scan.model.probe.optimizable else scan.options.start.transfer_floor
+    where a probe that is refined along would not follow such steps, or where the transfer is that
+    of several slices, of a small detector or of blurred patterns."""
+    if scan.model.probe.optimizable or not scan.model.writes_down_corrections:
+        return None
+    return scan.options.start.transfer_floor

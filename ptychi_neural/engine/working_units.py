@@ -1,5 +1,6 @@
 """The units of a run: a probe of peak amplitude 1, and a scale that carries its power."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,8 @@ from torch import Tensor
 
 from ptychi_neural.engine.parameters import NeuralParameterGroup
 from ptychi_neural.physics.scan_physics import ScanPhysics
+
+logger = logging.getLogger(__name__)
 
 
 class WorkingUnits:
@@ -70,9 +73,21 @@ class WorkingUnits:
         group.probe.set_data(group.probe.data * group.intensity_scale.value.sqrt())
         group.intensity_scale.set_data(torch.zeros(1))
         if self.remove_ambiguity:
-            group.object.preconditioner = None  # Else it tells where earlier runs ended.
-            update_preconditioners()
-            group.object.remove_object_probe_ambiguity(group.probe)
+            self._remove_ambiguity(update_preconditioners)
+
+    def _remove_ambiguity(self, update_preconditioners: Callable[[], None]) -> None:
+        object_, probe = self.group.object, self.group.probe
+        before = object_.data.clone(), probe.data.clone()
+        object_.preconditioner = None  # Else it tells where earlier runs ended.
+        update_preconditioners()
+        object_.remove_object_probe_ambiguity(probe)
+        if not (object_.data.isfinite().all() and probe.data.isfinite().all()):
+            object_.set_data(before[0])
+            probe.set_data(before[1])
+            logger.warning(
+                "The positions span no area in which the object has a mean amplitude: the common "
+                "factor of object and probe is left as it is."
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """What a file keeps."""

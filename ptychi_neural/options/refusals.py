@@ -8,7 +8,6 @@ import ptychi.api.enums as pty_enums
 from ptychi_neural.options import choices
 from ptychi_neural.options.generator import (
     ARCHITECTURES,
-    LIFTERS_OF_UPDATES,
     GeneratorOptions,
     own_options,
 )
@@ -65,17 +64,6 @@ def unsupported_options(options: "NeuralPtychographyOptions") -> Iterator[str]:
             "reconstructor_options.consistency.scope: has no effect with "
             f"reconstructor_options.generator.architecture = {generator.architecture.value!r}, "
             "which makes no patches"
-        )
-    projects = (
-        reconstructor.start.n_iterations != 0
-        or not one_shot
-        or generator.lifter in LIFTERS_OF_UPDATES
-    )
-    blur = reconstructor.forward_model_options.diffraction_pattern_blur_sigma
-    if projects and blur is not None:
-        yield (
-            "reconstructor_options.forward_model_options.diffraction_pattern_blur_sigma: "
-            "projections (start, 'unrolled', 'backprojection') take patterns as they are"
         )
     if generator.optimizer == pty_enums.Optimizers.LBFGS:
         yield "reconstructor_options.generator.optimizer = LBFGS: minibatches need ADAM or the like"

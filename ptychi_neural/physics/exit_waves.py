@@ -1,9 +1,13 @@
 """Corrections of exit waves by the measured counts, and what they ask of object and probe.
 
-d = F^-1[c Psi],     Psi = F(P o),     c: the relative change that the counts ask for.
+    d = F^-1[c Psi],     Psi = F(P o),     c: the relative change that the counts ask for.
+
+Where the detector sees all of one exit wave, d is written down. With several slices, a detector
+that is smaller than the probe, or blurred patterns, what d asks for is the gradient of the loss
+through pty-chi's forward model, with the factor that makes both the same where both can be had.
 """
 
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from ptychi.image_proc import shift_images
@@ -17,8 +21,29 @@ INTENSITY_FLOOR = 1e-9
 """Added to predicted intensities before they are divided by, relative to their mean."""
 
 
+class Correction(Protocol):
+    """What brings the predicted counts of some frames closer to the measured ones."""
+
+    @property
+    def predicted(self) -> Tensor:
+        """(n, h, w) predicted counts."""
+
+    @property
+    def seen(self) -> Tensor:
+        """(n, h, w) or (h, w) pixels whose measured counts were used."""
+
+    def back_projected(self) -> Tensor:
+        """(n, n_slices, h, w) P_j^* d_j, summed over probe modes."""
+
+    def intensity(self) -> Tensor:
+        """(n, n_slices, h, w) intensity of the wave that falls on each slice."""
+
+    def probe_change(self, model: ScanForwardModel, frames: Tensor, patches: Tensor) -> Tensor:
+        """(n_modes, h, w) sum_j O_j^* d_j of some frames, each without its sub-pixel shift."""
+
+
 class ExitWaveCorrection(NamedTuple):
-    """What brings the exit waves of some frames closer to the measured counts."""
+    """The change of the exit waves of some frames."""
 
     probe: Tensor
     """(n, n_modes, h, w) probes at their sub-pixel shifts."""
@@ -31,6 +56,51 @@ class ExitWaveCorrection(NamedTuple):
 
     seen: Tensor
     """(n, h, w) or (h, w) pixels whose measured counts were used."""
+
+    def back_projected(self) -> Tensor:
+        return (self.probe.conj() * self.exit_waves).sum(1, keepdim=True)
+
+    @torch.no_grad()
+    def intensity(self) -> Tensor:
+        return (self.probe.real.square() + self.probe.imag.square()).sum(1, keepdim=True)
+
+    def probe_change(self, model: ScanForwardModel, frames: Tensor, patches: Tensor) -> Tensor:
+        directions = patches.conj() * self.exit_waves
+        shifted_back = shift_images(
+            directions[:, 0],
+            model.get_probe_grid_position_data()[2][frames],
+            method=model.object.options.patch_interpolation_method,
+            adjoint=True,
+        )
+        return torch.cat([shifted_back[:, None], directions[:, 1:]], dim=1).sum(0)
+
+
+class GradientCorrection(NamedTuple):
+    """The change that the gradient of the loss asks for."""
+
+    of_patches: Tensor
+    """(n, n_slices, h, w) in the place of P_j^* d_j."""
+
+    incident: Tensor
+    """(n, n_slices, h, w) intensity of the wave that falls on each slice."""
+
+    of_probe: Tensor
+    """(n_modes, h, w) in the place of sum_j O_j^* d_j; zeros where the probe is not refined."""
+
+    predicted: Tensor
+    """(n, h, w) predicted counts."""
+
+    seen: Tensor
+    """(n, h, w) or (h, w) pixels whose measured counts were used."""
+
+    def back_projected(self) -> Tensor:
+        return self.of_patches
+
+    def intensity(self) -> Tensor:
+        return self.incident
+
+    def probe_change(self, model: ScanForwardModel, frames: Tensor, patches: Tensor) -> Tensor:
+        return self.of_probe
 
 
 def correct_exit_waves(
@@ -61,23 +131,10 @@ def correct_exit_waves(
         (n, h, w) or (h, w) pixels whose counts are used.
     largest_change : float, optional
         The largest step of the Poisson likelihood. None: the change is that of the modulus.
-
-    Raises
-    ------
-    ValueError
-        If the object has several slices, or the detector is smaller than the probe.
     """
     probe = model.incident_probes(frames)
     far = model.forward_far_field(model.propagate_through_object(probe, patches))
     power = (far.real.square() + far.imag.square()).sum(1)
-    if patches.shape[1] > 1 or power.shape != measured.shape:
-        raise ValueError(
-            "Projections (reconstructor_options.start, generator.lifter = 'backprojection', "
-            "generator.architecture = 'unrolled') need a single-slice object and a detector of "
-            f"the probe's size; here {patches.shape[1]} slices, detector "
-            f"{tuple(measured.shape[-2:])}, probe {tuple(power.shape[-2:])}. Set "
-            "reconstructor_options.start.n_iterations = 0 and another architecture."
-        )
     # The floor bounds the gradient where nothing is predicted.
     floor = INTENSITY_FLOOR * power.detach().mean(dim=(-2, -1), keepdim=True)
     predicted = model.intensity_scale.value * (power + floor)
@@ -91,30 +148,74 @@ def correct_exit_waves(
     return ExitWaveCorrection(probe, exit_waves, predicted, seen)
 
 
-def back_projected(correction: ExitWaveCorrection) -> Tensor:
-    """(n, 1, h, w) P_j^* d_j, summed over probe modes."""
-    return (correction.probe.conj() * correction.exit_waves).sum(1, keepdim=True)
+def correct_by_gradient(
+    model: ScanForwardModel,
+    frames: Tensor,
+    patches: Tensor,
+    measured: Tensor,
+    seen: Tensor,
+    largest_change: float | None,
+) -> GradientCorrection:
+    """The same by the gradient of the loss through pty-chi's forward model, whatever is in it.
+
+    With N the factor by which propagation multiplies the power of a wave and S the scale,
+    P_j^* d_j = -g / (2 N S) for the squared difference of the moduli, and half of it for the
+    Poisson likelihood, g being torch's gradient of the sum of the losses by the patches. Each of
+    several slices takes its share of the step.
+
+    Parameters are those of ``correct_exit_waves``, with (n, n_slices, h, w) patches.
+    """
+    differentiable = torch.is_grad_enabled() and patches.requires_grad
+    refines_probe = bool(model.probe.optimizable)
+    probe_tensor = cast(Tensor, model.probe.tensor.data)
+    with torch.enable_grad():
+        if not differentiable:
+            patches = patches.detach().requires_grad_()
+        requires_grad = probe_tensor.requires_grad
+        probe_tensor.requires_grad_(refines_probe)
+        predicted = model.intensities(frames, patches)
+        floor = INTENSITY_FLOOR * predicted.detach().mean(dim=(-2, -1), keepdim=True)
+        predicted = predicted + floor
+        if largest_change is None:
+            losses = (predicted.sqrt() - measured.sqrt()).square()
+        else:
+            most = (1 + 2 * largest_change) * predicted.detach()
+            losses = predicted - torch.minimum(measured, most) * predicted.log()
+        loss = torch.where(seen, losses, 0.0).sum()
+        wanted = [patches, probe_tensor] if refines_probe else [patches]
+        gradients = torch.autograd.grad(loss, wanted, create_graph=differentiable)
+        probe_tensor.requires_grad_(requires_grad)
+    scale = cast(Tensor, model.intensity_scale.value).detach()
+    factor = -1 / (model.power_gain * scale * (2 if largest_change is None else 4))
+    with torch.no_grad():
+        probe = model.incident_probes(frames)
+        of_probe = torch.zeros_like(probe[0])
+        if refines_probe:
+            of_probe = factor * torch.view_as_complex(gradients[1].contiguous())[0]
+        incident = []
+        wave = probe
+        for slice_ in range(patches.shape[1]):
+            if slice_ > 0:
+                wave = model.propagate_to_next_slice(wave, slice_ - 1)
+            incident.append(wave.abs().square().sum(1))
+    of_patches = factor * gradients[0] / patches.shape[1]
+    return GradientCorrection(
+        of_patches, torch.stack(incident, 1), of_probe, predicted.detach(), seen
+    )
 
 
-def patch_update(correction: ExitWaveCorrection, damping: float) -> Tensor:
-    """(n, 1, h, w) least-squares step of each patch by itself.
+def patch_update(correction: Correction, damping: float) -> Tensor:
+    """(n, n_slices, h, w) least-squares step of each patch by itself.
 
     u = sum_m conj(P_m) d_m / (sum_m |P_m|^2 + damping max).
     """
-    intensity = correction.probe.abs().square().sum(1, keepdim=True)
+    intensity = correction.intensity()
     floor = damping * intensity.amax(dim=(-2, -1), keepdim=True)
-    return back_projected(correction) / (intensity + floor)
-
-
-@torch.no_grad()
-def illumination(model: ScanForwardModel, probe: Tensor, positions: Tensor) -> Tensor:
-    """(H, W) sum_j |P_j|^2 of (n, n_modes, h, w) probes at (n, 2) positions."""
-    intensity = (probe.real.square() + probe.imag.square()).sum(1, keepdim=True)
-    return model.stitching.place(intensity, positions)[0]
+    return correction.back_projected() / (intensity + floor)
 
 
 def object_update(canvas: Canvas, damping: float) -> Tensor:
-    """(1, H, W) least-squares step of the object from summed corrections.
+    """(n_slices, H, W) least-squares step of the object from summed corrections.
 
     Parameters
     ----------
@@ -124,17 +225,3 @@ def object_update(canvas: Canvas, damping: float) -> Tensor:
         Added to the weight, relative to its maximum.
     """
     return canvas.weighted_patches / (canvas.weight + damping * canvas.weight.max())
-
-
-def probe_update(
-    model: ScanForwardModel, frames: Tensor, patches: Tensor, correction: ExitWaveCorrection
-) -> Tensor:
-    """(n_modes, h, w) sum_j O_j^* d_j of some frames, each without its sub-pixel shift."""
-    directions = patches.conj() * correction.exit_waves
-    shifted_back = shift_images(
-        directions[:, 0],
-        model.get_probe_grid_position_data()[2][frames],
-        method=model.object.options.patch_interpolation_method,
-        adjoint=True,
-    )
-    return torch.cat([shifted_back[:, None], directions[:, 1:]], dim=1).sum(0)

@@ -7,6 +7,7 @@ size and blur.
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -72,6 +73,24 @@ class ScanForwardModel(PlanarPtychographyForwardModel):
     def is_far_field(self) -> bool:
         """Whether the detector is in the far field, where a shift of a pattern is a phase ramp."""
         return isinstance(self.free_space_propagator, FourierPropagator)
+
+    @property
+    def writes_down_corrections(self) -> bool:
+        """Whether the change of exit waves by the counts can be written down: one slice, on a
+        detector of the probe's size, without blur."""
+        return (
+            self.object.n_slices == 1
+            and tuple(self.dataset.patterns.shape[-2:]) == tuple(self.probe.get_spatial_shape())
+            and self.diffraction_pattern_blur_sigma is None
+        )
+
+    @cached_property
+    def power_gain(self) -> float:
+        """Factor by which propagation to the detector multiplies the power of a wave."""
+        with torch.no_grad():
+            wave = self.probe.data[0, :1][None]
+            far = self.forward_far_field(wave)
+            return float(far.abs().square().sum() / wave.abs().square().sum())
 
     def measured(self, frames: Tensor) -> Tensor:
         """(n, h, w) measured counts as pty-chi keeps them (far field: DC in the corner)."""

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from ptychi_neural.options import NeuralReconstructorOptions
 from ptychi_neural.physics.exit_waves import (
-    ExitWaveCorrection,
-    back_projected,
+    Correction,
+    correct_by_gradient,
     correct_exit_waves,
-    illumination,
     object_update,
     patch_update,
 )
@@ -118,36 +117,57 @@ class ScanPhysics:
         valid: Tensor = self.model.dataset.valid_pixel_mask
         return valid
 
-    def seen(self, frames: Tensor) -> Tensor:
-        """(n, h, w) or (h, w) detector pixels that input and updates may use."""
-        if self.pixels is None or not self.pixels.hide_any(self.split):
+    def counted(self, frames: Tensor, measured: Tensor | None = None) -> Tensor:
+        """(n, h, w) or (h, w) detector pixels that tell of the object.
+
+        They are the valid ones, without those that ``exclude_measured_pixels_below`` leaves out.
+        """
+        least = self.options.exclude_measured_pixels_below
+        if least is None:
             return self.valid
-        return self.valid & self.pixels.seen(frames, self.split).to(self.valid.device)
+        return NoiseModel.get_constrained_pixel_mask(
+            valid_pixel_mask=self.valid,
+            exclude_measured_pixels_below=least,
+            y_true=self.model.measured(frames) if measured is None else measured,
+        )
+
+    def seen(self, frames: Tensor, measured: Tensor | None = None) -> Tensor:
+        """(n, h, w) or (h, w) detector pixels that input and updates may use."""
+        counted = self.counted(frames, measured)
+        if self.pixels is None or not self.pixels.hide_any(self.split):
+            return counted
+        return counted & self.pixels.seen(frames, self.split).to(counted.device)
 
     def to_predict(self, frames: Tensor, measured: Tensor) -> Tensor:
         """(n, h, w) detector pixels that the loss compares with (n, h, w) measured counts."""
-        constrained = NoiseModel.get_constrained_pixel_mask(
-            valid_pixel_mask=self.valid,
-            exclude_measured_pixels_below=self.options.exclude_measured_pixels_below,
-            y_true=measured,
-        )
+        counted = self.counted(frames, measured)
         if self.pixels is not None and self.pixels.hide_any(self.split):
             predicted = self.pixels.predicted(frames, self.split)
-            constrained = constrained & predicted.to(constrained.device)
-        return constrained.expand(measured.shape)
+            counted = counted & predicted.to(counted.device)
+        return counted.expand(measured.shape)
 
-    def held_out(self, frames: Tensor) -> Tensor:
+    def held_out(self, frames: Tensor, measured: Tensor | None = None) -> Tensor:
         """(n, h, w) detector pixels that are kept for validation."""
+        counted = self.counted(frames, measured)
         if self.pixels is None:
             return torch.zeros((len(frames), *self.valid.shape), dtype=torch.bool)
-        return self.valid & self.pixels.held_out(frames).to(self.valid.device)
+        return counted & self.pixels.held_out(frames).to(counted.device)
 
     def patterns(self, frames: Tensor) -> Tensor:
-        """(n, h, w) counts at the pixels that may be seen, 0 elsewhere, DC at the image centre."""
-        patterns = torch.where(self.seen(frames), self.model.measured(frames), 0.0)
+        """(n, h, w) counts at the pixels that may be seen, 0 elsewhere, DC at the image centre.
+
+        They have the size of the probe: around a smaller detector nothing is seen.
+        """
+        measured = self.model.measured(frames)
+        patterns = torch.where(self.seen(frames, measured), measured, 0.0)
         if self.model.is_far_field:
             patterns = torch.fft.fftshift(patterns, dim=(-2, -1))
-        return patterns
+        height, width = self.model.probe.get_spatial_shape()
+        rows, columns = height - patterns.shape[-2], width - patterns.shape[-1]
+        if rows == columns == 0:
+            return patterns
+        top, left = height // 2 - patterns.shape[-2] // 2, width // 2 - patterns.shape[-1] // 2
+        return torch.nn.functional.pad(patterns, (left, columns - left, top, rows - top))
 
     # --- prediction and update --------------------------------------------------------------
 
@@ -162,8 +182,8 @@ class ScanPhysics:
         patches: Tensor,
         measured: Tensor | None = None,
         of_modulus: bool = False,
-    ) -> ExitWaveCorrection:
-        """What brings the exit waves of (n, 1, h, w) patches closer to the measured counts.
+    ) -> Correction:
+        """What brings the counts predicted by (n, n_slices, h, w) patches closer to the measured.
 
         The change is that of the modulus where ``of_modulus`` is set, otherwise what the loss of
         the options asks for.
@@ -172,21 +192,26 @@ class ScanPhysics:
             measured = self.model.measured(frames)
         poisson = self.options.loss_function == LossFunctions.POISSON and not of_modulus
         largest_change = self.options.start.largest_change if poisson else None
-        return correct_exit_waves(
-            self.model, frames, patches, measured, self.seen(frames), largest_change
-        )
+        seen = self.seen(frames, measured)
+        if self.model.writes_down_corrections:
+            return correct_exit_waves(self.model, frames, patches, measured, seen, largest_change)
+        return correct_by_gradient(self.model, frames, patches, measured, seen, largest_change)
 
     def patch_update(self, frames: Tensor, patches: Tensor) -> Tensor:
-        """(n, 1, h, w) step of each patch by itself to the measured counts."""
+        """(n, n_slices, h, w) step of each patch by itself to the measured counts."""
         return patch_update(self.correction(frames, patches), self.options.start.regularization)
 
-    def back_project(self, correction: ExitWaveCorrection, frames: Tensor) -> Tensor:
-        """(1, H, W) sum_j P_j^* d_j of some frames."""
-        return self.model.stitching.place(back_projected(correction), self.model.positions(frames))
+    def back_project(self, correction: Correction, frames: Tensor) -> Tensor:
+        """(n_slices, H, W) sum_j P_j^* d_j of some frames."""
+        positions = self.model.positions(frames)
+        return self.model.stitching.place(correction.back_projected(), positions)
 
-    def illumination(self, correction: ExitWaveCorrection, frames: Tensor) -> Tensor:
-        """(H, W) sum_j |P_j|^2 of some frames."""
-        return illumination(self.model, correction.probe, self.model.positions(frames))
+    @torch.no_grad()
+    def illumination(self, correction: Correction, frames: Tensor) -> Tensor:
+        """(n_slices, H, W) sum_j |P_j|^2 of some frames; (H, W) of a single slice."""
+        positions = self.model.positions(frames)
+        placed = self.model.stitching.place(correction.intensity(), positions)
+        return placed[0] if len(placed) == 1 else placed
 
     def accumulated_update(self, object_: Tensor, frames: Tensor | None = None) -> Canvas:
         """Back-projected corrections of some frames, and the light that fell, summed up."""
@@ -195,11 +220,11 @@ class ScanPhysics:
         return Canvas(self.back_project(correction, frames), self.illumination(correction, frames))
 
     def object_update(self, canvas: Canvas) -> Tensor:
-        """(1, H, W) step of the object from ``accumulated_update``."""
+        """(n_slices, H, W) step of the object from ``accumulated_update``."""
         return object_update(canvas, self.options.start.regularization)
 
     def update(self, object_: Tensor) -> Tensor:
-        """(1, H, W) step of the object to the measured counts, back-projected through the probe."""
+        """(n_slices, H, W) step of the object to the counts, back-projected through the probe."""
         if object_.requires_grad:
             return self.object_update(self.accumulated_update(object_))
         with torch.no_grad():  # A given object's update is an input of the generator.

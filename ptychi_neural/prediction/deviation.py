@@ -50,7 +50,7 @@ def _jackknife(objects: list[Tensor], whole: Tensor, coverage: Tensor) -> Tensor
     aligned = []
     for object_ in objects:  # Their common phase is free.
         turn = (object_.conj() * coverage * whole).sum()
-        aligned.append(object_[0] * turn / turn.abs())
+        aligned.append((object_ * turn / turn.abs()).prod(0))
     return (len(aligned) - 1) * torch.stack(aligned).var(0, correction=0)
 
 

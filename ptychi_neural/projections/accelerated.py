@@ -21,7 +21,7 @@ import torch
 from ptychi.api.enums import LossFunctions
 from torch import Tensor
 
-from ptychi_neural.physics.exit_waves import object_update, probe_update
+from ptychi_neural.physics.exit_waves import object_update
 from ptychi_neural.physics.losses import MeanLoss, build_loss_function, losses_of_pixels
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.physics.stitching import Canvas
@@ -111,11 +111,11 @@ class AcceleratedProjections:
                 held_out.add(losses, scan.held_out(batch))
             updates += scan.back_project(correction, batch)
             if self._illuminations[part] is None:
-                illumination += scan.illumination(correction, batch)
+                illumination = illumination + scan.illumination(correction, batch)
             if moments is not None:
                 lacking += moments.accumulate(correction, measured, batch)
             if update_probe:
-                probe_change += probe_update(model, batch, patches, correction)
+                probe_change += correction.probe_change(model, batch, patches)
                 exposure += patches[:, 0].abs().square().sum(0)
         known = self._illuminations[part]
         self._illuminations[part] = illumination = illumination if known is None else known

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from ptychi_neural.physics.exit_waves import ExitWaveCorrection
+from ptychi_neural.physics.exit_waves import Correction
 from ptychi_neural.physics.scan_physics import ScanPhysics
 
 
@@ -41,16 +41,14 @@ class FirstMoments:
         integration = self.options.moment_step / (square * (response + self.options.moment_floor))
         self._integration = torch.stack([-1j * ky * integration, -1j * kx * integration])
 
-    def accumulate(
-        self, correction: ExitWaveCorrection, measured: Tensor, frames: Tensor
-    ) -> Tensor:
+    def accumulate(self, correction: Correction, measured: Tensor, frames: Tensor) -> Tensor:
         """Sum up what the moments of some patterns lack, weighted with the probe's intensity.
 
         Pixels that may not be seen count as predicted.
 
         Parameters
         ----------
-        correction : ExitWaveCorrection
+        correction : Correction
             Predicted counts, and which pixels may be seen.
         measured : Tensor
             (n, h, w) counts.

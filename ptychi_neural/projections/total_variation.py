@@ -11,7 +11,7 @@ def denoised(object_: Tensor, weight: float) -> Tensor:
     Parameters
     ----------
     object_ : Tensor
-        (1, H, W) complex.
+        (n_slices, H, W) complex.
     weight : float
         Weight of the total variation beside half of the squared difference from the image
         (Chambolle, J. Math. Imaging Vis. 20, 89 (2004)), in units of the object. With 0 the image
@@ -19,6 +19,8 @@ def denoised(object_: Tensor, weight: float) -> Tensor:
     """
     if weight == 0:
         return object_
-    image = torch.view_as_real(object_[0]).numpy(force=True)
-    smooth = torch.as_tensor(denoise_tv_chambolle(image, weight, channel_axis=-1))
-    return torch.view_as_complex(smooth.to(object_.real))[None]
+    smooth = []
+    for image in torch.view_as_real(object_).numpy(force=True):
+        denoised_image = torch.as_tensor(denoise_tv_chambolle(image, weight, channel_axis=-1))
+        smooth.append(torch.view_as_complex(denoised_image.to(object_.real)))
+    return torch.stack(smooth)

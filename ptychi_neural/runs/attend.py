@@ -1,4 +1,4 @@
-"""Attending a task that runs: a progress bar, and Ctrl-C that finishes the batch."""
+"""A progress bar for a task that runs, and Ctrl-C that lets it finish its batch."""
 
 import signal
 import sys
@@ -53,7 +53,7 @@ def run_attended(task: PtychographyTask, show_progress: bool = True) -> bool:
 
 @contextmanager
 def _progress_bar(reconstructor: IterativeReconstructor, show: bool) -> Iterator[None]:
-    """Our bar in the place of pty-chi's, which tells no loss."""
+    """Show our bar in the place of pty-chi's, which does not tell the loss."""
     before = reconstructor.pbar
     bar = tqdm.tqdm(
         total=reconstructor.n_epochs,
@@ -81,6 +81,7 @@ def _progress_bar(reconstructor: IterativeReconstructor, show: bool) -> Iterator
 
 @contextmanager
 def _stop_on_interrupt(reconstructor: IterativeReconstructor) -> Iterator[None]:
+    """End the run after the batch in which Ctrl-C is pressed."""
     with interruptible("the batch") as interrupted:
 
         def stop() -> None:
@@ -93,17 +94,17 @@ def _stop_on_interrupt(reconstructor: IterativeReconstructor) -> Iterator[None]:
 
 @contextmanager
 def interruptible(unit: str) -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C be asked for, and the second raise ``KeyboardInterrupt``.
+    """Note the first Ctrl-C for whoever asks, and let the second raise ``KeyboardInterrupt``.
 
     Parameters
     ----------
     unit : str
-        What is finished after the first, for the message.
+        What is finished after the first Ctrl-C, for the message.
 
     Yields
     ------
     callable
-        Tells whether Ctrl-C was pressed. Outside the main thread Ctrl-C is left to others.
+        It tells whether Ctrl-C was pressed. Outside the main thread Ctrl-C is left to others.
     """
     pressed = False
 
@@ -127,7 +128,7 @@ def interruptible(unit: str) -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def after(owner: Any, method_name: str, action: Callable[[], None]) -> Iterator[None]:
-    """Let an instance's method be followed by an action, after those that follow it already."""
+    """Call an action whenever a method of an instance has run; several actions keep their order."""
     method, followed_already = getattr(owner, method_name), method_name in vars(owner)
 
     def followed(*args: Any, **kwargs: Any) -> None:

@@ -7,7 +7,7 @@ import ptychi.api as api
 from ptychi.api.options.task import PtychographyTaskOptions
 
 from ptychi_neural.engine.registration import register
-from ptychi_neural.options.options import NeuralPtychographyOptions
+from ptychi_neural.options import NeuralPtychographyOptions
 
 register()  # The command line imports the package without registering the engine.
 

@@ -2,8 +2,7 @@
 
 import dataclasses
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,10 @@ from ptychi.utils import rescale_probe
 from ptychi_neural.evaluation.prediction_figures import prediction_figure
 from ptychi_neural.prediction import NeuralPredictor, PredictedObject, PredictionStream
 from ptychi_neural.runs.attend import interruptible
+from ptychi_neural.runs.folders import check_output_folder, new_folder
+from ptychi_neural.runs.growing_file import BATCH_SIZE, Look, looks
 from ptychi_neural.runs.provenance import provenance, write_json
-from ptychi_neural.runs.reconstruct import check_output_folder, new_folder
 from ptychi_neural.scans import Scan, load_scan, read_product, select_frames, write_product
-from ptychi_neural.scans.diffraction import PATTERNS, pixel_mask
-from ptychi_neural.scans.hdf5 import dataset
-
-BATCH_SIZE = 64
-"""Frames that are read and predicted at a time while a scan is followed."""
 
 
 @dataclass
@@ -41,14 +36,15 @@ class InferenceResult:
     """The scan's predicted frames, without patterns, with the predicted object and the probe."""
 
     errors: NDArray[np.floating]
-    """(k, 2) numbers of frames and their re-projection errors: of each frame of a whole scan; of
-    a followed one the mean of the latest batch after so many frames."""
+    """(k, 2) re-projection errors in the second column. The first column has the number of the
+    frame where a whole scan is predicted; of a followed scan it has the number of frames that had
+    arrived, and the error is the mean of the latest batch."""
 
     seconds: float
     """Wall time, without writing."""
 
     interrupted: bool = False
-    """Whether Ctrl-C ended the following."""
+    """Whether Ctrl-C was pressed while the scan was followed."""
 
 
 def infer(
@@ -82,7 +78,8 @@ def infer(
         Replace an earlier result.
     follow : bool
         Follow a file that is being written (HDF5 SWMR) until it stops growing, or Ctrl-C.
-        Positions that the product does not have yet, and frames still empty, are waited for.
+        Frames whose positions the product does not have are left out, and frames that are still
+        empty are waited for.
     every_s : float
         Seconds between looks at the growing file.
     timeout_s : float
@@ -101,25 +98,13 @@ def infer(
     check_output_folder(folder, overwrite)
     _set_geometry(predictor, planned)
     if not follow:
-        clock = time.perf_counter()
-        scan = load_scan(diffraction, product)
-        prediction = predictor.reconstruct(
-            scan.patterns,
-            scan.positions_px,
-            scan.probe,
-            scan.object.shape[-2:],
-            valid_pixel_mask=scan.valid_pixel_mask,
-            opr_mode_weights_data=scan.opr_mode_weights,
-        )
-        errors = np.stack([_frame_numbers(scan), prediction.reprojection_error], axis=1)
-        seconds = time.perf_counter() - clock
-        result = InferenceResult(folder, prediction, scan, errors, seconds)
+        result = _at_once(predictor, diffraction, product, folder)
         _write(result, generator, overwrite)
         return result
     latest: InferenceResult | None = None
     with interruptible("what has arrived") as stop:
-        looks = _growing(diffraction, every_s, timeout_s, stop)
-        for latest in _followed(predictor, looks, planned, folder):
+        growing = looks(diffraction, every_s, timeout_s, stop)
+        for latest in _followed(predictor, growing, planned, folder):
             _write(latest, generator, overwrite)
             overwrite = True
         interrupted = stop()
@@ -131,23 +116,34 @@ def infer(
     return latest
 
 
-Block = tuple[NDArray[np.int64], NDArray[np.generic]]
-"""Numbers of frames, and their patterns."""
-
-Look = tuple[NDArray[np.bool_] | None, Iterator[Block]]
-"""The detector's mask, and the frames that are new."""
+def _at_once(
+    predictor: NeuralPredictor, diffraction: str | Path, product: str | Path, folder: Path
+) -> InferenceResult:
+    """Predict a whole scan."""
+    clock = time.perf_counter()
+    scan = load_scan(diffraction, product)
+    prediction = predictor.reconstruct(
+        scan.patterns,
+        scan.positions_px,
+        scan.probe,
+        scan.object.shape[-2:],
+        valid_pixel_mask=scan.valid_pixel_mask,
+        opr_mode_weights_data=scan.opr_mode_weights,
+    )
+    errors = np.stack([_frame_numbers(scan), prediction.reprojection_error], axis=1)
+    return InferenceResult(folder, prediction, scan, errors, time.perf_counter() - clock)
 
 
 def _followed(
-    predictor: NeuralPredictor, looks: Iterator[Look], planned: Scan, folder: Path
+    predictor: NeuralPredictor, growing: Iterator[Look], planned: Scan, folder: Path
 ) -> Iterator[InferenceResult]:
-    """The state after each look at the file that has brought new frames."""
+    """Predict anew after each look at the file that has brought frames with a position."""
     clock = time.perf_counter()
     rows_of = {number: row for row, number in enumerate(_frame_numbers(planned).tolist())}
     stream: PredictionStream | None = None
     arrived = np.zeros(len(rows_of), dtype=bool)
     errors: list[tuple[int, float]] = []
-    for mask, blocks in looks:
+    for mask, blocks in growing:
         n_before = 0 if stream is None else stream.n_frames
         for numbers, patterns in blocks:
             known = np.array([number in rows_of for number in numbers.tolist()], dtype=bool)
@@ -180,55 +176,13 @@ def _followed(
         )
 
 
-def _growing(
-    path: str | Path, every_s: float, timeout_s: float, stop: Callable[[], bool]
-) -> Iterator[Look]:
-    """Look at a growing file until it stops growing."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} does not exist; start the measurement, check the path.")
-    with h5py.File(path, "r", libver="latest", swmr=True) as file:
-        data, mask = dataset(file, *PATTERNS), pixel_mask(file)
-        pending: list[int] = []
-        n_seen = n_read = 0
-        last_growth = time.monotonic()
-
-        def blocks() -> Iterator[Block]:
-            nonlocal pending, n_read
-            rows, pending = pending, []
-            for first in range(0, len(rows), BATCH_SIZE):
-                batch = np.array(rows[first : first + BATCH_SIZE])
-                patterns = data[batch]
-                # Rows can be seen before what is written into them.
-                written = patterns.any(axis=(1, 2))
-                pending += batch[~written].tolist()
-                n_read += int(written.sum())
-                yield _numbers(file, batch[written]), patterns[written]
-
-        while not stop() and time.monotonic() - last_growth < timeout_s:
-            data.refresh()
-            pending += range(n_seen, len(data))
-            n_seen, n_before = len(data), n_read
-            yield mask, blocks()
-            if n_read > n_before:
-                last_growth = time.monotonic()
-            time.sleep(min(every_s, timeout_s))
-        if pending:
-            warnings.warn(f"{path}: {len(pending)} frames have no counts, left out.", stacklevel=2)
-
-
-def _numbers(file: h5py.File, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    if "indexes" not in file:
-        return rows
-    file["indexes"].refresh()
-    return file["indexes"][rows].astype(np.int64)
-
-
 def _frame_numbers(scan: Scan) -> NDArray[np.int64]:
     n = len(scan.positions_px)
     return np.arange(n) if scan.frame_indexes is None else scan.frame_indexes
 
 
 def _set_geometry(predictor: NeuralPredictor, scan: Scan) -> None:
+    """Let pixel size, slice spacings and wavelength be those of the scan."""
     options = predictor.options
     options.object_options.pixel_size_m = scan.pixel_size_m
     if scan.slice_spacings_m is not None:

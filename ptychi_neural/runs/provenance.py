@@ -1,4 +1,4 @@
-"""How results came about: command, time, device, versions."""
+"""Records of how results came about: command, time, device, versions."""
 
 import json
 import platform
@@ -16,7 +16,7 @@ import ptychi_neural
 
 
 def provenance(seconds: float, device: torch.device, **details: Any) -> dict[str, Any]:
-    """Of a run of this process that took so long, for ``provenance.json``."""
+    """Describe a run of this process that took ``seconds``, for ``provenance.json``."""
     return {
         "command": sys.argv,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -34,7 +34,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """A device as its maker calls it."""
+    """The name that its maker gave a device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({platform.processor() or platform.machine()})"
@@ -42,19 +42,19 @@ def device_name(device: torch.device) -> str:
 
 @cache
 def versions() -> dict[str, str | None]:
-    """Versions of what computes, and the commit of this package."""
+    """Versions of the packages that compute, and the commit of this package."""
     packages = ("ptychi", "neuraloperator", "numpy")
     return {
         "python": platform.python_version(),
         "ptychi_neural": ptychi_neural.__version__,
         "commit": _commit(),
-        "torch": torch.__version__,  # with the build, for a CPU or a CUDA version
+        "torch": torch.__version__,  # It names the build, for a CPU or a version of CUDA.
         **{package: version(package) for package in packages},
     }
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this package is in, with "-dirty" if it was changed."""
+    """The commit of the checkout that this package is in, with "-dirty" if files were changed."""
     package = Path(ptychi_neural.__file__).parent
 
     def git(*arguments: str) -> str:
@@ -65,5 +65,5 @@ def _commit() -> str | None:
         if not git("ls-files", "__init__.py"):
             return None
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
-    except OSError:  # git is not installed
+    except OSError:  # Git is not installed.
         return None

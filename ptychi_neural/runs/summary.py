@@ -1,4 +1,4 @@
-"""What a file or folder holds, in a few lines."""
+"""Short descriptions of files and folders of scans and results."""
 
 import json
 from pathlib import Path
@@ -13,13 +13,13 @@ from ptychi_neural.scans.hdf5 import opened
 
 
 def summarize(path: str | Path) -> dict[str, str]:
-    """Shapes, dose, step and overlap of a diffraction file, a product, or a folder of both.
+    """Describe a diffraction file, a product, or a folder of both: shapes, dose, step, overlap.
 
     Parameters
     ----------
     path : str or Path
-        HDF5 file, or a folder with ``product.h5`` and perhaps ``diffraction.h5``: a scan or a
-        result, whose metrics are then told as well.
+        HDF5 file, or a folder with ``product.h5`` and perhaps ``diffraction.h5``. Where the
+        folder holds a result, its metrics are described as well.
 
     Raises
     ------
@@ -44,8 +44,8 @@ def summarize(path: str | Path) -> dict[str, str]:
 def overlap(positions_px: NDArray[np.floating], probe: NDArray[np.complexfloating]) -> float:
     """Linear overlap, 1 - step / diameter, of neighbouring positions.
 
-    The step is the median distance to the nearest neighbour, the diameter that of the disc of
-    area (sum I)^2 / sum I^2, with I the intensity of all probe modes.
+    The step is the median distance to the nearest neighbour. The diameter is that of a disc of
+    area (sum I)^2 / sum I^2, where I is the intensity of all probe modes.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""TOML training files: scans, a held-out scan, and the options of the engine that they share."""
+"""TOML training files: scans to train on, one to validate with, and the options that they share."""
 
 import tomllib
 from dataclasses import dataclass, field
@@ -9,17 +9,17 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field
 
 from ptychi_neural.options import NeuralPtychographyOptions
-from ptychi_neural.runs.run_file import (
-    OutputSection,
-    RunFile,
+from ptychi_neural.runs.configuration import (
     RunFileError,
+    differing,
     key_names,
     merged,
-    options_from,
     read_toml,
-    run_from,
     validated,
 )
+from ptychi_neural.runs.option_groups import checked_options
+from ptychi_neural.runs.run_file import RunFile, run_from
+from ptychi_neural.runs.sections import OutputSection
 from ptychi_neural.training import Fresh
 
 DEFAULTS: dict[str, Any] = {
@@ -28,25 +28,25 @@ DEFAULTS: dict[str, Any] = {
         "consistency": {"canvas_update_stride": 1000},
     }
 }
-"""Where training differs from the engine's defaults: a scan validates, not pixels of each scan,
-and nobody looks at the objects in between."""
+"""Defaults of training that are not the engine's: a scan validates instead of pixels of each scan,
+and the objects are not needed between epochs."""
 
 
 class TrainingSection(BaseModel):
-    """``[training]``: how the scans are gone through."""
+    """``[training]``: the course of the training."""
 
     model_config = ConfigDict(extra="forbid")
 
     scans_in_memory: int = Field(default=8, ge=1)
-    """Scans that are kept in memory; the data of others are read again when their turn comes,
+    """Scans that are kept in memory. The data of others are read again when their turn comes, but
     what was fitted to them is kept."""
 
     checkpoint_stride: int = Field(default=1, ge=1)
     """Epochs between two savings of the state from which ``--resume`` goes on."""
 
 
-class HeldOutScan(BaseModel):
-    """``[validation]``: a scan that is not trained on."""
+class ScanSection(BaseModel):
+    """A scan of a training file; ``[validation]`` is one that is not trained on."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -57,10 +57,10 @@ class HeldOutScan(BaseModel):
     """A simulated scan: the keys of a run file's ``[simulation]``."""
 
     probe_options: dict[str, Any] = {}
-    """Changes of the shared ``[probe_options]``."""
+    """Options that take the place of those in the shared ``[probe_options]``."""
 
 
-class ScanSection(HeldOutScan):
+class TrainingScanSection(ScanSection):
     """``[[scans]]``: a scan to train on."""
 
     fresh: Fresh | None = None
@@ -68,16 +68,16 @@ class ScanSection(HeldOutScan):
     noise, or ``"noise"`` alone, as if the same scan were exposed again."""
 
 
-class _Frame(BaseModel):
-    """The part of a training file that is not the engine's."""
+class _Sections(BaseModel):
+    """The sections of a training file that are not options of the engine."""
 
     model_config = ConfigDict(extra="forbid")
 
     training: TrainingSection = TrainingSection()
     simulation: dict[str, Any] = {}
-    """What all simulated scans share; what a scan's own section says takes its place."""
-    scans: list[ScanSection] = Field(min_length=1)
-    validation: HeldOutScan
+    """Keys that all simulated scans share; those of a scan's own section take their place."""
+    scans: list[TrainingScanSection] = Field(min_length=1)
+    validation: ScanSection
     output: OutputSection = OutputSection()
 
 
@@ -86,11 +86,13 @@ class ScanRun:
     """One scan of a training file."""
 
     run: RunFile
-    """What a run file of this scan would say."""
+    """The run file of this scan alone."""
 
     fresh: Fresh | None = None
+    """See ``TrainingScanSection``."""
 
     probe_options: dict[str, Any] = field(default_factory=dict)
+    """See ``ScanSection``."""
 
     def filled_in(self) -> dict[str, Any]:
         """Contents of the scan's section with all defaults."""
@@ -108,19 +110,22 @@ class TrainingFile:
     """A valid training file."""
 
     scans: list[ScanRun]
+    """Scans to train on."""
 
     validation: ScanRun
+    """The scan that is not trained on."""
 
     options: NeuralPtychographyOptions
     """Options that the scans share."""
 
     training: TrainingSection
+    """The course of the training."""
 
     output_folder: Path
     """Results folder, relative to the current directory."""
 
     def filled_in(self) -> dict[str, Any]:
-        """The contents of a training file that states every default and trains the same."""
+        """Contents of a training file that states every default and trains the same."""
         shared = RunFile("neural", self.options, output_folder=self.output_folder).filled_in()
         del shared["engine"]
         return {
@@ -142,16 +147,17 @@ class TrainingFile:
         return int(contents["reconstructor_options"]["random_seed"])
 
     def differences(self, path: str | Path) -> list[str]:
-        """Names of what differs from a file that ``write`` wrote and matters to the training.
+        """Dotted names of the keys that differ from a file that ``write`` wrote.
 
-        How long it goes, what is kept in memory and where it is written may differ.
+        Keys that do not change what is learned are left out: the number of epochs, what is kept
+        in memory, and where the result is written.
         """
         theirs = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         ours = tomllib.loads(tomli_w.dumps(self.filled_in()))
         for contents in (ours, theirs):
             del contents["training"], contents["output"]
             del contents["reconstructor_options"]["num_epochs"]
-        return list(_different(ours, theirs))
+        return differing(ours, theirs)
 
 
 def read_training_file(
@@ -166,7 +172,7 @@ def read_training_file(
     path : str or Path
         The TOML file.
     data_folder : str or Path, optional
-        Takes the place of every ``data.folder``, see ``read_run_file``.
+        Folder that takes the place of every ``data.folder``, see ``read_run_file``.
     changes : dict, optional
         Contents that take the place of the file's, see ``parse_changes``.
 
@@ -180,67 +186,47 @@ def read_training_file(
     """
     path = Path(path)
     contents = merged(read_toml(path), changes or {})
-    framed = {key: value for key, value in contents.items() if key in _Frame.model_fields}
-    shared = {key: value for key, value in contents.items() if key not in framed}
-    shared = merged(DEFAULTS, shared)
+    own = {key: value for key, value in contents.items() if key in _Sections.model_fields}
+    shared = merged(DEFAULTS, {key: value for key, value in contents.items() if key not in own})
 
     problems: list[str] = []
-    frame: _Frame | None = validated(_Frame, framed, list(key_names(_Frame)), problems)
-    options = None
-    try:
-        options = options_from(NeuralPtychographyOptions, shared, source=str(path))
-    except RunFileError as error:
-        problems += error.problems
-    if frame is None or options is None:
+    engine = NeuralPtychographyOptions
+    sections: _Sections | None = validated(_Sections, own, list(key_names(_Sections)), problems)
+    options = checked_options(engine, shared, list(key_names(engine)), problems)
+    if sections is None or options is None or problems:
         raise RunFileError(str(path), problems)
 
-    def run_of(section: HeldOutScan, name: str) -> RunFile | None:
-        own = section.model_dump(include={"data", "simulation"}, exclude_none=True)
-        if "reference" in own.get("data", {}):
+    def scan_run(section: ScanSection, name: str, fresh: Fresh | None = None) -> ScanRun | None:
+        scan = section.model_dump(include={"data", "simulation"}, exclude_none=True)
+        if "reference" in scan.get("data", {}):
             problems.append(f"{name}.data.reference: nothing is compared with it; remove it")
-        if "simulation" in own:
-            own["simulation"] = merged(frame.simulation, own["simulation"])
+        if "simulation" in scan:
+            scan["simulation"] = merged(sections.simulation, scan["simulation"])
+        elif fresh:
+            problems.append(f"{name}.fresh: needs a simulation to draw from")
         groups = merged(shared, {"probe_options": section.probe_options})
         try:
-            return run_from(own | groups, path, data_folder)
+            run = run_from(scan | groups, path, data_folder)
         except RunFileError as error:
             problems.extend(f"{name}.{problem}" for problem in error.problems)
             return None
+        return ScanRun(run, fresh, section.probe_options)
 
-    runs = [run_of(section, f"scans[{i}]") for i, section in enumerate(frame.scans)]
-    held_out = run_of(frame.validation, "validation")
-    if problems:
-        raise RunFileError(str(path), problems)
-    options = cast(NeuralPtychographyOptions, options)
     scans = [
-        ScanRun(cast(RunFile, run), section.fresh, section.probe_options)
-        for run, section in zip(runs, frame.scans)
+        scan_run(section, f"scans[{i}]", section.fresh) for i, section in enumerate(sections.scans)
     ]
-    for i, scan in enumerate(scans):
-        if scan.fresh and scan.run.simulation is None:
-            raise RunFileError(str(path), [f"scans[{i}].fresh: needs a simulation to draw from"])
-    # Found relative to the file.
-    checkpoint = cast(NeuralPtychographyOptions, scans[0].run.options).reconstructor_options
-    options.reconstructor_options.generator.checkpoint = checkpoint.generator.checkpoint
+    validation = scan_run(sections.validation, "validation")
+    if validation is None or problems:
+        raise RunFileError(str(path), problems)
+    # The path of a generator to start from is relative to the file; run_from makes it absolute.
+    of_scan = cast(NeuralPtychographyOptions, validation.run.options)
+    checkpoint = of_scan.reconstructor_options.generator.checkpoint
+    options = cast(NeuralPtychographyOptions, options)
+    options.reconstructor_options.generator.checkpoint = checkpoint
     return TrainingFile(
-        scans=scans,
-        validation=ScanRun(cast(RunFile, held_out), probe_options=frame.validation.probe_options),
+        scans=[scan for scan in scans if scan is not None],
+        validation=validation,
         options=options,
-        training=frame.training,
-        output_folder=frame.output.folder or Path("results") / path.stem,
+        training=sections.training,
+        output_folder=sections.output.folder or Path("results") / path.stem,
     )
-
-
-def _different(ours: Any, theirs: Any, name: str = "") -> list[str]:
-    """Dotted names of what differs."""
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        keys = [*ours, *(key for key in theirs if key not in ours)]
-        pairs = {key: (ours.get(key), theirs.get(key)) for key in keys}
-    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
-        pairs = {str(i): pair for i, pair in enumerate(zip(ours, theirs))}
-    else:
-        return [] if ours == theirs else [name]
-    prefix = f"{name}." if name else ""
-    return [
-        line for key, (one, other) in pairs.items() for line in _different(one, other, prefix + key)
-    ]

@@ -1,25 +1,16 @@
 """Simulated scans with ground truth: objects, probes, scans, detector noise."""
 
-from ptychi_neural.simulation.options import (
+from ptychi_neural.simulation.images import ImagePair, Natural, ObjectFile
+from ptychi_neural.simulation.objects import Cells, DeadLeaves, Lines, PublishedLines, SiemensStar
+from ptychi_neural.simulation.options import SimulationOptions
+from ptychi_neural.simulation.probes import (
     Aperture,
-    Cells,
-    Concentric,
-    DeadLeaves,
-    FermatSpiral,
     Gaussian,
-    ImagePair,
-    Line,
-    Lines,
-    Natural,
-    ObjectFile,
     ProbeFile,
-    PublishedLines,
     PublishedProbe,
-    Raster,
-    SiemensStar,
-    SimulationOptions,
     ZonePlate,
 )
+from ptychi_neural.simulation.scans import Concentric, FermatSpiral, Line, Raster
 from ptychi_neural.simulation.simulate import (
     SimulatedScan,
     predict_intensities,

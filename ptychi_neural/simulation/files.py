@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def read_array(path: str | Path, dataset: str, what: str) -> NDArray[np.complex128]:
-    """An array from a NumPy file or an HDF5 file such as a ptychodus product.
+    """Read an array from a NumPy file or an HDF5 file such as a ptychodus product.
 
     Parameters
     ----------
@@ -18,7 +18,7 @@ def read_array(path: str | Path, dataset: str, what: str) -> NDArray[np.complex1
     dataset : str
         Name of the dataset in an HDF5 file.
     what : str
-        What it is, for errors.
+        What the array is called in error messages.
 
     Raises
     ------

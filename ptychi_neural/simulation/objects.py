@@ -1,409 +1,216 @@
 """Simulated objects: complex (H, W) transmission functions.
 
-Each is made of a density d and a composition c, both real (H, W) textures in [0, 1]. Dense
-material absorbs, and shifts the phase by an amount that the composition varies:
-
-    |O| = a_max - (a_max - a_min) d,    arg O = p_min + (p_max - p_min) m,
-    m = (1 - k) d + k c, stretched to [0, 1], with k = ``COMPOSITION_SHARE``
-
-so amplitude and phase are correlated, as in a real specimen, and neither follows from the other.
-Exceptions are :func:`image_pair`, whose two images are amplitude and phase themselves,
-:func:`natural`, :func:`from_file` and :func:`published_lines`.
+Each kind is a class that has the options of a run file and draws the object in ``build``. A new
+kind needs a class here and a place in ``AnyObject``.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-import skimage.color
-import skimage.data
 import skimage.draw
-import skimage.io
 import skimage.transform
-import skimage.util
 from numpy.typing import NDArray
+from pydantic import Field, PositiveInt
 from scipy import ndimage
 
-from ptychi_neural.simulation.files import read_array
+from ptychi_neural.simulation.images import ImagePair, Natural, ObjectFile
+from ptychi_neural.simulation.sections import Section, Seed
+from ptychi_neural.simulation.textures import ComplexObject, Texture, Textured, stretched
 
-Range = tuple[float, float]
-Seed = int | np.random.Generator
-Texture = NDArray[np.float64]
-ComplexObject = NDArray[np.complex128]
-SampleImage = Literal[
-    "astronaut", "brick", "camera", "cat", "coffee", "coins", "grass", "gravel", "moon", "rocket"
-]
-
-COMPOSITION_SHARE = 0.4
 PUBLISHED_LINES_SIDE_PX = 392
 PUBLISHED_N_LINES = 400
 
 
-def lines(
-    shape: tuple[int, int],
-    seed: Seed,
-    *,
-    n_lines: int | None = None,
-    amplitude_range: Range = (0.6, 1.0),
-    phase_range: Range = (-1.0, 1.0),
-) -> ComplexObject:
+class Lines(Textured):
     """Random straight lines, blurred at three scales; the composition is a second draw.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        (H, W) of the object in pixels.
-    seed : int or numpy.random.Generator
-        The same seed gives the same object.
-    n_lines : int, optional
-        Number of lines on a canvas of (2 H, 2 W), whose centre is kept. None: the published
-        line density.
-    amplitude_range, phase_range : tuple of float
-        Smallest and largest amplitude and phase (rad).
-
-    Returns
-    -------
-    ndarray
-        (H, W) complex object.
 
     References
     ----------
     Texture: Hoidn et al., Scientific Reports 13, 22789 (2023), and its repository PtychoPINN.
     """
-    rng = np.random.default_rng(seed)
-    density, composition = (_line_texture(shape, rng, n_lines) for _ in range(2))
-    return _from_material(density, composition, amplitude_range, phase_range)
+
+    kind: Literal["lines"] = "lines"
+
+    n_lines: PositiveInt | None = None
+    """Number of lines on a canvas of twice the size, whose centre is kept. None: the published
+    density of lines."""
+
+    def build(self, shape: tuple[int, int], seed: Seed) -> ComplexObject:
+        """Draw the (H, W) object."""
+        rng = np.random.default_rng(seed)
+        return self._of_material(*(_line_texture(shape, rng, self.n_lines) for _ in range(2)))
 
 
-def published_lines(
-    shape: tuple[int, int],
-    seed: Seed,
-    *,
-    patch_shape: tuple[int, int] = (128, 128),
-    n_lines: int | None = None,
-) -> ComplexObject:
+class PublishedLines(Section):
     """The lines object of PtychoPINN's benchmark: its phase is a function of its amplitude.
 
     amplitude = A / mean over patches of max A,  phase = pi tanh((A - max A / 2) / (3 mean A)).
 
-    Parameters
-    ----------
-    shape : tuple of int
-        (H, W) of the object in pixels; published: (392, 392).
-    seed : int or numpy.random.Generator
-        The same seed gives the same object.
-    patch_shape : tuple of int
-        (h, w) of the diffraction patterns.
-    n_lines : int, optional
-        Number of lines on a canvas of (2 H, 2 W), whose centre is kept. None: the published
-        line density.
-
-    Returns
-    -------
-    ndarray
-        (H, W) complex object.
-
-    Raises
-    ------
-    ValueError
-        If the object is smaller than a patch.
+    The published object is (392, 392).
 
     References
     ----------
     Hoidn et al., Scientific Reports 13, 22789 (2023), and its repository PtychoPINN.
     """
-    if any(side < patch for side, patch in zip(shape, patch_shape)):
-        raise ValueError(
-            f"shape {shape} is smaller than patch_shape {patch_shape}: make the object larger."
+
+    kind: Literal["published_lines"] = "published_lines"
+
+    patch_shape: tuple[PositiveInt, PositiveInt] = (128, 128)
+    """(h, w) of the diffraction patterns, in which the amplitude is normalised."""
+
+    n_lines: PositiveInt | None = None
+    """Number of lines on a canvas of twice the size, whose centre is kept. None: the published
+    density of lines."""
+
+    def build(self, shape: tuple[int, int], seed: Seed) -> ComplexObject:
+        """Draw the (H, W) object.
+
+        Raises
+        ------
+        ValueError
+            If the object is smaller than a patch.
+        """
+        if any(side < patch for side, patch in zip(shape, self.patch_shape)):
+            raise ValueError(
+                f"shape {shape} is smaller than patch_shape {self.patch_shape}: make the object "
+                "larger."
+            )
+        texture = _line_texture(shape, np.random.default_rng(seed), self.n_lines)
+        inside = tuple(
+            slice(n // 2, side - (n - 1) // 2) for n, side in zip(self.patch_shape, shape)
         )
-    texture = _line_texture(shape, np.random.default_rng(seed), n_lines)
-    inside = tuple(slice(n // 2, side - (n - 1) // 2) for n, side in zip(patch_shape, shape))
-    patch_maxima = ndimage.maximum_filter(texture, size=patch_shape)[inside]
-    phase = np.pi * np.tanh((texture - texture.max() / 2) / (3 * texture.mean()))
-    return texture / patch_maxima.mean() * np.exp(1j * phase)
-
-
-def dead_leaves(
-    shape: tuple[int, int],
-    seed: Seed,
-    *,
-    smallest_radius_px: float = 3.0,
-    largest_radius_px: float = 24.0,
-    smoothing_px: float = 0.7,
-    amplitude_range: Range = (0.6, 1.0),
-    phase_range: Range = (-1.0, 1.0),
-) -> ComplexObject:
-    """Opaque discs of all sizes covering each other, each of its own density and composition.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        (H, W) of the object in pixels.
-    seed : int or numpy.random.Generator
-        The same seed gives the same object.
-    smallest_radius_px, largest_radius_px : float
-        Limits of the radii, whose probability falls with their third power.
-    smoothing_px : float
-        Sigma of the Gaussian that softens the edges.
-    amplitude_range, phase_range : tuple of float
-        Smallest and largest amplitude and phase (rad).
-
-    Returns
-    -------
-    ndarray
-        (H, W) complex object.
-
-    Raises
-    ------
-    ValueError
-        If the radii are not 0 < smallest < largest.
-
-    References
-    ----------
-    Lee, Mumford and Huang, Int. J. Computer Vision 41, 35 (2001).
-    """
-    if not 0 < smallest_radius_px < largest_radius_px:
-        raise ValueError(
-            f"smallest_radius_px = {smallest_radius_px} must be positive and below "
-            f"largest_radius_px = {largest_radius_px}."
-        )
-    rng = np.random.default_rng(seed)
-    # A density r^-3 of the radii is a uniform one of r^-2.
-    low, high = largest_radius_px**-2, smallest_radius_px**-2
-    mean_area = np.pi * np.log(high / low) / (high - low)
-    height, width = (side + 2 * largest_radius_px for side in shape)
-    n_leaves = int(np.ceil(5 * height * width / mean_area))  # leaves exp(-5) of the area bare
-    radii = rng.uniform(low, high, n_leaves) ** -0.5
-    centres = rng.uniform(0, (height, width), (n_leaves, 2)) - largest_radius_px
-    materials = rng.uniform(size=(n_leaves, 2))
-
-    textures = np.full((*shape, 2), 0.5)
-    for centre, radius, material in zip(centres, radii, materials):
-        textures[skimage.draw.disk(tuple(centre), radius, shape=shape)] = material
-    density, composition = ndimage.gaussian_filter(textures, smoothing_px, axes=(0, 1)).T
-    return _from_material(density.T, composition.T, amplitude_range, phase_range)
-
-
-def siemens_star(
-    shape: tuple[int, int],
-    seed: Seed,
-    *,
-    n_spokes: int = 24,
-    smoothing_px: float = 0.7,
-    amplitude_range: Range = (0.6, 1.0),
-    phase_range: Range = (-1.0, 1.0),
-) -> ComplexObject:
-    """Siemens star with a gap ring, rotated at random; the composition is a smooth random field.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        (H, W) of the object in pixels.
-    seed : int or numpy.random.Generator
-        The same seed gives the same object.
-    n_spokes : int
-        Number of spokes.
-    smoothing_px : float
-        Sigma of the Gaussian that softens the edges.
-    amplitude_range, phase_range : tuple of float
-        Smallest and largest amplitude and phase (rad).
-
-    Returns
-    -------
-    ndarray
-        (H, W) complex object.
-    """
-    rng = np.random.default_rng(seed)
-    oversampling = 4
-    y, x = ((np.arange(side * oversampling) + 0.5) / (side * oversampling) - 0.5 for side in shape)
-    y, x = y[:, None] * shape[0] / min(shape), x[None, :] * shape[1] / min(shape)
-    radius = np.hypot(y, x)
-    angle = np.arctan2(y, x) + rng.uniform(0, 2 * np.pi)
-    spokes = (np.sin(n_spokes * angle) > 0) & (radius < 0.48) & (np.abs(radius - 0.27) > 0.012)
-    density = skimage.transform.downscale_local_mean(spokes.astype(float), (oversampling,) * 2)
-    composition = ndimage.gaussian_filter(rng.normal(size=shape), min(shape) / 16)
-    return _from_material(
-        ndimage.gaussian_filter(density, smoothing_px),
-        _stretch(composition),
-        amplitude_range,
-        phase_range,
-    )
-
-
-def cells(
-    shape: tuple[int, int],
-    seed: Seed,
-    *,
-    radius_px: float = 14.0,
-    coverage: float = 0.9,
-    amplitude_range: Range = (0.6, 1.0),
-    phase_range: Range = (-1.0, 1.0),
-) -> ComplexObject:
-    """Cell-like texture: overlapping domes with membranes, nuclei and granules.
-
-    The composition is that of nuclei and granules, over a smooth random field.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        (H, W) of the object in pixels.
-    seed : int or numpy.random.Generator
-        The same seed gives the same object.
-    radius_px : float
-        Mean radius of a cell.
-    coverage : float
-        Sum of the cells' areas over the area of the object.
-    amplitude_range, phase_range : tuple of float
-        Smallest and largest amplitude and phase (rad).
-
-    Returns
-    -------
-    ndarray
-        (H, W) complex object.
-    """
-    rng = np.random.default_rng(seed)
-    margin = int(np.ceil(2 * radius_px))
-    canvas = tuple(side + 2 * margin for side in shape)
-    n_cells = max(1, round(coverage * canvas[0] * canvas[1] / (np.pi * radius_px**2)))
-    bodies, nuclei = np.zeros(canvas), np.zeros(canvas)
-    for _ in range(n_cells):
-        centre = rng.uniform(0, canvas)
-        _add_cell(bodies, nuclei, centre, radius_px * rng.uniform(0.7, 1.3), rng)
-    granules = ndimage.gaussian_filter(rng.normal(size=canvas), 1.0)
-    granules = np.clip(granules / granules.std() - 1, 0, None) * np.clip(bodies, 0, 1)
-    field = ndimage.gaussian_filter(rng.normal(size=canvas), radius_px)
-
-    inside = (slice(margin, -margin),) * 2
-    density = bodies + 0.6 * nuclei + 0.3 * granules
-    composition = _stretch(field[inside]) + 1.5 * nuclei[inside] + 0.3 * granules[inside]
-    return _from_material(
-        _stretch(density[inside]), _stretch(composition), amplitude_range, phase_range
-    )
-
-
-def image_pair(
-    shape: tuple[int, int],
-    amplitude_image: str | Path,
-    phase_image: str | Path,
-    *,
-    amplitude_range: Range = (0.6, 1.0),
-    phase_range: Range = (-1.0, 1.0),
-) -> ComplexObject:
-    """Any two images as amplitude and phase, black at the low and white at the high end.
-
-    Images are taken as grey, cropped in the middle to the object's aspect ratio and resized.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        (H, W) of the object in pixels.
-    amplitude_image, phase_image : path
-        Image files that scikit-image can read.
-    amplitude_range, phase_range : tuple of float
-        Smallest and largest amplitude and phase (rad).
-
-    Returns
-    -------
-    ndarray
-        (H, W) complex object.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If an image is uniform.
-    """
-    textures = []
-    for name, path in (("amplitude_image", amplitude_image), ("phase_image", phase_image)):
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{name}: there is no file {path}.")
-        image = skimage.io.imread(path, as_gray=True).astype(float)
-        if image.ndim != 2 or image.min() == image.max():
-            raise ValueError(f"{name}: {path} is not a grey or colour image with some contrast.")
-        textures.append(_stretch(skimage.transform.resize(_crop(image, shape), shape)))
-    amplitude, phase = textures
-    return _complex_object(amplitude, phase, amplitude_range, phase_range)
-
-
-def natural(
-    shape: tuple[int, int],
-    seed: Seed,
-    *,
-    amplitude_image: SampleImage = "camera",
-    phase_image: SampleImage = "coins",
-    amplitude_range: Range = (0.6, 1.0),
-    phase_range: Range = (-1.0, 1.0),
-) -> ComplexObject:
-    """Parts of two natural images as amplitude and phase, black at the low and white at the high
-    end.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        (H, W) of the object in pixels.
-    seed : int or numpy.random.Generator
-        Decides which part of each image, of half to all of its shorter side, and its orientation.
-    amplitude_image, phase_image : str
-        Names of sample images that come with scikit-image.
-    amplitude_range, phase_range : tuple of float
-        Smallest and largest amplitude and phase (rad).
-
-    Returns
-    -------
-    ndarray
-        (H, W) complex object.
-    """
-    rng = np.random.default_rng(seed)
-    amplitude, phase = (_part_of(name, shape, rng) for name in (amplitude_image, phase_image))
-    return _complex_object(amplitude, phase, amplitude_range, phase_range)
-
-
-def from_file(
-    shape: tuple[int, int], path: str | Path, *, dataset: str = "object"
-) -> ComplexObject:
-    """The middle of an object in a NumPy file or an HDF5 file such as a ptychodus product.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        (H, W) of the object in pixels.
-    path : path
-        ``.npy`` file, or HDF5 file of any other suffix.
-    dataset : str
-        Name of the dataset in an HDF5 file.
-
-    Returns
-    -------
-    ndarray
-        (H, W) complex object: of the file's (H', W') or (1, H', W').
-
-    Raises
-    ------
-    FileNotFoundError, KeyError, ValueError
-        If there is no such file or dataset, or if it is no object of one slice, or is too small.
-    """
-    found = read_array(path, dataset, "object")
-    if found.ndim == 3 and len(found) == 1:
-        found = found[0]
-    if found.ndim != 2 or any(size < side for size, side in zip(found.shape, shape)):
-        raise ValueError(
-            f"path: the object in {path} is {found.shape}; the scan needs one slice of at least "
-            f"{shape}: make the scan smaller."
-        )
-    return found[_middle(found.shape, shape)]
+        patch_maxima = ndimage.maximum_filter(texture, size=self.patch_shape)[inside]
+        phase = np.pi * np.tanh((texture - texture.max() / 2) / (3 * texture.mean()))
+        return texture / patch_maxima.mean() * np.exp(1j * phase)
 
 
 def _line_texture(shape: tuple[int, int], rng: np.random.Generator, n_lines: int | None) -> Texture:
     canvas = np.zeros((2 * shape[0], 2 * shape[1]))
-    if n_lines is None:  # the number of lines across a field of view goes with its side
+    if n_lines is None:
+        # The number of lines that cross a field of view is proportional to its side.
         n_lines = round(PUBLISHED_N_LINES * max(shape) / PUBLISHED_LINES_SIDE_PX)
     for ends in rng.integers(0, (*canvas.shape, *canvas.shape), (n_lines, 4)):
         canvas[skimage.draw.line(*ends)] = 1
     scales = ((1, 1), (2, 5), (5, 10))
     blurred = sum(weight * ndimage.gaussian_filter(canvas, sigma) for weight, sigma in scales)
     return np.asarray(blurred)[tuple(slice(side // 2, side // 2 + side) for side in shape)]
+
+
+class DeadLeaves(Textured):
+    """Opaque discs of all sizes that cover each other, each of its own density and composition.
+
+    The probability of a radius falls with its third power.
+
+    References
+    ----------
+    Lee, Mumford and Huang, Int. J. Computer Vision 41, 35 (2001).
+    """
+
+    kind: Literal["dead_leaves"] = "dead_leaves"
+
+    smallest_radius_px: float = Field(default=3.0, gt=0)
+    """Smallest radius of a disc."""
+
+    largest_radius_px: float = Field(default=24.0, gt=0)
+    """Largest radius of a disc."""
+
+    smoothing_px: float = Field(default=0.7, ge=0)
+    """Sigma of the Gaussian that softens the edges."""
+
+    def build(self, shape: tuple[int, int], seed: Seed) -> ComplexObject:
+        """Draw the (H, W) object.
+
+        Raises
+        ------
+        ValueError
+            If the smallest radius is not below the largest.
+        """
+        smallest, largest = self.smallest_radius_px, self.largest_radius_px
+        if not smallest < largest:
+            raise ValueError(
+                f"smallest_radius_px = {smallest} must be positive and below "
+                f"largest_radius_px = {largest}."
+            )
+        rng = np.random.default_rng(seed)
+        # Radii have the density r^-3 if r^-2 is uniformly distributed.
+        low, high = largest**-2, smallest**-2
+        mean_area = np.pi * np.log(high / low) / (high - low)
+        height, width = (side + 2 * largest for side in shape)
+        # This many discs leave a share exp(-5) of the area bare.
+        n_discs = int(np.ceil(5 * height * width / mean_area))
+        radii = rng.uniform(low, high, n_discs) ** -0.5
+        centres = rng.uniform(0, (height, width), (n_discs, 2)) - largest
+        materials = rng.uniform(size=(n_discs, 2))
+
+        textures = np.full((*shape, 2), 0.5)
+        for centre, radius, material in zip(centres, radii, materials):
+            textures[skimage.draw.disk(tuple(centre), radius, shape=shape)] = material
+        textures = ndimage.gaussian_filter(textures, self.smoothing_px, axes=(0, 1))
+        return self._of_material(textures[..., 0], textures[..., 1])
+
+
+class SiemensStar(Textured):
+    """Siemens star with a gap ring, rotated at random; the composition is a smooth random field."""
+
+    kind: Literal["siemens_star"] = "siemens_star"
+
+    n_spokes: PositiveInt = 24
+    """Number of spokes."""
+
+    smoothing_px: float = Field(default=0.7, ge=0)
+    """Sigma of the Gaussian that softens the edges."""
+
+    def build(self, shape: tuple[int, int], seed: Seed) -> ComplexObject:
+        """Draw the (H, W) object."""
+        rng = np.random.default_rng(seed)
+        oversampling = 4
+        y, x = (
+            (np.arange(side * oversampling) + 0.5) / (side * oversampling) - 0.5 for side in shape
+        )
+        y, x = y[:, None] * shape[0] / min(shape), x[None, :] * shape[1] / min(shape)
+        radius = np.hypot(y, x)
+        angle = np.arctan2(y, x) + rng.uniform(0, 2 * np.pi)
+        in_gap = np.abs(radius - 0.27) <= 0.012
+        spokes = (np.sin(self.n_spokes * angle) > 0) & (radius < 0.48) & ~in_gap
+        density = skimage.transform.downscale_local_mean(spokes.astype(float), (oversampling,) * 2)
+        composition = ndimage.gaussian_filter(rng.normal(size=shape), min(shape) / 16)
+        return self._of_material(
+            ndimage.gaussian_filter(density, self.smoothing_px), stretched(composition)
+        )
+
+
+class Cells(Textured):
+    """Cell-like texture: overlapping domes with membranes, nuclei and granules.
+
+    The composition is that of nuclei and granules, over a smooth random field.
+    """
+
+    kind: Literal["cells"] = "cells"
+
+    radius_px: float = Field(default=14.0, ge=3)
+    """Mean radius of a cell."""
+
+    coverage: float = Field(default=0.9, gt=0)
+    """Sum of the cells' areas over the area of the object."""
+
+    def build(self, shape: tuple[int, int], seed: Seed) -> ComplexObject:
+        """Draw the (H, W) object."""
+        rng = np.random.default_rng(seed)
+        margin = int(np.ceil(2 * self.radius_px))
+        canvas = tuple(side + 2 * margin for side in shape)
+        n_cells = self.coverage * canvas[0] * canvas[1] / (np.pi * self.radius_px**2)
+        bodies, nuclei = np.zeros(canvas), np.zeros(canvas)
+        for _ in range(max(1, round(n_cells))):
+            centre = rng.uniform(0, canvas)
+            _add_cell(bodies, nuclei, centre, self.radius_px * rng.uniform(0.7, 1.3), rng)
+        granules = ndimage.gaussian_filter(rng.normal(size=canvas), 1.0)
+        granules = np.clip(granules / granules.std() - 1, 0, None) * np.clip(bodies, 0, 1)
+        field = ndimage.gaussian_filter(rng.normal(size=canvas), self.radius_px)
+
+        inside = (slice(margin, -margin),) * 2
+        density = bodies + 0.6 * nuclei + 0.3 * granules
+        composition = stretched(field[inside]) + 1.5 * nuclei[inside] + 0.3 * granules[inside]
+        return self._of_material(stretched(density[inside]), stretched(composition))
 
 
 def _add_cell(
@@ -434,46 +241,7 @@ def _add_cell(
     nuclei[window] += 1 / (1 + np.exp(np.clip((nucleus - 1) * 0.35 * radius / 0.5, -50, 50)))
 
 
-def _part_of(name: SampleImage, shape: tuple[int, int], rng: np.random.Generator) -> Texture:
-    """A random part of a sample image, grey, in a random orientation."""
-    image = skimage.util.img_as_float(getattr(skimage.data, name)())
-    if image.ndim == 3:
-        image = skimage.color.rgb2gray(image)
-    image = np.rot90(image, int(rng.integers(4)))
-    scale = rng.uniform(0.5, 1) * min(size / side for size, side in zip(image.shape, shape))
-    sides = [max(2, round(scale * side)) for side in shape]
-    starts = [rng.integers(size - side + 1) for size, side in zip(image.shape, sides)]
-    part = image[tuple(slice(start, start + side) for start, side in zip(starts, sides))]
-    return _stretch(skimage.transform.resize(part, shape, anti_aliasing=True))
-
-
-def _crop(image: Texture, shape: tuple[int, int]) -> Texture:
-    """The largest central part of ``image`` that has the aspect ratio of ``shape``."""
-    scale = min(size / side for size, side in zip(image.shape, shape))
-    return image[_middle(image.shape, [max(1, round(scale * side)) for side in shape])]
-
-
-def _middle(shape: Sequence[int], sides: Sequence[int]) -> tuple[slice, ...]:
-    """Index of the central part with the given sides."""
-    starts = [(size - side) // 2 for size, side in zip(shape, sides)]
-    return tuple(slice(start, start + side) for start, side in zip(starts, sides))
-
-
-def _stretch(texture: Texture) -> Texture:
-    return (texture - texture.min()) / np.ptp(texture)
-
-
-def _from_material(
-    density: Texture, composition: Texture, amplitude_range: Range, phase_range: Range
-) -> ComplexObject:
-    mixture = (1 - COMPOSITION_SHARE) * density + COMPOSITION_SHARE * composition
-    return _complex_object(1 - _stretch(density), _stretch(mixture), amplitude_range, phase_range)
-
-
-def _complex_object(
-    amplitude: Texture, phase: Texture, amplitude_range: Range, phase_range: Range
-) -> ComplexObject:
-    """Map two textures in [0, 1] to the ranges of amplitude and phase."""
-    moduli = amplitude_range[0] + (amplitude_range[1] - amplitude_range[0]) * amplitude
-    angles = phase_range[0] + (phase_range[1] - phase_range[0]) * phase
-    return moduli * np.exp(1j * angles)
+AnyObject = Annotated[
+    Lines | PublishedLines | DeadLeaves | SiemensStar | Cells | ImagePair | Natural | ObjectFile,
+    Field(discriminator="kind"),
+]

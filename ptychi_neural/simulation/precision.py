@@ -1,4 +1,4 @@
-"""Double precision on the CPU for a while, whatever the caller's torch and pty-chi defaults."""
+"""Double precision on the CPU, whatever the caller's defaults of torch and pty-chi are."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import torch
 
 @contextmanager
 def double_precision_on_cpu() -> Iterator[None]:
-    """Let pty-chi compute in float64 and complex128 on the CPU; the defaults come back after."""
+    """Let pty-chi compute in float64 and complex128 on the CPU, then restore the defaults."""
     real_dtype = torch.get_default_dtype()
     complex_dtype = pty_utils.get_default_complex_dtype()
     torch.set_default_dtype(torch.float64)

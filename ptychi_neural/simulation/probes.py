@@ -1,5 +1,8 @@
 """Simulated probes: complex (n_modes, h, w) wavefields whose intensities sum to one.
 
+Each kind is a class that has the options of a run file and computes the probe in ``build``. A new
+kind needs a class here and a place in ``AnyProbe``.
+
 Distances along the beam are given without wavelength or pixel size, as
 
     defocus = wavelength * distance / (N pixel_size^2),    N = min(h, w),
@@ -9,6 +12,7 @@ angular spectrum; a beam stays in the frame if its angles stay below 1 / |defocu
 """
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -19,11 +23,13 @@ from ptychi.propagate import (
     WavefieldPropagatorParameters,
 )
 from ptychi.utils import orthogonalize_initial_probe
+from pydantic import Field, FiniteFloat
 from scipy import ndimage
 from skimage.restoration import unwrap_phase
 
 from ptychi_neural.simulation.files import read_array
 from ptychi_neural.simulation.precision import double_precision_on_cpu
+from ptychi_neural.simulation.sections import Section
 
 Probe = NDArray[np.complex128]
 
@@ -33,170 +39,156 @@ PARAXIAL_PIXEL_WAVELENGTHS = 100.0
 """Pixel size in wavelengths at which probes are propagated: large enough to be paraxial."""
 
 
-def gaussian(shape: tuple[int, int], *, sigma_px: float = 0.8, defocus: float = 1.35) -> Probe:
-    """Gaussian beam at a distance from its waist.
+class Gaussian(Section):
+    """Gaussian beam at a distance from its waist."""
 
-    Parameters
-    ----------
-    shape : tuple of int
-        (h, w) of the frame in pixels.
-    sigma_px : float
-        Standard deviation of the intensity at the waist.
-    defocus : float
-        Distance from the waist (see the module's head); 0 is the flat waist itself. The standard
-        deviation grows to sigma_px sqrt(1 + (N defocus / (4 pi sigma_px^2))^2).
+    kind: Literal["gaussian"] = "gaussian"
 
-    Returns
-    -------
-    ndarray
-        (1, h, w) complex probe of unit power.
-    """
-    y, x = _coordinates(shape)
-    waist = np.exp(-(y**2 + x**2) / (4 * sigma_px**2)).astype(complex)
-    return _unit_power(propagate(waist[None], defocus))
+    sigma_px: float = Field(default=0.8, gt=0)
+    """Standard deviation of the intensity at the waist."""
+
+    defocus: FiniteFloat = 1.35
+    """Distance from the waist, times wavelength / (N pixel_size^2); 0 is the flat waist itself.
+    The standard deviation grows to sigma_px sqrt(1 + (N defocus / (4 pi sigma_px^2))^2)."""
+
+    def build(self, shape: tuple[int, int]) -> Probe:
+        """Compute the (1, h, w) probe."""
+        y, x = _coordinates(shape)
+        waist = np.exp(-(y**2 + x**2) / (4 * self.sigma_px**2)).astype(complex)
+        return _unit_power(propagate(waist[None], self.defocus))
 
 
-def zone_plate(
-    shape: tuple[int, int],
-    *,
-    outer: float = 0.5,
-    central_stop: float = 0.35,
-    defocus: float = 0.9,
-) -> Probe:
+class ZonePlate(Section):
     """Beam of a Fresnel zone plate with a central stop, at a distance from its focus.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        (h, w) of the frame in pixels.
-    outer : float
-        Radius of the zone plate's cone on the detector, as a fraction of the detector's half side.
-    central_stop : float
-        Radius of the central stop, as a fraction of the zone plate's.
-    defocus : float
-        Distance from the focus (see the module's head). The footprint is a ring of outer diameter
-        outer |defocus| N.
-
-    Returns
-    -------
-    ndarray
-        (1, h, w) complex probe of unit power.
-
-    Raises
-    ------
-    ValueError
-        If the frame is too small for the cone.
+    The footprint is a ring of outer diameter outer |defocus| N.
     """
-    y, x = _coordinates(shape)
-    radius = np.hypot(y / shape[0], x / shape[1]) * 2  # 1 at the edge of the detector
-    edge = 1 / min(shape)
-    pupil = _disc(radius, outer, edge) - _disc(radius, outer * central_stop, edge)
-    with double_precision_on_cpu():
-        pupil_at_corner = torch.fft.ifftshift(torch.from_numpy(pupil.astype(complex)))
-        focus = torch.fft.fftshift(FourierPropagator().propagate_backward(pupil_at_corner))
-    return _unit_power(propagate(focus.numpy()[None], defocus))
+
+    kind: Literal["zone_plate"] = "zone_plate"
+
+    outer: float = Field(default=0.5, gt=0, le=1)
+    """Radius of the zone plate's cone on the detector, as a fraction of the detector's half
+    side."""
+
+    central_stop: float = Field(default=0.35, ge=0, lt=1)
+    """Radius of the central stop, as a fraction of the zone plate's."""
+
+    defocus: FiniteFloat = 0.9
+    """Distance from the focus, times wavelength / (N pixel_size^2)."""
+
+    def build(self, shape: tuple[int, int]) -> Probe:
+        """Compute the (1, h, w) probe."""
+        y, x = _coordinates(shape)
+        radius = np.hypot(y / shape[0], x / shape[1]) * 2  # 1 at the edge of the detector
+        edge = 1 / min(shape)
+        stop = _disc(radius, self.outer * self.central_stop, edge)
+        pupil = _disc(radius, self.outer, edge) - stop
+        with double_precision_on_cpu():
+            pupil_at_corner = torch.fft.ifftshift(torch.from_numpy(pupil.astype(complex)))
+            focus = torch.fft.fftshift(FourierPropagator().propagate_backward(pupil_at_corner))
+        return _unit_power(propagate(focus.numpy()[None], self.defocus))
 
 
-def aperture(shape: tuple[int, int], *, radius: float = 0.2, defocus: float = 0.3) -> Probe:
-    """Round aperture, Fresnel-propagated to the specimen.
+class Aperture(Section):
+    """Round aperture, Fresnel-propagated to the specimen."""
 
-    Parameters
-    ----------
-    shape : tuple of int
-        (h, w) of the frame in pixels.
-    radius : float
-        Radius of the aperture, as a fraction of the frame's shorter side.
-    defocus : float
-        Distance from the aperture to the specimen (see the module's head).
+    kind: Literal["aperture"] = "aperture"
 
-    Returns
-    -------
-    ndarray
-        (1, h, w) complex probe of unit power.
-    """
-    y, x = _coordinates(shape)
-    opening = _disc(np.hypot(y, x), radius * min(shape), 0.5)
-    return _unit_power(propagate(opening[None].astype(complex), defocus))
+    radius: float = Field(default=0.2, gt=0, lt=0.5)
+    """Radius of the aperture, as a fraction of the frame's shorter side."""
+
+    defocus: FiniteFloat = 0.3
+    """Distance from the aperture to the specimen, times wavelength / (N pixel_size^2)."""
+
+    def build(self, shape: tuple[int, int]) -> Probe:
+        """Compute the (1, h, w) probe."""
+        y, x = _coordinates(shape)
+        opening = _disc(np.hypot(y, x), self.radius * min(shape), 0.5)
+        return _unit_power(propagate(opening[None].astype(complex), self.defocus))
 
 
-def from_file(path: str | Path, *, dataset: str = "probe") -> Probe:
-    """A probe from a NumPy file or an HDF5 file such as a ptychodus product.
+class ProbeFile(Section):
+    """A probe in a NumPy file or an HDF5 file such as a ptychodus product."""
 
-    Parameters
-    ----------
-    path : path
-        ``.npy`` file, or HDF5 file of any other suffix.
-    dataset : str
-        Name of the dataset in an HDF5 file.
+    kind: Literal["file"] = "file"
 
-    Returns
-    -------
-    ndarray
-        (n_modes, h, w) complex probe of unit power: the file's (h, w), (n_modes, h, w), or first
-        of (n_opr_modes, n_modes, h, w).
+    path: Path
+    """``.npy`` file, or HDF5 file of any other suffix, of an (h, w), (n_modes, h, w) or
+    (n_opr_modes, n_modes, h, w) probe, of which the first OPR mode is taken."""
 
-    Raises
-    ------
-    FileNotFoundError, KeyError, ValueError
-        If there is no such file or dataset, or if it is no probe.
-    """
-    probe = read_array(path, dataset, "probe")
-    if probe.ndim == 4:
-        probe = probe[0]
-    if probe.ndim not in (2, 3):
-        raise ValueError(
-            f"path: a probe has 2 to 4 axes, (n_opr_modes, n_modes, h, w), not {probe.shape}."
-        )
-    if not probe.any():
-        raise ValueError(f"path: the probe in {path} carries no light.")
-    return _unit_power(probe.reshape(-1, *probe.shape[-2:]))
+    dataset: str = "probe"
+    """Name of the dataset in an HDF5 file."""
+
+    def build(self, shape: tuple[int, int]) -> Probe:
+        """Read the (n_modes, h, w) probe.
+
+        Raises
+        ------
+        FileNotFoundError, KeyError, ValueError
+            If there is no such file or dataset, or if it is no probe of the frames' shape.
+        """
+        probe = _read_probe(self.path, self.dataset)
+        if probe.shape[-2:] != shape:
+            raise ValueError(
+                f"The probe in {self.path} is {probe.shape[-2:]}, the frames are {shape}: set "
+                f"frame_shape = {list(probe.shape[-2:])}."
+            )
+        return probe
 
 
-def published(shape: tuple[int, int], path: str | Path, *, dataset: str = "probe") -> Probe:
+class PublishedProbe(Section):
     """A measured probe enlarged as in PtychoPINN's benchmark.
 
     The amplitude of its first mode is padded with its edges; the phase is the parabola
-    a r^2 + b that fits its unwrapped phase; the wavefield is smoothed.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        (h, w) of the frame in pixels, at least the measured probe's; published: (128, 128).
-    path, dataset
-        See :func:`from_file`; published: Run1084 of LCLS, (64, 64).
-
-    Returns
-    -------
-    ndarray
-        (1, h, w) complex probe of unit power.
-
-    Raises
-    ------
-    FileNotFoundError, KeyError, ValueError
-        As :func:`from_file`, or if the probe is larger than the frame.
+    a r^2 + b that fits its unwrapped phase; the wavefield is smoothed. Published is Run1084 of
+    LCLS, (64, 64), enlarged to frames of (128, 128).
 
     References
     ----------
     Repository PtychoPINN (Hoidn et al., Scientific Reports 13, 22789 (2023)).
     """
-    measured = from_file(path, dataset=dataset)[0]
-    margins = [side - own for side, own in zip(shape, measured.shape)]
-    if min(margins) < 0:
-        raise ValueError(f"path: the probe in {path} is {measured.shape}, the frames are {shape}.")
-    y, x = _coordinates(measured.shape)
-    phase = unwrap_phase(np.angle(measured))
-    parabola = np.polynomial.Polynomial.fit((y**2 + x**2).ravel(), phase.ravel(), 1)
-    # The image centre n // 2 stays the image centre.
-    before = [side // 2 - own // 2 for side, own in zip(shape, measured.shape)]
-    padding = [(start, margin - start) for start, margin in zip(before, margins)]
-    y, x = _coordinates(shape)
-    amplitude = np.pad(np.abs(measured), padding, mode="edge")
-    enlarged = amplitude * np.exp(1j * parabola(y**2 + x**2))
-    return _unit_power(ndimage.gaussian_filter(enlarged, PUBLISHED_SMOOTHING_PX)[None])
+
+    kind: Literal["published"] = "published"
+
+    path: Path
+    """NumPy or HDF5 file of the measured probe, see ``ProbeFile``."""
+
+    dataset: str = "probe"
+    """Name of the dataset in an HDF5 file."""
+
+    def build(self, shape: tuple[int, int]) -> Probe:
+        """Read the measured probe and enlarge it to (1, h, w).
+
+        Raises
+        ------
+        FileNotFoundError, KeyError, ValueError
+            If there is no such file or dataset, or if it is no probe, or larger than the frames.
+        """
+        measured = _read_probe(self.path, self.dataset)[0]
+        margins = [side - own for side, own in zip(shape, measured.shape)]
+        if min(margins) < 0:
+            raise ValueError(
+                f"path: the probe in {self.path} is {measured.shape}, the frames are {shape}."
+            )
+        y, x = _coordinates(measured.shape)
+        phase = unwrap_phase(np.angle(measured))
+        parabola = np.polynomial.Polynomial.fit((y**2 + x**2).ravel(), phase.ravel(), 1)
+        # The image centre n // 2 stays the image centre.
+        before = [side // 2 - own // 2 for side, own in zip(shape, measured.shape)]
+        padding = [(start, margin - start) for start, margin in zip(before, margins)]
+        y, x = _coordinates(shape)
+        amplitude = np.pad(np.abs(measured), padding, mode="edge")
+        enlarged = amplitude * np.exp(1j * parabola(y**2 + x**2))
+        return _unit_power(ndimage.gaussian_filter(enlarged, PUBLISHED_SMOOTHING_PX)[None])
+
+
+AnyProbe = Annotated[
+    Gaussian | ZonePlate | Aperture | ProbeFile | PublishedProbe, Field(discriminator="kind")
+]
 
 
 def mixed_states(probe: Probe, *, n_modes: int, secondary_fraction: float) -> Probe:
-    """Mutually incoherent modes of Hermite form, made from a probe's first mode by pty-chi.
+    """Make mutually incoherent modes of Hermite form from a probe's first mode, by pty-chi.
 
     Parameters
     ----------
@@ -265,7 +257,21 @@ def propagate(probe: Probe, defocus: float) -> Probe:
         return propagator.propagate_forward(torch.from_numpy(probe)).numpy()
 
 
-def _coordinates(shape: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _read_probe(path: Path, dataset: str) -> Probe:
+    """Read the (n_modes, h, w) probe of unit power in a file."""
+    probe = read_array(path, dataset, "probe")
+    if probe.ndim == 4:
+        probe = probe[0]
+    if probe.ndim not in (2, 3):
+        raise ValueError(
+            f"path: a probe has 2 to 4 axes, (n_opr_modes, n_modes, h, w), not {probe.shape}."
+        )
+    if not probe.any():
+        raise ValueError(f"path: the probe in {path} carries no light.")
+    return _unit_power(probe.reshape(-1, *probe.shape[-2:]))
+
+
+def _coordinates(shape: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(h, 1) and (1, w) pixel coordinates, 0 at the image centre (h // 2, w // 2)."""
     y, x = (np.arange(side, dtype=float) - side // 2 for side in shape)
     return y[:, None], x[None, :]

@@ -1,4 +1,4 @@
-"""A simulated scan: expected counts from pty-chi's forward model, then a detector's noise.
+"""Simulation of a scan: pty-chi's forward model gives the expected counts, a detector adds noise.
 
     Y = Poisson(s |F(P O)|^2),    s such that the mean expected counts per frame are the dose,
 
@@ -32,7 +32,7 @@ OBJECT_MARGIN_PX = 4
 
 @dataclass
 class SimulatedScan:
-    """What an experimenter has, and what was put in."""
+    """The data that an experimenter has, and the truth behind them."""
 
     scan: Scan
     """Noisy patterns, nominal positions, the probe guess and an empty object of ones."""
@@ -65,7 +65,7 @@ def simulate(options: SimulationOptions) -> SimulatedScan:
     errors = error_rng.normal(0, options.position_error_px, true_positions.shape)
     nominal_positions = true_positions + errors
 
-    # Both signs: pty-chi puts position (0, 0) in the middle of the object.
+    # The extent is symmetric because pty-chi puts position (0, 0) in the middle of the object.
     reached = np.concatenate([true_positions, nominal_positions])
     object_shape = get_suggested_object_size(
         np.concatenate([reached, -reached]), options.frame_shape, extra=OBJECT_MARGIN_PX
@@ -108,7 +108,7 @@ def predict_intensities(
     probe: NDArray[np.complexfloating],
     positions_px: NDArray[np.floating],
 ) -> NDArray[np.float64]:
-    """Far-field intensities of pty-chi's forward model in double precision.
+    """Compute far-field intensities by pty-chi's forward model in double precision.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def build_forward_model(
     opr_mode_weights: NDArray[np.floating] | None = None,
     detector_shape: tuple[int, int] | None = None,
 ) -> PlanarPtychographyForwardModel:
-    """pty-chi's forward model, in the default precision and on the default device of the moment.
+    """Build pty-chi's forward model in the present default precision, on the default device.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ from ptychi_neural.comparison.engines import engine_options
 from ptychi_neural.comparison.held_out_pixels import hold_out, withhold
 from ptychi_neural.comparison.run_engine import run_engine
 from ptychi_neural.comparison.target import Target
-from ptychi_neural.engine.reconstructor import NeuralReconstructor
+from ptychi_neural.engine.start import Start
 from ptychi_neural.runs import build_task
 
 SHORT = {
@@ -109,15 +109,15 @@ def test_an_engine_whose_time_is_up_keeps_what_it_has(run, simulated):
 def test_time_may_be_up_in_the_projections_without_a_split(run, simulated, monkeypatch):
     done = []
 
-    def project(reconstructor, split, from_object):
-        done.append(split)
-        projected(reconstructor, split, from_object)
+    def reconstruct(start, scan):
+        done.append(scan.split)
+        reconstructed(start, scan)
 
     def now():
         return 1e9 if done[-1:] == [1] else 0.0
 
-    projected = NeuralReconstructor.project
-    monkeypatch.setattr(NeuralReconstructor, "project", project)
+    reconstructed = Start.reconstruct
+    monkeypatch.setattr(Start, "reconstruct", reconstruct)
     monkeypatch.setattr("ptychi_neural.comparison.watch.time.perf_counter", now)
     held_out = hold_out(simulated.scan, 0.1)
     options = engine_options("neural", run)

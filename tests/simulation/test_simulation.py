@@ -1,35 +1,21 @@
 """The simulated scans: their physics, their statistics, their files."""
 
-from typing import get_args
-
 import h5py
 import numpy as np
 import ptychi.api as api
 import ptychi.maths as pty_maths
 import ptychi.utils as pty_utils
 import pytest
-import skimage.io
 import torch
 from numpy.typing import NDArray
 from ptychi.api.task import PtychographyTask
 from pydantic import ValidationError
 
 from ptychi_neural import simulation as sim
-from ptychi_neural.simulation import objects, probes, scans
+from ptychi_neural.simulation.probes import mixed_states, propagate
 
 SMALL = sim.Raster(n_y=5, n_x=6)
 """A scan that is quick to simulate."""
-
-OBJECTS = [
-    objects.lines,
-    objects.published_lines,
-    objects.natural,
-    objects.dead_leaves,
-    objects.siemens_star,
-    objects.cells,
-]
-MATERIALS = [f for f in OBJECTS if f not in (objects.published_lines, objects.natural)]
-PROBES = [probes.gaussian, probes.zone_plate, probes.aperture]
 
 
 def small(**changes: object) -> sim.SimulatedScan:
@@ -67,9 +53,9 @@ def numpy_intensities(obj: NDArray, modes: NDArray, positions: NDArray) -> NDArr
 )
 @pytest.mark.parametrize("n_modes", [1, 3])
 def test_intensities_agree_with_an_independent_forward_model(positions, n_modes):
-    obj = objects.dead_leaves((40, 50), seed=1)
-    modes = probes.mixed_states(
-        probes.propagate(probes.gaussian((16, 20)), 0.2), n_modes=n_modes, secondary_fraction=0.1
+    obj = sim.DeadLeaves().build((40, 50), seed=1)
+    modes = mixed_states(
+        propagate(sim.Gaussian().build((16, 20)), 0.2), n_modes=n_modes, secondary_fraction=0.1
     )
     expected = numpy_intensities(obj, modes, np.array(positions, dtype=float))
     predicted = sim.predict_intensities(obj[None], modes[None], np.array(positions, dtype=float))
@@ -84,9 +70,8 @@ def test_truth_reproduces_its_own_patterns_to_the_last_photon():
 
 def test_a_prism_moves_the_pattern_towards_its_phase_gradient():
     ramp = np.exp(2j * np.pi * 4 / 32 * np.arange(64))[None, :] * np.ones((64, 1))
-    pattern = sim.predict_intensities(
-        ramp[None], probes.gaussian((32, 32))[None], np.zeros((1, 2))
-    )[0]
+    probe = sim.Gaussian().build((32, 32))
+    pattern = sim.predict_intensities(ramp[None], probe[None], np.zeros((1, 2)))[0]
     y, x = np.indices(pattern.shape)
     centroid = [(axis * pattern).sum() / pattern.sum() for axis in (y, x)]
     np.testing.assert_allclose(centroid, [16, 20], atol=0.05)
@@ -230,248 +215,6 @@ def test_every_patch_lies_within_the_object(frame_shape, caplog):
     assert "pad the image" not in caplog.text
 
 
-# Objects
-
-
-@pytest.mark.parametrize("build", OBJECTS)
-def test_objects_follow_their_seed_and_shape(build):
-    obj = build((140, 150), 3)
-    assert obj.shape == (140, 150)
-    assert np.isfinite(obj).all()
-    np.testing.assert_array_equal(obj, build((140, 150), 3))
-    assert not np.allclose(obj, build((140, 150), 4))
-
-
-@pytest.mark.parametrize("build", MATERIALS)
-def test_objects_fill_the_ranges_asked_for(build):
-    obj = build((96, 80), 0, amplitude_range=(0.3, 0.8), phase_range=(-0.5, 2.0))
-    assert (np.abs(obj).min(), np.abs(obj).max()) == pytest.approx((0.3, 0.8))
-    assert (np.angle(obj).min(), np.angle(obj).max()) == pytest.approx((-0.5, 2.0))
-
-
-@pytest.mark.parametrize("build", MATERIALS)
-def test_amplitude_and_phase_are_correlated_but_not_the_same(build):
-    obj = build((128, 128), 0)
-    correlation = np.corrcoef(np.abs(obj).ravel(), np.angle(obj).ravel())[0, 1]
-    assert -0.99 < correlation < -0.5
-
-
-def test_published_lines_have_the_published_phase_and_scale():
-    obj = objects.published_lines((80, 90), 0, patch_shape=(32, 32))
-    amplitude, phase = np.abs(obj), np.angle(obj)
-    expected = np.pi * np.tanh((amplitude - amplitude.max() / 2) / (3 * amplitude.mean()))
-    np.testing.assert_allclose(phase, expected, rtol=1e-10)
-    maxima = [
-        amplitude[y : y + 32, x : x + 32].max() for y in range(80 - 31) for x in range(90 - 31)
-    ]
-    assert np.mean(maxima) == pytest.approx(1)
-
-
-def test_published_lines_need_room_for_a_patch():
-    with pytest.raises(ValueError, match="smaller than patch_shape"):
-        objects.published_lines((100, 140), 0)
-
-
-def test_image_pair_maps_black_and_white_to_the_ends_of_the_ranges(tmp_path):
-    rows = np.repeat(np.linspace(0, 255, 40).astype(np.uint8)[:, None], 60, axis=1)
-    skimage.io.imsave(tmp_path / "rows.png", rows, check_contrast=False)
-    skimage.io.imsave(tmp_path / "columns.png", rows.T, check_contrast=False)
-    obj = objects.image_pair(
-        (20, 20), tmp_path / "rows.png", tmp_path / "columns.png", phase_range=(0.0, 1.5)
-    )
-    amplitude, phase = np.abs(obj), np.angle(obj)
-    np.testing.assert_allclose(amplitude[[0, -1]], [[0.6] * 20, [1.0] * 20])
-    np.testing.assert_allclose(phase[:, [0, -1]], [[0.0, 1.5]] * 20, atol=1e-12)
-    assert np.ptp(amplitude, axis=1).max() < 1e-6
-
-
-def test_natural_objects_are_parts_of_two_images_that_the_seed_chooses():
-    once, again, other = (objects.natural((30, 40), seed) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(once, again)
-    assert np.abs(once - other).mean() > 0.1
-    assert (np.abs(once).min(), np.abs(once).max()) == pytest.approx((0.6, 1.0))
-    assert (np.angle(once).min(), np.angle(once).max()) == pytest.approx((-1.0, 1.0))
-    similarity = np.corrcoef(np.abs(once).ravel(), np.angle(once).ravel())[0, 1]
-    assert abs(similarity) < 0.5
-    other_phase = objects.natural((30, 40), 1, phase_image="moon")
-    np.testing.assert_allclose(np.abs(once), np.abs(other_phase))
-    assert np.abs(np.angle(once) - np.angle(other_phase)).mean() > 0.1
-
-
-@pytest.mark.parametrize("name", get_args(objects.SampleImage))
-def test_every_sample_image_comes_with_scikit_image(name):
-    assert np.ptp(np.abs(objects.natural((16, 16), 0, amplitude_image=name))) > 0.3
-
-
-def test_image_pair_says_which_image_is_wrong(tmp_path):
-    skimage.io.imsave(tmp_path / "ok.png", np.eye(8, dtype=np.uint8) * 255, check_contrast=False)
-    skimage.io.imsave(tmp_path / "flat.png", np.full((8, 8), 9, np.uint8), check_contrast=False)
-    with pytest.raises(FileNotFoundError, match="amplitude_image: there is no file"):
-        objects.image_pair((8, 8), tmp_path / "absent.png", tmp_path / "ok.png")
-    with pytest.raises(ValueError, match=r"phase_image: .*contrast"):
-        objects.image_pair((8, 8), tmp_path / "ok.png", tmp_path / "flat.png")
-
-
-# Probes
-
-
-@pytest.mark.parametrize("build", PROBES)
-@pytest.mark.parametrize("shape", [(32, 32), (64, 48)])
-def test_probes_have_unit_power_a_curved_phase_and_their_centre_in_the_middle(build, shape):
-    probe = build(shape)
-    intensity = np.abs(probe[0]) ** 2
-    y, x = np.indices(shape)
-    assert probe.shape == (1, *shape)
-    assert intensity.sum() == pytest.approx(1)
-    assert (y * intensity).sum() == pytest.approx(shape[0] // 2, abs=0.3)
-    assert (x * intensity).sum() == pytest.approx(shape[1] // 2, abs=0.3)
-    bright = np.angle(probe[0][intensity > 0.05 * intensity.max()])
-    assert np.ptp(bright) > 0.5
-
-
-def test_a_defocused_gaussian_spreads_as_the_paraxial_formula_says():
-    n, sigma, defocus = 64, 1.5, 0.5
-    intensity = np.abs(probes.gaussian((n, n), sigma_px=sigma, defocus=defocus)[0]) ** 2
-    y = np.arange(n)[:, None] - n // 2
-    expected = sigma * np.sqrt(1 + (n * defocus / (4 * np.pi * sigma**2)) ** 2)
-    assert np.sqrt((y**2 * intensity).sum()) == pytest.approx(expected, rel=1e-3)
-
-
-def test_a_zone_plate_lights_a_ring_of_the_detector():
-    far = np.abs(np.fft.fftshift(np.fft.fft2(probes.zone_plate((64, 64))[0]))) ** 2
-    y, x = np.indices(far.shape) - 32
-    radius = np.hypot(y, x)
-    ring = (radius > 0.5 * 0.35 * 32 - 2) & (radius < 0.5 * 32 + 2)
-    assert far[ring].sum() > 0.9999 * far.sum()
-
-
-def test_mixed_states_share_the_power_as_asked():
-    modes = probes.mixed_states(probes.gaussian((32, 32)), n_modes=4, secondary_fraction=0.08)
-    powers = (np.abs(modes) ** 2).sum(axis=(-2, -1))
-    np.testing.assert_allclose(powers, [0.76, 0.08, 0.08, 0.08], rtol=1e-6)
-    np.testing.assert_allclose(
-        modes[0] / np.linalg.norm(modes[0]), probes.gaussian((32, 32))[0], atol=1e-12
-    )
-
-
-def test_mixed_states_leave_power_for_the_first_mode():
-    with pytest.raises(ValueError, match="leaves no power for the first"):
-        probes.mixed_states(probes.gaussian((32, 32)), n_modes=6, secondary_fraction=0.2)
-
-
-def test_a_probe_comes_from_numpy_and_hdf5_files(tmp_path):
-    probe = 7 * probes.mixed_states(probes.gaussian((32, 32)), n_modes=2, secondary_fraction=0.1)
-    np.save(tmp_path / "probe.npy", probe[0])
-    with h5py.File(tmp_path / "product.h5", "w") as file:
-        file["group/probe"] = probe[None]
-    single = probes.from_file(tmp_path / "probe.npy")
-    both = probes.from_file(tmp_path / "product.h5", dataset="group/probe")
-    np.testing.assert_allclose(single[0], probe[0] / np.linalg.norm(probe[0]))
-    np.testing.assert_allclose(both, probe / np.linalg.norm(probe))
-
-
-def test_an_unfit_probe_file_is_refused_with_the_remedy(tmp_path):
-    path = tmp_path / "probe.h5"
-    with h5py.File(path, "w") as file:
-        file["probe"] = np.ones((16, 16), complex)
-        file["dark"] = np.zeros((16, 16), complex)
-    with pytest.raises(FileNotFoundError, match="no probe file"):
-        probes.from_file(tmp_path / "absent.h5")
-    with pytest.raises(KeyError, match="no dataset 'lamp'"):
-        probes.from_file(path, dataset="lamp")
-    with pytest.raises(ValueError, match="no light"):
-        probes.from_file(path, dataset="dark")
-    with pytest.raises(ValueError, match=r"set frame_shape = \[16, 16\]"):
-        small(probe=sim.ProbeFile(path=path))
-
-
-def test_the_published_probe_is_a_measured_one_with_the_parabola_of_its_phase(tmp_path):
-    y, x = np.arange(16)[:, None] - 8, np.arange(20)[None, :] - 10
-    r2 = (y**2 + x**2).astype(float)
-    amplitude = np.exp(-r2 / 50) + 0.1
-    measured = amplitude * np.exp(1j * (0.02 * r2 - 0.7))
-    np.save(tmp_path / "probe.npy", np.stack([measured, np.ones_like(measured)]))
-    probe = probes.published((32, 40), tmp_path / "probe.npy")[0]
-    assert np.linalg.norm(probe) == pytest.approx(1)
-    # Smoothing changes little where the phase is slow.
-    middle = probe[16 - 4 : 16 + 5, 20 - 4 : 20 + 5] / measured[8 - 4 : 8 + 5, 10 - 4 : 10 + 5]
-    np.testing.assert_allclose(middle / middle.mean(), 1, atol=0.03)
-    y, x = np.arange(32)[:, None] - 16, np.arange(40)[None, :] - 20
-    turned = probe * np.exp(-0.02j * (y**2 + x**2))
-    assert np.ptp(np.angle(turned[10:-10, 10:-10])) < 0.05
-    left = np.abs(probe[14:18, 4:8])  # Padded with the edge.
-    assert np.ptp(left, axis=1).max() < 0.05 * left.mean()
-    with pytest.raises(ValueError, match=r"the probe in .* is \(16, 20\)"):
-        probes.published((16, 16), tmp_path / "probe.npy")
-
-
-def test_an_object_comes_from_the_middle_of_a_file(tmp_path):
-    whole = np.arange(70).reshape(7, 10) * np.exp(0.3j)
-    np.save(tmp_path / "object.npy", whole)
-    with h5py.File(tmp_path / "product.h5", "w") as file:
-        file["object"] = whole[None]
-        file["slices"] = np.stack([whole, whole])
-    for name in ("object.npy", "product.h5"):
-        np.testing.assert_array_equal(objects.from_file((3, 4), tmp_path / name), whole[2:5, 3:7])
-    with pytest.raises(ValueError, match=r"one slice of at least \(8, 4\)"):
-        objects.from_file((8, 4), tmp_path / "product.h5")
-    with pytest.raises(ValueError, match="one slice"):
-        objects.from_file((3, 4), tmp_path / "product.h5", dataset="slices")
-
-
-def test_a_scan_is_simulated_of_the_object_in_a_file(tmp_path):
-    path = tmp_path / "object.npy"
-    np.save(path, objects.cells((200, 200), 3))
-    simulated = small(object=sim.ObjectFile(path=path))
-    shape = simulated.truth.object.shape[-2:]
-    np.testing.assert_allclose(simulated.truth.object[0], objects.from_file(shape, path))
-
-
-# Scans
-
-
-@pytest.mark.parametrize(
-    "positions",
-    [
-        scans.raster(4, 5, step_px=3, jitter_px=1, seed=0),
-        scans.fermat_spiral(50, step_px=3),
-        scans.concentric(4, step_px=3, n_first_ring=5),
-        scans.line(9, step_px=2, angle_deg=30),
-    ],
-)
-def test_scans_are_centred(positions):
-    np.testing.assert_allclose(positions.min(axis=0), -positions.max(axis=0), atol=1e-9)
-
-
-def test_a_raster_is_y_first_and_x_fast():
-    positions = scans.raster(2, 3, step_px=4, jitter_px=0, seed=0)
-    expected = [[-2, -4], [-2, 0], [-2, 4], [2, -4], [2, 0], [2, 4]]
-    np.testing.assert_array_equal(positions, expected)
-
-
-def test_jitter_stays_within_its_limit():
-    moved = scans.raster(30, 30, step_px=4, jitter_px=1, seed=0)
-    moved -= scans.raster(30, 30, step_px=4, jitter_px=0, seed=0)
-    extent = np.ptp(moved, axis=0)
-    assert ((extent > 1.9) & (extent <= 2)).all()
-
-
-def test_a_fermat_spiral_gives_each_point_its_share_of_the_area():
-    positions = scans.fermat_spiral(2000, step_px=3)
-    inside = np.hypot(*positions.T) < 45
-    assert inside.sum() == pytest.approx(np.pi * 45**2 / 9, rel=0.02)
-
-
-def test_rings_have_equal_spacing_and_more_points_outwards():
-    radius = np.hypot(*scans.concentric(3, step_px=2, n_first_ring=6).T)
-    np.testing.assert_allclose(np.sort(radius), np.repeat([0, 2, 4, 6], [1, 6, 12, 18]), atol=1e-9)
-
-
-def test_a_line_runs_from_the_x_axis_towards_the_y_axis():
-    positions = scans.line(3, step_px=2, angle_deg=90)
-    np.testing.assert_allclose(positions, [[-2, 0], [0, 0], [2, 0]], atol=1e-12)
-
-
 # Options, state and files
 
 
@@ -508,11 +251,6 @@ def test_options_survive_json():
 def test_bad_options_are_refused_by_name(table, message):
     with pytest.raises(ValidationError, match=message):
         sim.SimulationOptions.model_validate(table)
-
-
-def test_radii_in_the_wrong_order_are_refused():
-    with pytest.raises(ValueError, match="smallest_radius_px = 30"):
-        objects.dead_leaves((64, 64), 0, smallest_radius_px=30)
 
 
 def test_simulating_leaves_global_state_alone():

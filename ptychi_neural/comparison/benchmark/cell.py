@@ -54,23 +54,3 @@ class Cell:
         """The cell's name, which is also that of its record."""
         labels = {**self.coordinates, "engine": self.engine}
         return ",".join(f"{name}={label}" for name, label in labels.items())
-
-
-def changed(contents: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:
-    """Contents of a run file with changes, whose keys may be dotted.
-
-    Examples
-    --------
-    >>> changed({"a": {"b": 1, "c": 2}}, {"a.b": 3}, {"d": {"e": 4}})
-    {'a': {'b': 3, 'c': 2}, 'd': {'e': 4}}
-    """
-    merged = dict(contents)
-    for change in changes:
-        for dotted, value in change.items():
-            key, _, rest = dotted.partition(".")
-            value = {rest: value} if rest else value
-            if isinstance(value, dict):
-                before = merged.get(key)
-                value = changed(before if isinstance(before, dict) else {}, value)
-            merged[key] = value
-    return merged

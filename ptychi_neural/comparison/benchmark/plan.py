@@ -11,11 +11,12 @@ from typing import Any
 
 from ptychi.api.options.task import PtychographyTaskOptions
 
-from ptychi_neural.comparison.benchmark.cell import Cell, changed
+from ptychi_neural.comparison.benchmark.cell import Cell
 from ptychi_neural.comparison.benchmark.record import find_record, record_path
 from ptychi_neural.comparison.benchmark.suite import Suite
 from ptychi_neural.comparison.benchmark.suite_files import run_file
 from ptychi_neural.comparison.engines import engine_options
+from ptychi_neural.runs.configuration import flattened, merged
 from ptychi_neural.runs.run_file import RunFile
 from ptychi_neural.simulation import SimulationOptions
 
@@ -69,14 +70,14 @@ class Plan:
             contents["generator_sha256"] = hashlib.sha256(saved).hexdigest()
         if self.before is not None:
             contents["after"] = self.before.settings
-        return dict(_flat(json.loads(json.dumps(contents))))
+        return flattened(json.loads(json.dumps(contents)))
 
     @property
     def stated(self) -> dict[str, Any]:
         """Settings that are not a default."""
         options = type(self.options)()
         defaults = RunFile("", options, simulation=SimulationOptions()).filled_in()
-        known = dict(_flat(json.loads(json.dumps(defaults))))
+        known = flattened(json.loads(json.dumps(defaults)))
         return {k: v for k, v in self.settings.items() if k not in known or known[k] != v}
 
     @property
@@ -147,14 +148,5 @@ def make_plans(
 def _plan(suite: Suite, cell: Cell, run: RunFile) -> Plan:
     variant = suite.engines[cell.engine]
     engine = variant.engine or cell.engine
-    options = engine_options(engine, run, changed({}, variant.changes))
+    options = engine_options(engine, run, merged({}, variant.changes))
     return Plan(suite, cell, run, engine, options)
-
-
-def _flat(contents: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values."""
-    for name, value in contents.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ptychi_neural.comparison.benchmark.cell import Cell, Frames, changed
+from ptychi_neural.comparison.benchmark.cell import Cell, Frames
 from ptychi_neural.comparison.benchmark.record import score_columns
 from ptychi_neural.comparison.engines import ENGINES
 from ptychi_neural.comparison.held_out_pixels import HELD_OUT_FRACTION
+from ptychi_neural.runs.configuration import merged
 
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]+$")]
 """Part of a file name."""
@@ -268,7 +269,7 @@ class Suite(_Model):
                     coordinates={**coordinates, "seed": str(seed)},
                     engine=engine,
                     seed=seed,
-                    contents=changed(self.base, changes, *(point.changes for point in points)),
+                    contents=merged(self.base, changes, *(point.changes for point in points)),
                     frames=[point.frames for point in points],
                     max_seconds=self.engines[engine].max_seconds
                     or min(limits, default=self.max_seconds),

@@ -33,7 +33,7 @@ follows them. The first few are as different as they can be."""
 
 
 class ObjectPhysics(Protocol):
-    """What the generator asks of a scan: physics of (1, H, W) complex objects."""
+    """What the generator asks of a scan: physics of (n_slices, H, W) complex objects."""
 
     @property
     def start(self) -> Tensor:
@@ -60,7 +60,7 @@ class Unrolled(Generator):
     options : GeneratorOptions
         ``width``, ``block``, ``n_modes`` and ``unrolled``.
     n_slices : int
-        Number of slices of the object, which has to be 1.
+        Number of slices of the object.
     patch_shape : tuple[int, int]
         Height and width of a patch in pixels, from which spectral networks take their modes.
     """
@@ -73,16 +73,11 @@ class Unrolled(Generator):
         self, options: GeneratorOptions, n_slices: int, patch_shape: tuple[int, int]
     ) -> None:
         super().__init__(options, n_slices, patch_shape)
-        if n_slices > 1:
-            raise ValueError(
-                "generator.architecture = 'unrolled' needs a single-slice object, here are "
-                f"{n_slices} slices: choose another architecture."
-            )
         self.unrolled = unrolled = unrolled_options(options)
         self.n_splits = unrolled.n_splits
         n_networks = 1 if unrolled.shared_weights else unrolled.n_iterations
         self.networks = nn.ModuleList(
-            [CorrectingNetwork(options, patch_shape) for _ in range(n_networks)]
+            [CorrectingNetwork(options, n_slices, patch_shape) for _ in range(n_networks)]
         )
         self.steps = nn.Parameter(torch.ones(unrolled.n_iterations))
         self.momenta = nn.Parameter(torch.zeros(unrolled.n_iterations))
@@ -99,7 +94,7 @@ class Unrolled(Generator):
             (self.object_scale, scan.start),
             (self.update_scale, scan.update(scan.start)),
         ):
-            scale.copy_(image[0][covered].std().clamp_min(1e-3))
+            scale.copy_(image[:, covered].std().clamp_min(1e-3))
 
     def forward(self, scan: ObjectPhysics, orientation: int | None = None) -> Tensor:
         """The object after all iterations.
@@ -115,7 +110,7 @@ class Unrolled(Generator):
         Returns
         -------
         Tensor
-            (1, H, W) complex object.
+            (n_slices, H, W) complex object.
         """
         last = object_ = scan.start
         n_iterations = self.unrolled.n_iterations
@@ -143,7 +138,7 @@ class Unrolled(Generator):
     ) -> Tensor:
         update = scan.update(object_)
         coverage = scan.coverage
-        mean = (coverage * object_).sum() / coverage.sum()
+        mean = (coverage * object_).sum((-2, -1), keepdim=True) / coverage.sum()
         seen = coverage * (object_ - mean) / self.object_scale
         scaled = update / self.update_scale
         features = torch.cat([seen.real, seen.imag, scaled.real, scaled.imag])
@@ -157,7 +152,7 @@ class Unrolled(Generator):
         correction = torch.stack(
             [_turned_back(network(_turned(features, o)[None])[0], o) for o in orientations]
         ).mean(0)
-        correction = torch.complex(*correction.to(object_.real.dtype)[:, None].unbind())
+        correction = torch.complex(*correction.to(object_.real.dtype).chunk(2))
         correction = self.unrolled.correction_scale * self.object_scale * coverage * correction
         momentum = self.momenta[k] * (object_ - last)
         return object_ + self.steps[k] * update + momentum + correction
@@ -166,11 +161,11 @@ class Unrolled(Generator):
         return equal_batches(n_frames, max(1, self.unrolled.batch_pixels // n_pixels))
 
     def deviation(self, scan: ObjectPhysics) -> Tensor:
-        """(H, W) deviation of the objects in the eight orientations, which differ by less than the
-        prediction errs; nan if the network is to see but one."""
+        """(H, W) deviation of the product of all slices in the eight orientations, which differ by
+        less than the prediction errs; nan if the network is to see but one."""
         if not self.unrolled.symmetric:
             return torch.full_like(scan.coverage, torch.nan)
-        objects = torch.stack([self(scan, orientation)[0] for orientation in ORIENTATIONS])
+        objects = torch.stack([self(scan, orientation).prod(0) for orientation in ORIENTATIONS])
         return objects.var(0, correction=0).sqrt()
 
     def why_not_frame_by_frame(self, start: StartOptions) -> str | None:

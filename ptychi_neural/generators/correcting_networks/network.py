@@ -43,25 +43,29 @@ def unrolled_options(options: GeneratorOptions) -> UnrolledOptions:
 
 
 class CorrectingNetwork(nn.Module):
-    """Four real channels to two: a linear path, and a body that departs from it.
+    """Four real channels a slice to two: a linear path, and a body that departs from it.
 
     Parameters
     ----------
     options : GeneratorOptions
         ``width``, ``block``, ``n_modes`` and ``unrolled``.
+    n_slices : int
+        Number of slices of the object.
     patch_shape : tuple[int, int]
         Height and width of a patch in pixels.
     """
 
-    def __init__(self, options: GeneratorOptions, patch_shape: tuple[int, int]) -> None:
+    def __init__(
+        self, options: GeneratorOptions, n_slices: int, patch_shape: tuple[int, int]
+    ) -> None:
         super().__init__()
-        self.lift = convolution(4, options.width, 3, nonlinearity="linear")
+        self.lift = convolution(4 * n_slices, options.width, 3, nonlinearity="linear")
         self.body = build_body(options, patch_shape)
-        self.project = convolution(options.width, 2, 3)
+        self.project = convolution(options.width, 2 * n_slices, 3)
         nn.init.zeros_(cast(Tensor, self.project.weight))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, 4, H, W) to (B, 2, H, W), which is zero before training."""
+        """Map (B, 4 n_slices, H, W) to (B, 2 n_slices, H, W), which is zero before training."""
         # Spectral layers want even sides.
         return apply_padded(lambda padded: self.project(self.body(self.lift(padded))), x, 2)
 

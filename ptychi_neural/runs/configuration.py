@@ -1,0 +1,211 @@
+"""Contents of TOML files: reading them, merging and comparing them, checking them by models.
+
+Contents are nested dictionaries, and a key is named by the dotted path to it, such as
+``reconstructor_options.num_epochs``.
+"""
+
+import difflib
+import json
+import tomllib
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+
+class RunFileError(ValueError):
+    """Everything that is wrong with a run file.
+
+    Attributes
+    ----------
+    problems : list of str
+        One line each, led by the dotted name of the key.
+    """
+
+    def __init__(self, source: str, problems: list[str]) -> None:
+        super().__init__("\n  - ".join([f"{source} cannot be run:", *problems]))
+        self.problems = problems
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read the contents of a TOML file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    RunFileError
+        If the file is not valid TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RunFileError(str(path), [f"not valid TOML: {error}"]) from error
+
+
+def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
+    """Read contents of a run file from ``dotted.key=value``, the value as in TOML or a bare word.
+
+    Raises
+    ------
+    RunFileError
+        If a change is not of that form.
+
+    Examples
+    --------
+    >>> parse_changes(["engine=rpie", "reconstructor_options.num_epochs=5"])
+    {'engine': 'rpie', 'reconstructor_options': {'num_epochs': 5}}
+    """
+    contents: dict[str, Any] = {}
+    for change in changes:
+        key, equals, value = change.partition("=")
+        for text in (change, f"{key}{equals}{json.dumps(value)}"):
+            try:
+                contents = merged(contents, tomllib.loads(text))
+                break
+            except tomllib.TOMLDecodeError:
+                continue
+        else:
+            raise RunFileError("--set", [f"{change!r} is not dotted.key=value"])
+    return contents
+
+
+def merged(contents: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:
+    """Merge changes into contents; keys may be dotted, and later changes replace earlier ones.
+
+    Examples
+    --------
+    >>> merged({"a": {"b": 1, "c": 2}}, {"a.b": 3}, {"d": {"e": 4}})
+    {'a': {'b': 3, 'c': 2}, 'd': {'e': 4}}
+    """
+    result = dict(contents)
+    for change in changes:
+        for dotted, value in change.items():
+            key, _, rest = dotted.partition(".")
+            value = {rest: value} if rest else value
+            if isinstance(value, dict):
+                before = result.get(key)
+                value = merged(before if isinstance(before, dict) else {}, value)
+            result[key] = value
+    return result
+
+
+def flattened(contents: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested contents to values by their dotted names.
+
+    Examples
+    --------
+    >>> flattened({"a": {"b": 3, "c": [2]}, "d": 4})
+    {'a.b': 3, 'a.c': [2], 'd': 4}
+    """
+    values: dict[str, Any] = {}
+    for name, value in contents.items():
+        if isinstance(value, dict):
+            values |= flattened(value, f"{prefix}{name}.")
+        else:
+            values[prefix + name] = value
+    return values
+
+
+def differing(ours: Any, theirs: Any, name: str = "") -> list[str]:
+    """List the dotted names that differ between two contents; items of lists are named by index.
+
+    Examples
+    --------
+    >>> differing({"a": {"b": 1, "c": [1, 2]}, "d": 4}, {"a": {"b": 1, "c": [1, 3]}, "e": 5})
+    ['a.c.1', 'd', 'e']
+    """
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        pairs = {key: (ours.get(key), theirs.get(key)) for key in [*ours, *theirs]}
+    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        pairs = {str(i): pair for i, pair in enumerate(zip(ours, theirs))}
+    else:
+        return [] if ours == theirs else [name]
+    prefix = f"{name}." if name else ""
+    return [
+        line for key, (one, other) in pairs.items() for line in differing(one, other, prefix + key)
+    ]
+
+
+def validated(model: type, values: dict[str, Any], names: list[str], problems: list[str]) -> Any:
+    """Make an instance of a pydantic model or dataclass, or add a line for each problem.
+
+    Validation is that of JSON in strict mode: ``"3"`` or ``true`` is no integer, while the name
+    of an enum's member is one.
+
+    Parameters
+    ----------
+    model : type
+        The model or dataclass.
+    values : dict
+        Contents that it is made of.
+    names : list of str
+        Dotted names of all keys that may be given, which unknown keys are compared with.
+    problems : list of str
+        Lines are added to it, each led by the dotted name of a key.
+
+    Returns
+    -------
+    object or None
+        None where there is a problem.
+    """
+    text = json.dumps(values, default=str)  # Dates and times become text, which no option takes.
+    try:
+        return TypeAdapter(model).validate_json(text, strict=True)
+    except ValidationError as error:
+        described: dict[str, list[str]] = {}
+        for detail in error.errors():
+            unknown = detail["type"] in ("unexpected_keyword_argument", "extra_forbidden")
+            key = _key(detail["loc"], names)
+            if unknown:
+                key = ".".join(filter(None, (key, str(detail["loc"][-1]))))
+                message = "unknown key" + _suggestion(key, names)
+            elif detail["type"].startswith("missing") and isinstance(detail["loc"][-1], str):
+                message = "required"
+            else:
+                message = detail["msg"].removeprefix("Value error, ")
+                if not isinstance(detail["input"], dict):
+                    message += f", not {detail['input']!r}"
+            # There is a message for each member of a union.
+            described.setdefault(key, []).append(message)
+        problems.extend(f"{key}: {'; or: '.join(lines)}" for key, lines in described.items())
+        return None
+
+
+def key_names(model: type, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all keys of a pydantic model or dataclass."""
+    for name, annotation in annotations(model).items():
+        yield prefix + name
+        for group in (annotation, *typing.get_args(annotation)):
+            yield from key_names(group, f"{prefix}{name}.")
+
+
+def annotations(model: Any) -> dict[str, Any]:
+    """Names and types of the fields of a pydantic model or dataclass; empty for other types."""
+    fields = getattr(model, "__pydantic_fields__", {})
+    return {name: info.annotation for name, info in fields.items()}
+
+
+def _key(location: tuple[int | str, ...], names: list[str]) -> str:
+    """Dotted name of the innermost known key of a location in pydantic's error.
+
+    Besides keys, locations name members of unions and indexes.
+    """
+    key = ""
+    for part in location:
+        longer = f"{key}.{part}" if key else str(part)
+        if longer in names:
+            key = longer
+    return key
+
+
+def _suggestion(key: str, names: list[str]) -> str:
+    """Suggest the nearest key of the same group, or else one of that very name elsewhere."""
+    parent, _, name = key.rpartition(".")
+    siblings = [n.rpartition(".")[2] for n in names if n.rpartition(".")[0] == parent]
+    elsewhere = [n for n in names if n.rpartition(".")[2] == name]
+    close = difflib.get_close_matches(name, siblings, n=1, cutoff=0.75)
+    close = close or elsewhere[:1] or difflib.get_close_matches(name, siblings, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,82 @@
+"""The scan of a run: as it is loaded, and as it is reconstructed."""
+
+import dataclasses
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ptychi.api.options.task import PtychographyTaskOptions
+from ptychi.api.task import PtychographyTask
+from ptychi.utils import orthogonalize_initial_probe
+
+from ptychi_neural.runs.run_file import RunFile
+from ptychi_neural.scans import Scan, load_scan
+from ptychi_neural.scans.hdf5 import dataset, opened
+from ptychi_neural.simulation import simulate
+
+
+def load(run: RunFile) -> tuple[Scan, NDArray[np.complexfloating] | None]:
+    """Read or simulate the scan, and the (n_slices, H, W) object to compare with, if there is one.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If a file cannot be read, or the reference is on another grid.
+    """
+    if run.simulation is not None:
+        simulated = simulate(run.simulation)
+        return simulated.scan, simulated.truth.object
+    assert run.data is not None
+    folder = run.data.folder
+    scan = load_scan(folder / run.data.diffraction, folder / run.data.product)
+    n_modes = run.data.n_probe_modes
+    if n_modes is not None and n_modes != scan.probe.shape[1]:
+        scan.probe = _with_modes(scan.probe, n_modes)
+    if run.data.reference is None:
+        return scan, None
+    with opened(folder / run.data.reference) as file:
+        reference = dataset(file, "object")[()]
+    reference = reference.reshape(-1, *reference.shape[-2:])
+    if reference.shape != scan.object.shape:
+        raise ValueError(
+            f"data.reference: its object is {reference.shape}, that of data.product "
+            f"{scan.object.shape}; use a reference on the same grid, or leave it out."
+        )
+    return scan, reference
+
+
+def is_refined(options: PtychographyTaskOptions) -> bool:
+    """Whether an engine refines the probe or the positions."""
+    return options.probe_options.optimizable or options.probe_position_options.optimizable
+
+
+def reconstructed(scan: Scan, task: PtychographyTask, how: str) -> Scan:
+    """The scan with the object, probe, positions and OPR mode weights that a task has reached.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan that the task was built for.
+    task : PtychographyTask
+        The task.
+    how : str
+        How the task came there, which is added to the scan's comments.
+    """
+    weights = scan.opr_mode_weights
+    if task.opr_mode_weight_options.optimizable:
+        weights = task.get_data("opr_mode_weights").numpy(force=True)
+    return dataclasses.replace(
+        scan,
+        object=task.get_data("object").numpy(force=True),
+        probe=task.get_data("probe").numpy(force=True),
+        positions_px=task.get_data("probe_positions").numpy(force=True),
+        opr_mode_weights=weights,
+        comments=f"{scan.comments} Reconstructed: {how}.".strip(),
+    )
+
+
+def _with_modes(probe: NDArray[np.complexfloating], n_modes: int) -> NDArray[np.complexfloating]:
+    """Make a (n_opr_modes, n_modes, h, w) probe with Hermite modes from the first mode."""
+    modes = torch.zeros(len(probe), n_modes, *probe.shape[-2:], dtype=torch.complex64)
+    modes[:, 0] = torch.from_numpy(probe[:, 0])
+    return orthogonalize_initial_probe(modes).numpy()

@@ -1,0 +1,102 @@
+"""Sections of run files that name files and folders, and where those are looked for."""
+
+import os
+import typing
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+DATA_VARIABLE = "PTYCHI_NEURAL_DATA"
+"""Environment variable that overrides ``data.folder``."""
+
+Model = typing.TypeVar("Model", bound=BaseModel)
+
+
+class DataSection(BaseModel):
+    """``[data]``: the measured scan, as files."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    folder: Path = Path(".")
+    """Folder that the other paths are relative to. ``--data`` overrides it, and so does the
+    environment variable PTYCHI_NEURAL_DATA."""
+
+    diffraction: Path
+    """HDF5 file of the diffraction patterns."""
+
+    product: Path
+    """ptychodus product with probe, positions and object guess."""
+
+    reference: Path | None = None
+    """Product or reference file whose object the result is compared with."""
+
+    n_probe_modes: int | None = Field(default=None, ge=1)
+    """Incoherent probe modes to start from; None: those of the product. Other numbers make
+    Hermite modes from the product's first mode."""
+
+    def locate(self, base: Path, data_folder: str | Path | None, problems: list[str]) -> None:
+        """Make the folder absolute, and add a line for each file that is not in it.
+
+        Parameters
+        ----------
+        base : Path
+            Folder of the run file.
+        data_folder : str or Path, optional
+            Folder that takes the place of the section's.
+        problems : list of str
+            Lines are added to it.
+        """
+        self.folder = [*data_folders(data_folder), (base / self.folder).resolve()][0]
+        for name in ("diffraction", "product", "reference"):
+            file: Path | None = getattr(self, name)
+            if file is not None and not (self.folder / file).is_file():
+                problems.append(_missing(f"data.{name}", self.folder / file))
+
+
+class OutputSection(BaseModel):
+    """``[output]``: where the result goes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    folder: Path | None = None
+    """Results folder, relative to the current directory; None: ``results/<run file's name>``."""
+
+
+def data_folders(data_folder: str | Path | None) -> list[Path]:
+    """The folder that takes the place of those in run files, if there is one."""
+    folder = data_folder or os.environ.get(DATA_VARIABLE)
+    return [Path(folder).resolve()] if folder else []
+
+
+def located(model: Model, folders: list[Path], prefix: str, problems: list[str]) -> Model:
+    """The same section with absolute paths.
+
+    Parameters
+    ----------
+    model : BaseModel
+        A section, whose groups are gone through too.
+    folders : list of Path
+        Relative paths are relative to the last folder, unless a file of that name is in one
+        before it.
+    prefix : str
+        Dotted name of the section.
+    problems : list of str
+        A line is added for each file that does not exist.
+    """
+    *before, base = folders
+    updates: dict[str, Any] = {}
+    for name, value in model:
+        if isinstance(value, Path):
+            by_name = [] if value.is_absolute() else [folder / value.name for folder in before]
+            found = [path for path in (*by_name, base / value) if path.is_file()]
+            updates[name] = [*found, base / value][0].resolve()
+            if not found:
+                problems.append(_missing(f"{prefix}.{name}", updates[name]))
+        elif isinstance(value, BaseModel):
+            updates[name] = located(value, folders, f"{prefix}.{name}", problems)
+    return model.model_copy(update=updates)
+
+
+def _missing(key: str, path: Path) -> str:
+    return f"{key}: no file {path} (--data FOLDER or {DATA_VARIABLE})"
