@@ -229,14 +229,6 @@ def test_truncated_and_checkpointed_unrolling(simulated):
     assert all(loss != pytest.approx(plain, rel=1e-7) for loss in losses.values())
 
 
-def test_an_unrolled_generator_refuses_slices(simulated):
-    options = neural_options(architecture="unrolled")
-    options.object_options.slice_spacings_m = [1e-6]
-    object_ = np.ones((2, *simulated.scan.object.shape[1:]), complex)
-    with pytest.raises(ValueError, match="unrolled"):
-        make_task(options, simulated.scan, object_data=object_)
-
-
 def test_scan_scope_begins_with_the_patches_that_the_start_found(simulated):
     options = neural_options()
     options.reconstructor_options.consistency.scope = "scan"
@@ -301,8 +293,9 @@ def test_the_task_can_be_moved_off_the_device_and_back(simulated):
     assert len(task.reconstructor.loss_tracker.table) == 2
 
 
-def test_multislice_objects_and_mixed_states_run(simulated):
-    options = neural_options()
+@pytest.mark.parametrize("architecture", ["hybrid_uno", "unrolled"])
+def test_multislice_objects_and_mixed_states_run(simulated, architecture):
+    options = neural_options(architecture=architecture)
     options.object_options.slice_spacings_m = [1e-6]
     options.object_options.pixel_size_m = 1e-8
     probe = np.concatenate([simulated.scan.probe, 0.1j * simulated.scan.probe], axis=1)

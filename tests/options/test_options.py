@@ -42,17 +42,6 @@ def test_options_round_trip_through_json():
         ),
         (
             lambda o: (
-                setattr(o.reconstructor_options.start, "n_iterations", 1),
-                setattr(
-                    o.reconstructor_options.forward_model_options,
-                    "diffraction_pattern_blur_sigma",
-                    0.5,
-                ),
-            ),
-            "diffraction_pattern_blur_sigma",
-        ),
-        (
-            lambda o: (
                 setattr(o.reconstructor_options.generator, "architecture", "unrolled"),
                 setattr(o.reconstructor_options.consistency, "scope", "scan"),
             ),

@@ -7,7 +7,7 @@ from ptychi.api import LossFunctions
 from ptychi.forward_models import PlanarPtychographyForwardModel
 
 from irregular_scan import PATCH, H, W, complex_random, make_scan, make_task
-from ptychi_neural.physics.exit_waves import INTENSITY_FLOOR, ExitWaveCorrection, probe_update
+from ptychi_neural.physics.exit_waves import INTENSITY_FLOOR, ExitWaveCorrection
 from ptychi_neural.physics.stitching import Canvas
 
 
@@ -71,7 +71,7 @@ def test_the_probes_update_is_the_adjoint_of_what_a_probe_does_to_the_exit_waves
         model, frames, change.expand(9, -1, -1, -1), first_mode_only=True
     )
     correction = ExitWaveCorrection(shifted, exit_waves, torch.ones(1), torch.ones(1))
-    update = probe_update(model, frames, patches, correction)
+    update = correction.probe_change(model, frames, patches)
     ahead = (shifted * patches).conj() * exit_waves
     torch.testing.assert_close(ahead.sum(), (change.conj() * update).sum(), rtol=1e-3, atol=1e-3)
     unshifted = (patches.conj() * exit_waves).sum(0)
