@@ -65,6 +65,13 @@ def unsupported_options(options: "NeuralPtychographyOptions") -> Iterator[str]:
             f"reconstructor_options.generator.architecture = {generator.architecture.value!r}, "
             "which makes no patches"
         )
+    blur = reconstructor.forward_model_options.diffraction_pattern_blur_sigma
+    if blur is not None and round(blur * 10) % 2 == 1:
+        yield (
+            f"reconstructor_options.forward_model_options.diffraction_pattern_blur_sigma = {blur}: "
+            "pty-chi blurs with round(10 sigma) + 1 pixels, which has to be odd; choose "
+            f"{round(blur * 10 + 1) / 10}"
+        )
     if generator.optimizer == pty_enums.Optimizers.LBFGS:
         yield "reconstructor_options.generator.optimizer = LBFGS: minibatches need ADAM or the like"
     if reconstructor.forward_model_class != pty_enums.ForwardModels.PLANAR_PTYCHOGRAPHY:
