@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from ptychi.api.task import PtychographyTask
+from ptychi_neural.training_state import save_training_state
 
 import ptychi_neural.api as napi
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
-from ptychi_neural.training_state import save_training_state
 
 
 def small_scan(seed):
