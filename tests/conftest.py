@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+from ptychi_neural.simulation import Raster, SimulationOptions, simulate
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +17,24 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no measured data in {folder}")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _restore_torch_defaults():
+    """Tasks in double precision change torch's default for all that follows."""
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="session")
+def simulated():
+    """64 frames of 16x16 with plenty of light."""
+    scan = Raster(n_y=8, n_x=8, step_px=2.0, jitter_px=0.5)
+    return simulate(SimulationOptions(seed=3, frame_shape=(16, 16), scan=scan))
+
+
+@pytest.fixture(scope="session")
+def dim():
+    """100 frames of 32x32 with 1000 photons each."""
+    scan = Raster(n_y=10, n_x=10)
+    return simulate(SimulationOptions(seed=21, photons_per_frame=1e3, scan=scan))

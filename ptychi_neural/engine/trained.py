@@ -55,7 +55,7 @@ def generator_for(
     if options.generator.checkpoint is None:
         network = build_generator(options.generator, n_slices, patch_shape)
     else:
-        network, _, metadata = load_generator(options.generator.checkpoint)
+        network, _, metadata = load_generator(options.generator.checkpoint, options.generator)
         if metadata["n_slices"] != n_slices:
             raise ValueError(
                 f"generator.checkpoint {options.generator.checkpoint!r}: made for "

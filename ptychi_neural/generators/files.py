@@ -31,7 +31,7 @@ def save_generator(
     ----------
     path : str or Path
         A ``.safetensors`` file.
-    network : Generator or Unrolled
+    network : Generator
         The generator.
     options : NeuralReconstructorOptions
         Options that it was trained with: its own, loss function, start and consistency are saved.
@@ -71,7 +71,7 @@ def save_generator(
 
 
 def load_generator(
-    path: str | Path,
+    path: str | Path, options: GeneratorOptions | None = None
 ) -> tuple[Generator, GeneratorOptions, dict[str, Any]]:
     """Load what ``save_generator`` saved.
 
@@ -79,10 +79,13 @@ def load_generator(
     ----------
     path : str or Path
         The file.
+    options : GeneratorOptions, optional
+        Options to build it with, which have the saved structure but may train it otherwise (see
+        ``GeneratorOptions.with_structure_of``). None: those that it was saved with.
 
     Returns
     -------
-    network : Generator or Unrolled
+    network : Generator
         The generator on the CPU, in evaluation mode.
     options : GeneratorOptions
         The options with which it was built.
@@ -106,8 +109,9 @@ def load_generator(
             f"{metadata['ptychi_neural_version']}; this version reads {OLDEST_READ} to "
             f"{FORMAT_VERSION}: {remedy}."
         )
-    options = GeneratorOptions()
-    options.load_from_dict(metadata["generator"])
+    if options is None:
+        options = GeneratorOptions()
+        options.load_from_dict(metadata["generator"])
     with torch.device("cpu"):
         network = build_generator(options, metadata["n_slices"], tuple(metadata["patch_shape"]))
         network.load_tensors(tensors)

@@ -192,13 +192,14 @@ class OneShot(Generator):
         """
         if tuple(self.patch_shape) == tuple(patch_shape):
             return
-        why = self.network.why_not_resized(self.options)
-        if why is None and not self.lifter.sees_updates:
-            why = (
+        reasons = [self.network.why_not_resized(self.options)]
+        if not self.lifter.sees_updates:
+            reasons.append(
                 f"with generator.lifter = {self.options.lifter.value!r} it sees detector pixels, "
                 "which are reciprocal to those that it predicts"
             )
-        if why is None:
+        why = ", and ".join(reason for reason in reasons if reason is not None)
+        if not why:
             return
         raise ValueError(
             f"The generator (architecture {self.options.architecture.value!r}) was trained with "

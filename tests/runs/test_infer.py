@@ -1,0 +1,127 @@
+"""Inference from files, whole or growing."""
+
+import dataclasses
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from ptychi_neural.cli import app
+from ptychi_neural.scans import empty_object, read_product, write_diffraction, write_product
+from ptychi_neural.simulation import Raster, SimulationOptions, simulate
+from trained_generators import FRAME, predictor_of, saved
+
+
+@pytest.fixture(scope="module")
+def scan():
+    """36 frames of 16x16 at whole pixels."""
+    raster = Raster(n_y=6, n_x=6, step_px=2.0, jitter_px=0.0)
+    return simulate(SimulationOptions(seed=3, frame_shape=FRAME, scan=raster)).scan
+
+
+@pytest.fixture(scope="module")
+def one_shot(scan, tmp_path_factory):
+    return saved(scan, tmp_path_factory.mktemp("g") / "one_shot.safetensors", lifter="log")
+
+
+@pytest.fixture
+def files(scan, tmp_path):
+    canvas = empty_object(scan.positions_px, scan.probe.shape)
+    planned = dataclasses.replace(scan, object=canvas, name="tiny")
+    write_product(tmp_path / "product.h5", planned)
+    write_diffraction(tmp_path / "diffraction.h5", scan.patterns)
+    return tmp_path
+
+
+def call(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_infer_writes_the_object_and_its_deviation(files, one_shot, scan):
+    folder = files / "out"
+    arguments = ["infer", one_shot, "--diffraction", files / "diffraction.h5"]
+    arguments += ["--product", files / "product.h5", "--output", folder]
+    assert "36 frames" in call(*arguments)
+    assert {path.name for path in folder.iterdir()} == {
+        "product.h5",
+        "figure.png",
+        "provenance.json",
+    }
+    product = read_product(folder / "product.h5")
+    expected = predictor_of(one_shot).reconstruct(
+        scan.patterns, scan.positions_px, scan.probe, product.object.shape[-2:]
+    )
+    np.testing.assert_allclose(product.object, expected.object, atol=1e-5)
+    with h5py.File(folder / "product.h5") as file:
+        np.testing.assert_allclose(file["object_std"], expected.standard_deviation, atol=1e-5)
+        assert file["object_std"].shape == file["object"].shape[-2:]
+    assert "exists" in call(*arguments, code=2)
+    call(*arguments, "--overwrite")
+
+
+WRITER = """
+import sys, time, h5py, numpy as np
+patterns, path = np.load(sys.argv[1]), sys.argv[2]
+with h5py.File(path, "w", libver="latest") as file:
+    data = file.create_dataset("dp", (0, 16, 16), patterns.dtype, maxshape=(None, 16, 16),
+                               chunks=(1, 16, 16))
+    file.swmr_mode = True
+    file.flush()
+    print("ready", flush=True)
+    for first in range(0, len(patterns), 6):
+        data.resize(first + 6, axis=0)
+        file.flush()
+        time.sleep(0.1)  # the frames are there, and empty
+        data[first:] = patterns[first:first + 6]
+        file.flush()
+        time.sleep(0.3)
+"""
+
+
+def test_infer_follows_a_growing_file(files, one_shot, scan):
+    np.save(files / "patterns.npy", scan.patterns)
+    growing = files / "growing.h5"
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(files / "patterns.npy"), str(growing)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as writer:
+        assert writer.stdout.readline() == "ready\n"
+        output = call(
+            *("infer", one_shot, "--diffraction", growing, "--product", files / "product.h5"),
+            *("--output", files / "followed", "--follow", "--every", 0.1, "--timeout", 2),
+        )
+    assert "36 frames" in output
+    whole_folder = files / "whole"
+    call(
+        *("infer", one_shot, "--diffraction", files / "diffraction.h5"),
+        *("--product", files / "product.h5", "--output", whole_folder),
+    )
+    followed = read_product(files / "followed" / "product.h5")
+    np.testing.assert_allclose(
+        followed.object, read_product(whole_folder / "product.h5").object, atol=1e-5
+    )
+    with h5py.File(files / "followed" / "product.h5") as file:
+        n_frames = file["reprojection_error"][:, 0]
+    assert len(n_frames) > 1
+    assert n_frames[-1] == 36
+
+
+def test_following_a_file_without_frames_ends_with_an_error(files, one_shot):
+    with h5py.File(files / "empty.h5", "w", libver="latest") as file:
+        file.create_dataset("dp", (0, 16, 16), "u2", maxshape=(None, 16, 16))
+    start = time.monotonic()
+    output = call(
+        *("infer", one_shot, "--diffraction", files / "empty.h5", "--follow", "--timeout", 0.3),
+        *("--product", files / "product.h5", "--output", files / "out"),
+        code=2,
+    )
+    assert "no frame with a position" in output
+    assert time.monotonic() - start < 20
+    assert not (files / "out").exists()
