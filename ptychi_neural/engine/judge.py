@@ -101,6 +101,7 @@ class HeldOutJudge:
         return {
             "course": [list(entry) for entry in self.course],
             "best": None if self.best is None else self.best.state_dict(),
+            "last_finite": None if self.last_finite is None else self.last_finite.state_dict(),
             "best_loss": self.best_loss,
             "patience_from": self.patience_from,
         }
@@ -109,5 +110,6 @@ class HeldOutJudge:
         """Take up what ``state_dict`` gave."""
         self.course = [(stage, step, loss) for stage, step, loss in state["course"]]
         self.best = Snapshot.from_state_dict(state["best"])
+        self.last_finite = Snapshot.from_state_dict(state.get("last_finite"))
         self.best_loss = state["best_loss"]
         self.patience_from = state["patience_from"]

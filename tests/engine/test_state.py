@@ -29,6 +29,7 @@ def test_a_reconstruction_resumed_in_a_new_process_equals_one_that_was_never_sto
     save_training_state(tmp_path / "state.safetensors", half.reconstructor)
     in_new_process(
         """
+from ptychi_neural.engine.state import load_training_state
 task = single_task(sys.argv[1])
 load_training_state(sys.argv[2], task.reconstructor)
 task.run(2)

@@ -61,7 +61,7 @@ def test_what_is_refused_is_refused_by_name(name):
     elif last == "optimization_plan":
         value.start = 3
     elif last == "forward_model_class":
-        setattr(owner, last, "ptychography_multislice")
+        setattr(owner, last, "base")
     else:
         value.enabled = True
     assert any(problem.startswith(f"{name}:") for problem in unsupported_options(options))
