@@ -5,9 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import ptychi_neural.api as napi
+from ptychi_neural.runs.run_file import read_run_file
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+REPOSITORY = Path(__file__).resolve().parents[1]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_script_runs(tmp_path):
@@ -18,15 +19,16 @@ def test_the_script_runs(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["generator.safetensors"]
 
 
-def test_the_table_of_options_states_options_that_exist_and_their_defaults():
-    rows = re.findall(r"^\| `([a-z_.]+)` \| (\S+?) \|", README, re.MULTILINE)
-    assert len(rows) > 10
-    for name, stated in rows:
-        value = napi.NeuralReconstructorOptions()
-        for part in name.split("."):
-            value = getattr(value, part)
-        stated = stated.strip("`")
-        if isinstance(value, float):
-            assert float(stated) == value, name
-        else:
-            assert stated == str(value).lower(), name
+def test_the_run_file_is_valid(tmp_path):
+    contents = re.search(r"```toml\n(.*?)```", README, re.DOTALL)[1]
+    for name in ("diffraction.h5", "product.h5"):
+        (tmp_path / name).touch()
+    (tmp_path / "my_scan.toml").write_text(contents, encoding="utf-8")
+    run = read_run_file(tmp_path / "my_scan.toml")
+    assert run.options.probe_options.optimizable
+
+
+def test_files_and_pages_that_are_linked_exist():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert len(links) > 8
+    assert [link for link in links if not (REPOSITORY / link).is_file()] == []

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ptychi_neural.prediction.uncertainty import reprojection_error
 
 import ptychi_neural.api as napi
 from ptychi_neural.evaluation import align, contrast, phase_correlation, scanned_area
+from ptychi_neural.prediction.deviation import reprojection_error
 from ptychi_neural.runs import build_task
 from ptychi_neural.runs.reconstruct import load
 from ptychi_neural.runs.run_file import read_run_file
@@ -57,8 +57,7 @@ def test_a_generator_fitted_to_every_second_frame_predicts_the_others(data_folde
     fitted, others = (select_frames(scan, np.arange(first, 100, 2)) for first in (0, 1))
     task = build_task(run.options, fitted)
     task.run(2)
-    model = task.reconstructor.model
-    error = reprojection_error(model, model.everything, task.get_data("object")).mean()
+    error = reprojection_error(task.reconstructor.scan, task.get_data("object")).mean()
     task.reconstructor.save_generator(tmp_path / "generator.safetensors")
     predicted = napi.NeuralPredictor.from_file(tmp_path / "generator.safetensors").reconstruct(
         others.patterns,

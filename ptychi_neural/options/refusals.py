@@ -1,9 +1,11 @@
 """What is asked for that the engine cannot honour: it is refused by name, never ignored."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from functools import reduce
+from typing import TYPE_CHECKING, Any
 
 import ptychi.api.enums as pty_enums
+from ptychi.api.options.base import Options
 
 from ptychi_neural.options import choices
 from ptychi_neural.options.generator import (
@@ -11,6 +13,7 @@ from ptychi_neural.options.generator import (
     GeneratorOptions,
     own_options,
 )
+from ptychi_neural.options.honoured import REFUSED
 
 if TYPE_CHECKING:
     from ptychi_neural.options.task import NeuralPtychographyOptions
@@ -22,41 +25,12 @@ def unsupported_options(options: "NeuralPtychographyOptions") -> Iterator[str]:
     generator = reconstructor.generator
     yield from _options_of_other_architectures(generator)
 
-    object_options = options.object_options
-    if not object_options.optimizable:
+    yield from _refused(options)
+    spacing = options.object_options.slice_spacing_options
+    if spacing.optimizable and len(options.object_options.slice_spacings_m or ()) == 0:
         yield (
-            "object_options.optimizable = False: the object is the generator's; keep it with "
-            "reconstructor_options.generator.optimizable = False"
-        )
-    for name in (
-        "smoothness_constraint",
-        "hard_limits_magnitude_phase",
-        "remove_grid_artifacts",
-        "multislice_regularization",
-    ):
-        if getattr(object_options, name).enabled:
-            yield (
-                f"object_options.{name}: the generator would undo it in the next epoch; disable "
-                "it, or run a classical engine from this result"
-            )
-    priors = (
-        object_options.experimental.deep_image_prior_options,
-        options.probe_options.experimental.deep_image_prior_options,
-    )
-    if any(prior is not None and prior.enabled for prior in priors):
-        yield "experimental.deep_image_prior_options: use the autodiff engine for it"
-    if options.probe_options.power_constraint.enabled:
-        yield (
-            "probe_options.power_constraint: the probe's power is learned; see "
-            "reconstructor_options.intensity_scale"
-        )
-    probe_options = options.probe_options
-    if probe_options.pixel_size_m not in (None, object_options.pixel_size_m) or (
-        probe_options.pixel_size_aspect_ratio not in (None, object_options.pixel_size_aspect_ratio)
-    ):
-        yield (
-            "probe_options.pixel_size_m: patches are made on the object's grid; leave it and "
-            "pixel_size_aspect_ratio None"
+            "object_options.slice_spacing_options.optimizable: the object has one slice; leave it, "
+            "or give object_options.slice_spacings_m"
         )
     one_shot = ARCHITECTURES[generator.architecture].one_shot
     if not one_shot and reconstructor.consistency.scope != choices.StitchScopes.BATCH:
@@ -74,12 +48,33 @@ def unsupported_options(options: "NeuralPtychographyOptions") -> Iterator[str]:
         )
     if generator.optimizer == pty_enums.Optimizers.LBFGS:
         yield "reconstructor_options.generator.optimizer = LBFGS: minibatches need ADAM or the like"
-    if reconstructor.forward_model_class != pty_enums.ForwardModels.PLANAR_PTYCHOGRAPHY:
-        yield "reconstructor_options.forward_model_class: the engine brings its own; leave it"
-    if reconstructor.forward_model_params:
-        yield "reconstructor_options.forward_model_params: use forward_model_options"
     if reconstructor.default_dtype == pty_enums.Dtypes.FLOAT16:
         yield "reconstructor_options.default_dtype = FLOAT16: FFTs need FLOAT32 or FLOAT64"
+
+
+def _refused(options: "NeuralPtychographyOptions") -> Iterator[str]:
+    """Tell which of the options in ``REFUSED`` are set to something else than their defaults."""
+    defaults = type(options)()
+    for name, why in REFUSED.items():
+        value, default = (reduce(getattr, name.split("."), of) for of in (options, defaults))
+        if name.startswith("probe_options.pixel_size"):  # The object's own is no other.
+            default = default if value is None else getattr(options.object_options, name[14:])
+        if _is_on(value) if _has_switch(value) else value != default:
+            yield f"{name}: {why}"
+
+
+def _has_switch(value: Any) -> bool:
+    """Whether a group of options, or one in it, is switched on and off."""
+    return isinstance(value, Options) and (
+        hasattr(value, "enabled") or any(map(_has_switch, vars(value).values()))
+    )
+
+
+def _is_on(value: Any) -> bool:
+    """Whether a group with a switch, or one in it, is on."""
+    if not isinstance(value, Options):
+        return False
+    return bool(getattr(value, "enabled", False)) or any(map(_is_on, vars(value).values()))
 
 
 def _options_of_other_architectures(generator: GeneratorOptions) -> Iterator[str]:
