@@ -114,8 +114,8 @@ class Generator(nn.Module, ABC):
             If it needs more than counts.
         """
         raise ValueError(
-            f"predict: a generator of the architecture {self.options.architecture.value!r} works "
-            "on the object, for which it needs probe and positions too; use reconstruct."
+            f"predict: this {self.options.architecture.value} generator works on the object, for "
+            "which it needs probe and positions too; use reconstruct."
         )
 
     @abstractmethod
