@@ -16,6 +16,7 @@ from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.projections.accelerated import AcceleratedProjections
 from ptychi_neural.projections.contrast_transfer import ContrastTransfer
 from ptychi_neural.projections.halves import interleaved_halves
+from ptychi_neural.projections.positions import PositionRefinement
 from ptychi_neural.projections.total_variation import denoised
 
 logger = logging.getLogger(__name__)
@@ -99,17 +100,22 @@ class Start:
             halves = interleaved_halves(scan.model.positions(scan.frames))
         projections = self._projections(scan, halves)
         n_iterations = self.n_iterations(scan, split)
+        positions = None
+        if split is None and scan.model.probe_positions.optimizable:
+            positions = PositionRefinement(scan)
         n_of_halves = 0 if halves is None else int(options.share_of_halves * n_iterations)
         without = "" if split is None else f" without split {split + 1}"
         bar = self.observer.bar(n_iterations, f"projections{without}")
-        lowest, best = math.inf, (0, projections.object, probe.data)
+        lowest, best = math.inf, (0, projections.object, None)
         try:
             for iteration in bar:
-                before = (iteration, projections.object, probe.data.clone())
+                found = (probe.data.clone(), scan.model.probe_positions.data.clone())
+                before = (iteration, projections.object, found)
                 refined = probe.optimizable and iteration >= probe.optimization_plan.start
                 loss = projections.iterate(
                     update_probe=split is None and refined,
                     part=iteration % 2 if iteration < n_of_halves else -1,
+                    positions=positions if positions and positions.is_due(iteration) else None,
                 )
                 if not math.isnan(loss):
                     bar.set_postfix_str(f"held-out loss {loss:.5g}")
@@ -119,9 +125,10 @@ class Start:
                 if loss < lowest:
                     lowest, best = loss, before
                 elif split is None and loss > lowest + self._tolerated_rise(scan):
-                    self.n_iterated, projections.object, probe_before = best
+                    self.n_iterated, projections.object, (probe_then, positions_then) = best
                     with torch.no_grad():
-                        probe.set_data(probe_before)
+                        probe.set_data(probe_then)
+                        scan.model.probe_positions.set_data(positions_then)
                     break
                 if projections.converged:
                     logger.info("Projection %d: no step lowers the loss.", iteration + 1)
@@ -221,5 +228,6 @@ class Start:
 
 def _transfer_floor(scan: ScanPhysics) -> float | None:
     """What is added to the contrast transfer by which updates are divided; None: they are not, as
-    where a probe that is refined along would not follow such steps."""
-    return None if scan.model.probe.optimizable else scan.options.start.transfer_floor
+    where a probe or positions that are refined along would not follow such steps."""
+    is_joint = scan.model.probe.optimizable or scan.model.probe_positions.optimizable
+    return None if is_joint else scan.options.start.transfer_floor

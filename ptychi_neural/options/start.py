@@ -85,6 +85,20 @@ class StartOptions(Options):
     tell of it only through the object's contrast. With 4, a probe of 30 % more defocus is found in
     75 to 100 iterations instead of 125 to 200. Far field only."""
 
+    first_position_iteration: int = PydanticField(default=10, ge=0)
+    """Number of iterations before the positions are refined, where they are: the object's slopes
+    tell nothing until then."""
+
+    position_step: float = PydanticField(default=0.5, gt=0)
+    """Length of a step of the positions, relative to that which fits each frame best."""
+
+    position_momentum: float = PydanticField(default=0.8, ge=0, lt=1)
+    """Share of a position's last displacement that is added to its step."""
+
+    position_damping: float = PydanticField(default=0.1, gt=0)
+    """Added to the system of each frame, relative to the mean of all frames: frames with little
+    contrast move less."""
+
     moment_iterations: int = PydanticField(default=0, ge=0)
     """With a known probe and patterns of the far field, so many early iterations also turn the
     object by the coarse phase that the patterns' first moments tell of (differential phase

@@ -27,6 +27,7 @@ from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.physics.stitching import Canvas
 from ptychi_neural.projections.contrast_transfer import ContrastTransfer
 from ptychi_neural.projections.first_moments import FirstMoments
+from ptychi_neural.projections.positions import PositionRefinement
 
 DARK_PUPIL = 1e-4
 """Power in the pupil, relative to its maximum, below which there is no phase to speak of."""
@@ -60,7 +61,7 @@ class AcceleratedProjections:
         self.frames = (*(halves or ()), scan.frames)
         self.loss_function = self._lowered = loss_function
         # A probe yet to be found errs by more than the noise, most where little is predicted.
-        self.of_modulus = scan.model.probe.optimizable
+        self.of_modulus = scan.model.probe.optimizable or scan.model.probe_positions.optimizable
         if self.of_modulus:
             self._lowered = build_loss_function(LossFunctions.MSE_SQRT)
         self.transfer = transfer
@@ -76,7 +77,9 @@ class AcceleratedProjections:
         self._illuminations: list[Tensor | None] = [None] * len(self.frames)
 
     @torch.no_grad()
-    def iterate(self, update_probe: bool, part: int = -1) -> float:
+    def iterate(
+        self, update_probe: bool, part: int = -1, positions: PositionRefinement | None = None
+    ) -> float:
         """Do one iteration.
 
         Parameters
@@ -85,6 +88,8 @@ class AcceleratedProjections:
             Whether the probe is refined too.
         part : int
             0 or 1: over one of the halves; -1: over everything.
+        positions : PositionRefinement, optional
+            What refines the positions too.
 
         Returns
         -------
@@ -99,6 +104,8 @@ class AcceleratedProjections:
         probe_change = torch.zeros_like(model.probe.data[0])
         exposure = torch.zeros_like(probe_change.real[0])
         held_out, lowered = MeanLoss(), MeanLoss()
+        if positions is not None:
+            positions.begin(self.object)
         for batch in self.frames[part].split(scan.options.batch_size):
             patches = scan.extract(self.object, batch)
             measured = model.measured(batch)
@@ -114,6 +121,8 @@ class AcceleratedProjections:
                 illumination += scan.illumination(correction, batch)
             if moments is not None:
                 lacking += moments.accumulate(correction, measured, batch)
+            if positions is not None:
+                positions.accumulate(correction, patches, measured, batch)
             if update_probe:
                 probe_change += probe_update(model, batch, patches, correction)
                 exposure += patches[:, 0].abs().square().sum(0)
@@ -135,6 +144,9 @@ class AcceleratedProjections:
         self.object, self._last_object = self._ahead(new, self._last_object), new
         if update_probe:
             self._update_probe(length, probe_change, exposure)
+        if positions is not None:
+            positions.take()
+            self._illuminations = [None] * len(self.frames)
         return held_out.value
 
     @property
