@@ -118,13 +118,13 @@ class Start:
                     positions=positions if positions and positions.is_due(iteration) else None,
                 )
                 if not math.isnan(loss):
-                    bar.set_postfix_str(f"held-out loss {loss:.5g}")
+                    bar.set_postfix_str(self._progress(scan, loss))
                 if split is None:
                     self.judge.record("projections", iteration, loss)
                 self.observer.iterated(split, projections.object)
                 if loss < lowest:
                     lowest, best = loss, before
-                elif split is None and loss > lowest + self._tolerated_rise(scan):
+                elif split is None and self._has_risen(scan, loss, lowest, iteration - best[0]):
                     self.n_iterated, projections.object, (probe_then, positions_then) = best
                     with torch.no_grad():
                         probe.set_data(probe_then)
@@ -198,11 +198,24 @@ class Start:
         weights = scan.options.start.total_variation_weights
         return min(weights, key=lambda weight: self.judge.loss(scan, denoised(object_, weight)))
 
-    @staticmethod
-    def _tolerated_rise(scan: ScanPhysics) -> float:
-        is_open = scan.options.start.n_iterations is None
-        in_nats = scan.options.loss_function == LossFunctions.POISSON
-        return scan.options.start.held_out_rise if is_open and in_nats else math.inf
+    def _has_risen(self, scan: ScanPhysics, loss: float, lowest: float, n_since: int) -> bool:
+        """Whether held-out pixels tell to go back to where they were predicted best, so many
+        iterations ago."""
+        options = scan.options.start
+        if options.n_iterations is not None or not _is_poisson(scan):
+            return False
+        if loss <= lowest + options.held_out_rise:
+            return False
+        lowest_deviance = self.judge.deviance(scan, lowest)
+        if lowest_deviance <= options.noise_deviance:
+            return True
+        rise = 2 * (loss - lowest) / lowest_deviance
+        return rise > options.relative_rise and n_since >= options.held_out_wait
+
+    def _progress(self, scan: ScanPhysics, loss: float) -> str:
+        if not _is_poisson(scan):
+            return f"held-out loss {loss:.5g}"
+        return f"deviance {self.judge.deviance(scan, loss):.4g} per held-out pixel"
 
     def move_to(self, device: torch.device) -> None:
         """Move the objects to a device."""
@@ -231,3 +244,7 @@ def _transfer_floor(scan: ScanPhysics) -> float | None:
     where a probe or positions that are refined along would not follow such steps."""
     is_joint = scan.model.probe.optimizable or scan.model.probe_positions.optimizable
     return None if is_joint else scan.options.start.transfer_floor
+
+
+def _is_poisson(scan: ScanPhysics) -> bool:
+    return scan.options.loss_function == LossFunctions.POISSON

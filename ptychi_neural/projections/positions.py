@@ -8,9 +8,9 @@ and the step that brings it closest to the measured modulus solves the frame's 2
 
     (sum D D^T) s = sum D (sqrt(Y_meas) - sqrt(Y_pred)).
 
-The modulus has the same variance at all counts, so that the sums need no weights. A shift of a whole
-exit wave leaves the pattern as it is; in contrast to a fit of exit waves (Odstrcil et al., Opt.
-Express 26, 3108 (2018), eq. 24) the system does not count it as a change.
+The modulus has the same variance at all counts, so that the sums need no weights. A shift of a
+whole exit wave leaves the pattern as it is; in contrast to a fit of exit waves (Odstrcil et al.,
+Opt. Express 26, 3108 (2018), eq. 24) the system does not count it as a change.
 """
 
 import math
