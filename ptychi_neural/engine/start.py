@@ -106,10 +106,11 @@ class Start:
         n_of_halves = 0 if halves is None else int(options.share_of_halves * n_iterations)
         without = "" if split is None else f" without split {split + 1}"
         bar = self.observer.bar(n_iterations, f"projections{without}")
-        lowest, best = math.inf, (0, projections.object, None)
+        moved = scan.model.probe_positions
+        lowest, best = math.inf, (0, projections.object, (probe.data, moved.data))
         try:
             for iteration in bar:
-                found = (probe.data.clone(), scan.model.probe_positions.data.clone())
+                found = (probe.data.clone(), moved.data.clone())
                 before = (iteration, projections.object, found)
                 refined = probe.optimizable and iteration >= probe.optimization_plan.start
                 loss = projections.iterate(
@@ -128,7 +129,7 @@ class Start:
                     self.n_iterated, projections.object, (probe_then, positions_then) = best
                     with torch.no_grad():
                         probe.set_data(probe_then)
-                        scan.model.probe_positions.set_data(positions_then)
+                        moved.set_data(positions_then)
                     break
                 if projections.converged:
                     logger.info("Projection %d: no step lowers the loss.", iteration + 1)
