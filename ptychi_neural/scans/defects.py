@@ -1,23 +1,16 @@
-"""Defects of measured counts: what no loss may see is masked or dropped, and counted.
+"""Detector pixels that do not count light: dead, hot, saturated, and blocks without counts.
 
-- Counts that are NaN, infinite, negative, or the largest number of an unsigned type of two bytes
-  or more (detectors mark gaps and overflow with it): a pixel is masked in all frames, unless most
-  of a frame is broken; then the frame is dropped.
-- Dead and hot pixels, looked for where nobody gave a mask. A dead pixel never counts where its
-  neighbours do, a hot pixel outshines all of its neighbours: neither can be light, because
-  speckle of a probe smaller than the field of view is wider than a pixel.
-- Frames without a single count: dropped.
+Where neighbouring pixels count much in a scan, a pixel that counts nothing is dead, because the
+speckle of a probe smaller than the field of view is wider than a pixel. A dark region of the
+pattern fades out over several pixels; a missing module or a beam stop that was stored as zeros
+begins beside pixels in full light.
 """
 
-from typing import Any, NamedTuple
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-
-BROKEN_FRACTION = 0.5
-"""Part of its pixels from which a frame counts as broken, part of the frames from which a pixel
-does, and part of the detector that may be masked."""
 
 DEAD_PIXEL_COUNTS = 50.0
 """A pixel is dead if it counts nothing in a scan where its neighbours' median is above this."""
@@ -25,99 +18,185 @@ DEAD_PIXEL_COUNTS = 50.0
 HOT_PIXEL_FACTOR = 50.0
 """A pixel is hot if it counts this many times more in a scan than the brightest neighbour."""
 
+STRAY_LIGHT = {1: 0.1, 2: 1e-3}
+"""Least part of the light around it that a region of the pattern would show, by its half width in
+pixels; scattering and the detector's background give more in wider ones."""
+
+STRAY_COUNTS = 20.0
+"""Counts expected at the least stray light from which none at all means a defect."""
+
+SHARP_EDGE = 0.5
+"""Least ratio of the light beside a block to the light one pixel further."""
+
+SATURATED_COUNTS = 50.0
+"""Counts below which a largest count that many pixels share is taken for chance."""
+
+FEWEST_SATURATED = 10
+"""Number of equal largest counts from which they are taken for saturation."""
+
 NEIGHBOURS = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], dtype=bool)
 
-
-class Repaired(NamedTuple):
-    """Patterns free of defects."""
-
-    patterns: NDArray[np.generic]
-    """(n_kept, h, w) counts in the type they came in; broken ones are 0 and masked."""
-
-    valid_pixel_mask: NDArray[np.bool_] | None
-    """(h, w), True where the detector works; None if all of it does."""
-
-    kept: NDArray[np.bool_]
-    """(n,), False where a frame was dropped."""
-
-    report: list[str]
-    """What was masked and dropped, counted; empty if nothing was."""
+SQUARE = np.ones((3, 3), dtype=bool)
 
 
-def repair(
-    patterns: NDArray[np.generic], valid_pixel_mask: NDArray[np.bool_] | None = None
-) -> Repaired:
-    """Mask and drop what is broken.
+def unit_of_counts(patterns: NDArray[np.generic]) -> float:
+    """The value of one count: counts may be in any unit.
+
+    It is the greatest common divisor of some frames of whole numbers, and the least positive
+    value of other numbers.
+
+    Examples
+    --------
+    >>> unit_of_counts(np.array([[[0, 300], [100, 700]]]))
+    100.0
+    """
+    some = patterns[:: max(len(patterns) // 8, 1)]
+    some = some[some > 0]
+    if some.size == 0:
+        return 1.0
+    if patterns.dtype.kind != "f" or (some.max() < 2**53 and (some == np.floor(some)).all()):
+        return float(reduce(np.gcd, np.unique(some).astype(np.uint64)))
+    return float(some.min())
+
+
+def dead(scan_counts: NDArray[np.float64], unit: float = 1.0) -> NDArray[np.bool_]:
+    """(h, w) True for single pixels that count nothing where their neighbours do."""
+    around = ndimage.median_filter(scan_counts, footprint=NEIGHBOURS, mode="nearest")
+    return np.asarray((scan_counts == 0) & (around > DEAD_PIXEL_COUNTS * unit))
+
+
+def hot(scan_counts: NDArray[np.float64], unit: float = 1.0) -> NDArray[np.bool_]:
+    """(h, w) True for single pixels that outshine all of their neighbours."""
+    around = ndimage.maximum_filter(scan_counts, footprint=NEIGHBOURS, mode="constant")
+    return np.asarray(scan_counts > HOT_PIXEL_FACTOR * np.maximum(around, unit))
+
+
+def blocks_without_counts(
+    scan_counts: NDArray[np.float64], valid: NDArray[np.bool_], unit: float = 1.0
+) -> NDArray[np.bool_]:
+    """Find modules, gaps, rows and beam stops that were stored as zeros.
+
+    Parameters
+    ----------
+    scan_counts : ndarray
+        (h, w) sum of a scan's patterns.
+    valid : ndarray
+        (h, w) True for pixels that are no known defect.
+    unit : float
+        Value of one count.
+
+    Returns
+    -------
+    ndarray
+        (h, w) True in blocks that lie between bright pixels, and in rectangles at the edge of the
+        detector beside bright pixels.
+    """
+    counts = scan_counts / unit
+    empty = valid & (scan_counts == 0)
+    found = np.zeros(counts.shape, bool)
+    if not empty.any():
+        return found
+    between = empty & (_between_bright(counts, valid, 0) | _between_bright(counts, valid, 1))
+    for block, box in _blocks(between):
+        if _is_defect(block, box, counts, empty, valid):
+            found[box] |= block
+    for block, box in _blocks(empty & ~found):
+        at_edge = any(s.start == 0 or s.stop == n for s, n in zip(box, counts.shape))
+        if at_edge and block.all() and _is_defect(block, box, counts, empty, valid):
+            found[box] |= block
+    return found
+
+
+def saturated(
+    patterns: NDArray[np.generic],
+    kept: NDArray[np.bool_],
+    valid: NDArray[np.bool_],
+    unit: float = 1.0,
+) -> NDArray[np.bool_]:
+    """Find pixels whose counts reach the level at which the detector cuts them off.
+
+    True counts rarely equal the largest of all; saturated ones do more often than they come close.
 
     Parameters
     ----------
     patterns : ndarray
         (n, h, w) counts.
-    valid_pixel_mask : ndarray, optional
-        (h, w), True where the detector works. Without it dead and hot pixels are looked for.
+    kept : ndarray
+        (n,) False for frames that are not looked at.
+    valid : ndarray
+        (h, w) True for pixels that are no known defect.
+    unit : float
+        Value of one count.
 
     Returns
     -------
-    Repaired
-        Patterns, mask, and what was done.
-
-    Raises
-    ------
-    ValueError
-        If most of the detector is broken or no frame is left.
+    ndarray
+        (h, w) True for pixels that saturate in a frame.
     """
-    n_pixels = patterns[0].size
-    valid = np.ones(patterns.shape[1:], bool) if valid_pixel_mask is None else valid_pixel_mask
-    broken = _broken(patterns)
-    kept = np.ones(len(patterns), bool)
-    found = {}
-    if broken.any():
-        patterns = np.where(broken, patterns.dtype.type(0), patterns)
-        broken &= valid
-        sporadic = broken & ~(broken.mean(axis=0) > BROKEN_FRACTION)
-        kept = sporadic.mean(axis=(1, 2)) <= BROKEN_FRACTION
-        broken_pixels = broken[kept].any(axis=0)
-        found["pixels with NaN, Inf, negative or overflown counts"] = broken_pixels
-        valid = valid & ~broken_pixels
-    if valid_pixel_mask is None:
-        scan_counts = patterns[kept].sum(axis=0, dtype=np.float64)
-        found["dead pixels"] = _dead(scan_counts) & valid
-        found["hot pixels"] = _hot(scan_counts) & valid
-        valid = valid & ~found["dead pixels"] & ~found["hot pixels"]
-    n_masked = sum(int(pixels.sum()) for pixels in found.values())
-    if n_masked > BROKEN_FRACTION * n_pixels or not valid.any():
-        raise ValueError(
-            f"{n_masked} of {n_pixels} detector pixels hold NaN, Inf, negative or overflown "
-            f"counts, or are dead or hot, and {int(valid.sum())} valid ones are left; correct the "
-            "patterns or pass valid_pixel_mask."
-        )
-    empty = kept & (np.where(valid, patterns, 0).max(axis=(1, 2)) == 0)
-    report = [f"masked {pixels.sum()} {what}" for what, pixels in found.items() if pixels.any()]
-    if not kept.all():
-        report.append(f"dropped {(~kept).sum()} broken frames")
-    if empty.any():
-        report.append(f"dropped {empty.sum()} empty frames")
-    kept = kept & ~empty
-    if not kept.any():
-        raise ValueError("no frame holds a count in a valid pixel; check patterns and mask.")
-    return Repaired(
-        patterns if kept.all() else patterns[kept], None if valid.all() else valid, kept, report
-    )
+    looked_at = kept[:, None, None] & valid
+    largest = patterns.max(initial=0, where=looked_at)
+    none = np.zeros(valid.shape, bool)
+    if largest < SATURATED_COUNTS * unit or (largest / unit) % 1 != 0:
+        return none
+    near = looked_at & (patterns > 0.95 * float(largest))
+    top = near & (patterns == largest)
+    n_top = int(top.sum())
+    if n_top < FEWEST_SATURATED or n_top <= 2 * (int(near.sum()) - n_top):
+        return none
+    rows = np.flatnonzero(kept)
+    varied = (patterns[rows[0]] != patterns[rows[-1]]) & valid
+    if varied.sum() < 0.5 * ((patterns[rows[0]] > largest / 10) & valid).sum():
+        return none  # noiseless frames of nothing: all counts repeat
+    return np.asarray(top.any(axis=0))
 
 
-def _broken(patterns: NDArray[Any]) -> NDArray[np.bool_]:
-    if patterns.dtype.kind == "f":
-        return ~(np.isfinite(patterns) & (patterns >= 0))
-    if patterns.dtype.kind == "u" and patterns.dtype.itemsize > 1:
-        return np.asarray(patterns == np.iinfo(patterns.dtype).max)
-    return np.asarray(patterns < 0)
+def _between_bright(
+    counts: NDArray[np.float64], valid: NDArray[np.bool_], axis: int
+) -> NDArray[np.bool_]:
+    """True where the next pixels with counts on both sides along an axis are bright."""
+    lit = valid & (counts > 0)
+    sides = []
+    for step in (1, -1):
+        order = (slice(None),) * axis + (slice(None, None, step),)
+        lit_here = np.moveaxis(lit[order], axis, -1)
+        index = np.where(lit_here, np.arange(lit_here.shape[-1]), -1)
+        last = np.maximum.accumulate(index, axis=-1)
+        values = np.moveaxis(counts[order], axis, -1)
+        side = np.where(last >= 0, np.take_along_axis(values, last.clip(min=0), axis=-1), 0)
+        sides.append(np.moveaxis(side, -1, axis)[order])
+    return np.asarray(np.minimum(*sides) > DEAD_PIXEL_COUNTS)
 
 
-def _dead(scan_counts: NDArray[np.float64]) -> NDArray[np.bool_]:
-    around = ndimage.median_filter(scan_counts, footprint=NEIGHBOURS, mode="nearest")
-    return (scan_counts == 0) & (around > DEAD_PIXEL_COUNTS)
+def _blocks(
+    pixels: NDArray[np.bool_],
+) -> list[tuple[NDArray[np.bool_], tuple[slice, slice]]]:
+    """Connected regions of more than one pixel, each in its bounding box."""
+    labels, _ = ndimage.label(pixels, structure=SQUARE)
+    boxes = ndimage.find_objects(labels)
+    regions = [(labels[box] == i, box) for i, box in enumerate(boxes, start=1)]
+    return [(region, box) for region, box in regions if region.sum() > 1]
 
 
-def _hot(scan_counts: NDArray[np.float64]) -> NDArray[np.bool_]:
-    around = ndimage.maximum_filter(scan_counts, footprint=NEIGHBOURS, mode="constant")
-    return scan_counts > HOT_PIXEL_FACTOR * np.maximum(around, 1)
+def _is_defect(
+    block: NDArray[np.bool_],
+    box: tuple[slice, slice],
+    counts: NDArray[np.float64],
+    empty: NDArray[np.bool_],
+    valid: NDArray[np.bool_],
+) -> bool:
+    """Whether a block of pixels without counts begins beside pixels in full light."""
+    wide = tuple(slice(max(s.start - 2, 0), s.stop + 2) for s in box)
+    inside = np.zeros(counts[wide].shape, bool)
+    inside[tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(box, wide))] = block
+    near = ndimage.binary_dilation(inside, SQUARE)
+    far = ndimage.binary_dilation(near, SQUARE) & ~near
+    usable = valid[wide] & ~empty[wide]
+    beside, further = counts[wide][near & usable], counts[wide][far & usable]
+    n_around = int((near & ~inside & valid[wide]).sum())
+    if len(beside) == 0 or len(beside) < 0.5 * n_around:
+        return False
+    padded = np.pad(inside, 1)
+    half_width = int(ndimage.distance_transform_cdt(padded, "chessboard").max())
+    expected = STRAY_LIGHT[min(half_width, 2)] * beside.mean() * block.sum()
+    sharp = len(further) == 0 or beside.mean() >= SHARP_EDGE * further.mean()
+    return bool(np.median(beside) > DEAD_PIXEL_COUNTS and sharp and expected > STRAY_COUNTS)
