@@ -229,7 +229,7 @@ class _Search:
         scan_counts = self.patterns.sum(axis=0, dtype=np.float64, where=kept)
         enough = self.kept.sum() >= FEWEST_FRAMES_WITHOUT_COUNTS
         if enough:
-            self.mask("dead pixels", dead(scan_counts, unit))
+            self.mask("dead pixels", dead(scan_counts, self.valid, unit))
         self.mask("hot pixels", hot(scan_counts, unit))
         if enough:
             blocks = blocks_without_counts(scan_counts, self.valid, unit)
@@ -243,21 +243,30 @@ class _Search:
             if bad.any()
         ]
         return told + [
-            f"dropped {bad.sum()} {what}: {_shortened(numbers[bad].tolist())}"
+            f"dropped {bad.sum()} {what}: {_ranges(np.sort(numbers[bad]))}"
             for what, bad in self.frames.items()
             if bad.any()
         ]
 
 
 def _places(pixels: NDArray[np.bool_]) -> str:
-    """Some pixels, or the rows and columns between which they lie."""
-    where = np.argwhere(pixels)
-    if len(where) <= MOST_NAMED:
-        return ", ".join(f"({y}, {x})" for y, x in where)
-    (top, left), (bottom, right) = where.min(axis=0), where.max(axis=0)
-    return f"rows {top} to {bottom}, columns {left} to {right}"
+    """Whole rows and columns, and some of the other pixels or the box around them."""
+    rows, columns = np.flatnonzero(pixels.all(axis=1)), np.flatnonzero(pixels.all(axis=0))
+    told = [f"{what} {_ranges(k)}" for what, k in (("rows", rows), ("columns", columns)) if len(k)]
+    rest = pixels.copy()
+    rest[rows], rest[:, columns] = False, False
+    where = np.argwhere(rest)
+    if len(where) > MOST_NAMED:
+        (top, left), (bottom, right) = where.min(axis=0), where.max(axis=0)
+        told.append(f"between ({top}, {left}) and ({bottom}, {right})")
+    else:
+        told += [f"({y}, {x})" for y, x in where]
+    return ", ".join(told)
 
 
-def _shortened(numbers: list[int]) -> str:
-    more = f" and {len(numbers) - MOST_NAMED} more" if len(numbers) > MOST_NAMED else ""
-    return f"{', '.join(map(str, numbers[:MOST_NAMED]))}{more}"
+def _ranges(numbers: NDArray[np.integer]) -> str:
+    """Whole numbers with a range for those in a row."""
+    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
+    named = [f"{run[0]}" if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
+    more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+    return f"{', '.join(named[:MOST_NAMED])}{more}"

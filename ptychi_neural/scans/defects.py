@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 DEAD_PIXEL_COUNTS = 50.0
-"""A pixel is dead if it counts nothing in a scan where its neighbours' median is above this."""
+"""Pixels are dead if they count nothing in a scan where nearly all neighbours count more."""
+
+NEARLY_ALL = 0.8
+"""Part of the neighbours of a dead pixel or block that must be bright."""
+
+LARGEST_DEAD_GROUP = 4
+"""Number of pixels up to which dead neighbours are dead pixels and not a block."""
+
+SMALLEST_UNIT = 1e-9
+"""Least value of one count as a part of the largest: smaller numbers are rounding errors."""
 
 HOT_PIXEL_FACTOR = 50.0
 """A pixel is hot if it counts this many times more in a scan than the brightest neighbour."""
@@ -33,6 +42,9 @@ SATURATED_COUNTS = 50.0
 
 FEWEST_SATURATED = 10
 """Number of equal largest counts from which they are taken for saturation."""
+
+STRAIGHT_SIDE = 3.0
+"""Mean length in pixels from which the sides of a block are straight."""
 
 NEIGHBOURS = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], dtype=bool)
 
@@ -56,13 +68,19 @@ def unit_of_counts(patterns: NDArray[np.generic]) -> float:
         return 1.0
     if patterns.dtype.kind != "f" or (some.max() < 2**53 and (some == np.floor(some)).all()):
         return float(reduce(np.gcd, np.unique(some).astype(np.uint64)))
-    return float(some.min())
+    return float(max(some.min(), SMALLEST_UNIT * some.max()))
 
 
-def dead(scan_counts: NDArray[np.float64], unit: float = 1.0) -> NDArray[np.bool_]:
-    """(h, w) True for single pixels that count nothing where their neighbours do."""
-    around = ndimage.median_filter(scan_counts, footprint=NEIGHBOURS, mode="nearest")
-    return np.asarray((scan_counts == 0) & (around > DEAD_PIXEL_COUNTS * unit))
+def dead(
+    scan_counts: NDArray[np.float64], valid: NDArray[np.bool_], unit: float = 1.0
+) -> NDArray[np.bool_]:
+    """(h, w) True for a few pixels that count nothing where nearly all their neighbours do."""
+    found = np.zeros(scan_counts.shape, bool)
+    for group, box in _groups(valid & (scan_counts == 0)):
+        if group.sum() <= LARGEST_DEAD_GROUP:
+            beside, _ = _around(group, box, scan_counts / unit, valid)
+            found[box] |= group & _bright(beside)
+    return found
 
 
 def hot(scan_counts: NDArray[np.float64], unit: float = 1.0) -> NDArray[np.bool_]:
@@ -89,7 +107,8 @@ def blocks_without_counts(
     -------
     ndarray
         (h, w) True in blocks that lie between bright pixels, and in rectangles at the edge of the
-        detector beside bright pixels.
+        detector beside bright pixels. Where the light itself has sharp edges, as a pupil without
+        a sample has, only blocks with straight sides count.
     """
     counts = scan_counts / unit
     empty = valid & (scan_counts == 0)
@@ -97,12 +116,21 @@ def blocks_without_counts(
     if not empty.any():
         return found
     between = empty & (_between_bright(counts, valid, 0) | _between_bright(counts, valid, 1))
-    for block, box in _blocks(between):
-        if _is_defect(block, box, counts, empty, valid):
-            found[box] |= block
-    for block, box in _blocks(empty & ~found):
-        at_edge = any(s.start == 0 or s.stop == n for s, n in zip(box, counts.shape))
-        if at_edge and block.all() and _is_defect(block, box, counts, empty, valid):
+    candidates = [
+        *_groups(between),
+        *(
+            (block, box)
+            for block, box in _groups(empty & ~between)
+            if block.all() and any(s.start == 0 or s.stop == n for s, n in zip(box, counts.shape))
+        ),
+    ]
+    outside = empty.copy()
+    for block, box in candidates:
+        outside[box] &= ~block
+    edges = ndimage.binary_dilation(outside, SQUARE) & valid & ~empty
+    sharp_light = edges.any() and np.median(counts[edges]) > DEAD_PIXEL_COUNTS
+    for block, box in candidates:
+        if _is_defect(block, box, counts, valid) and (not sharp_light or _is_straight(block)):
             found[box] |= block
     return found
 
@@ -167,36 +195,54 @@ def _between_bright(
     return np.asarray(np.minimum(*sides) > DEAD_PIXEL_COUNTS)
 
 
-def _blocks(
+def _groups(
     pixels: NDArray[np.bool_],
 ) -> list[tuple[NDArray[np.bool_], tuple[slice, slice]]]:
-    """Connected regions of more than one pixel, each in its bounding box."""
+    """Connected groups of pixels, each in its bounding box."""
     labels, _ = ndimage.label(pixels, structure=SQUARE)
     boxes = ndimage.find_objects(labels)
-    regions = [(labels[box] == i, box) for i, box in enumerate(boxes, start=1)]
-    return [(region, box) for region, box in regions if region.sum() > 1]
+    return [(labels[box] == i, box) for i, box in enumerate(boxes, start=1)]
+
+
+def _around(
+    group: NDArray[np.bool_],
+    box: tuple[slice, slice],
+    counts: NDArray[np.float64],
+    valid: NDArray[np.bool_],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Counts of the valid pixels beside a group, and of those one pixel further."""
+    wide = tuple(slice(max(s.start - 2, 0), s.stop + 2) for s in box)
+    inside = np.zeros(counts[wide].shape, bool)
+    inside[tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(box, wide))] = group
+    near = ndimage.binary_dilation(inside, SQUARE)
+    far = ndimage.binary_dilation(near, SQUARE) & ~near
+    return counts[wide][near & ~inside & valid[wide]], counts[wide][far & valid[wide]]
+
+
+def _bright(counts: NDArray[np.float64]) -> bool:
+    """Whether nearly all of some pixels are bright."""
+    return len(counts) > 0 and bool(np.quantile(counts, 1 - NEARLY_ALL) > DEAD_PIXEL_COUNTS)
 
 
 def _is_defect(
     block: NDArray[np.bool_],
     box: tuple[slice, slice],
     counts: NDArray[np.float64],
-    empty: NDArray[np.bool_],
     valid: NDArray[np.bool_],
 ) -> bool:
     """Whether a block of pixels without counts begins beside pixels in full light."""
-    wide = tuple(slice(max(s.start - 2, 0), s.stop + 2) for s in box)
-    inside = np.zeros(counts[wide].shape, bool)
-    inside[tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(box, wide))] = block
-    near = ndimage.binary_dilation(inside, SQUARE)
-    far = ndimage.binary_dilation(near, SQUARE) & ~near
-    usable = valid[wide] & ~empty[wide]
-    beside, further = counts[wide][near & usable], counts[wide][far & usable]
-    n_around = int((near & ~inside & valid[wide]).sum())
-    if len(beside) == 0 or len(beside) < 0.5 * n_around:
+    beside, further = (around[around > 0] for around in _around(block, box, counts, valid))
+    if not _bright(beside):
         return False
-    padded = np.pad(inside, 1)
-    half_width = int(ndimage.distance_transform_cdt(padded, "chessboard").max())
+    half_width = int(ndimage.distance_transform_cdt(np.pad(block, 1), "chessboard").max())
     expected = STRAY_LIGHT[min(half_width, 2)] * beside.mean() * block.sum()
     sharp = len(further) == 0 or beside.mean() >= SHARP_EDGE * further.mean()
-    return bool(np.median(beside) > DEAD_PIXEL_COUNTS and sharp and expected > STRAY_COUNTS)
+    return bool(sharp and expected > STRAY_COUNTS)
+
+
+def _is_straight(block: NDArray[np.bool_]) -> bool:
+    """Whether a block has long straight sides, as modules and gaps have and discs have not."""
+    around = np.pad(block, 1).astype(np.int64)
+    sides = sum(int(np.abs(np.diff(around, axis=axis)).sum()) for axis in (0, 1))
+    corners = around[1:, 1:] + around[1:, :-1] + around[:-1, 1:] + around[:-1, :-1]
+    return bool(sides >= STRAIGHT_SIDE * np.isin(corners, (1, 3)).sum())

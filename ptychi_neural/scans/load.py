@@ -50,7 +50,8 @@ def load_scan(
         Part of the scan to read, in the order of the product's positions. None: all of it.
     valid_pixel_mask : ndarray, optional
         (h, w) True where the detector works, in addition to the file's own mask. Where there is
-        a mask, by argument or in the file, dead and hot pixels are not looked for.
+        a mask, by argument or one in the file that masks a pixel, dead and hot pixels are not
+        looked for.
     on_bad_data : str
         ``"mask"`` bad pixels and drop bad frames, or raise an ``"error"`` that names them.
     datasets : mapping, optional
@@ -91,7 +92,8 @@ def load_scan(
             f"{product}: 'probe' has {scan.probe.shape[-2:]} pixels, the patterns of "
             f"{diffraction} {frame_shape}; crop or pad one to the shape of the other."
         )
-    valid = _combined(mask, valid_pixel_mask, frame_shape)
+    told = None if mask is None or mask.all() else mask  # a mask of nothing tells nothing
+    valid = _combined(told, valid_pixel_mask, frame_shape)
     try:
         repaired = repair(patterns, valid, on_bad_data, frame_numbers=scan.frame_indexes)
     except ValueError as error:
@@ -102,7 +104,7 @@ def load_scan(
     scan = dataclasses.replace(
         select_frames(scan, repaired.kept),
         patterns=repaired.patterns,
-        valid_pixel_mask=repaired.valid_pixel_mask,
+        valid_pixel_mask=mask if repaired.valid_pixel_mask is None else repaired.valid_pixel_mask,
     )
     if not scan.probe.size:
         report.append("started the probe from the root of the mean pattern, as the file has none")

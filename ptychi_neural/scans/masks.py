@@ -63,8 +63,8 @@ def pixel_mask(
     Returns
     -------
     ndarray or None
-        (h, w) True where the detector works; None where the file has no mask, or one that masks
-        nothing.
+        (h, w) True where the detector works; None where the file has no mask, or only a
+        ``bad_pixels`` without any, which ptychodus writes into every file.
 
     Raises
     ------
@@ -100,10 +100,9 @@ def pixel_mask(
             "it has another shape or an unknown name. Pass valid_pixel_mask if pixels are bad.",
             stacklevel=2,
         )
-    if not masks:
+    if not masks or (len(masks) == 1 and masks[0][0] == "bad_pixels" and masks[0][1].all()):
         return None
-    valid = np.logical_and.reduce([mask for _, mask in masks])
-    return None if valid.all() else valid
+    return np.asarray(np.logical_and.reduce([mask for _, mask in masks]))
 
 
 def _meaning(array: NDArray[Any], name: str) -> NDArray[np.bool_]:

@@ -15,8 +15,8 @@ DARK_FRACTION = 2e-3
 """A frame that stands alone is dark if it has less than this part of the median frame's light."""
 
 FLAT_FRACTION = 0.3
-"""A frame is dark if it has less than this part of the median frame's light, and that is spread
-over the detector as no pattern is."""
+"""Frames that stand alone are dark if each has less than this part of the median frame's light,
+and together they spread over the detector as no pattern does."""
 
 BRIGHT_FACTOR = 30.0
 """A frame that stands alone is too bright if it has this many times the median frame's light."""
@@ -24,9 +24,24 @@ BRIGHT_FACTOR = 30.0
 GAP = 5.0
 """Frames stand alone if no other frame has a light within this factor of theirs."""
 
-FLAT_DEVIATIONS = 4.0
-"""Standard deviations by which a flat frame is less like the mean pattern than counts drawn from
-it would be."""
+FEWEST_COUNTS = 8.0
+"""Counts in a frame from which their spread is judged."""
+
+FEWEST_COUNTS = 8.0
+"""Counts in all weak frames together from which their spread is judged."""
+
+FLAT_GAP = 2.0
+"""The same factor for frames whose light is flat."""
+
+DEVIATIONS = 4.0
+"""Standard deviations by which chance is excluded: a flat frame is less like the mean pattern than
+counts drawn from it would be, and as even as dark counts are."""
+
+TILES = 4
+"""Number of tiles along each side of the detector among which dark counts are even."""
+
+UNEVEN = 0.1
+"""Variance of dark counts over the detector, relative to their square, that is still even."""
 
 FLOOR = 1e-3
 """Part of the light of the mean pattern that is taken for spread over the whole detector."""
@@ -88,34 +103,54 @@ def too_dark(
         return dark
     kept = kept & (light > 0)
     dark |= _alone(1 / np.where(kept, light, 1), kept & (light < DARK_FRACTION * middle), kept)
-    weak = np.flatnonzero(kept & ~dark & (light < FLAT_FRACTION * middle))
-    if len(weak) == 0:
+    faint = kept & ~dark
+    weak = _alone(
+        1 / np.where(kept, light, 1), faint & (light < FLAT_FRACTION * middle), faint, FLAT_GAP
+    )
+    total = light[weak].sum() / unit
+    if total < FEWEST_COUNTS:
         return dark
     others = kept & (light >= FLAT_FRACTION * middle)
-    mean = patterns.sum(axis=0, dtype=np.float64, where=others[:, None, None])[pixels]
+    mean, counts = (
+        patterns.sum(axis=0, dtype=np.float64, where=frames[:, None, None])[pixels] / unit
+        for frames in (others, weak)
+    )
     likely = (1 - FLOOR) * mean / mean.sum() + FLOOR / len(mean)
     gain = np.log(likely * len(likely))  # per count: log of its likelihood over that if flat
     expected = (likely * gain).sum()
-    variance = (likely * gain**2).sum() - expected**2
-    for frame in weak:
-        counts = patterns[frame][pixels] / unit
-        total, found = counts.sum(), (counts * gain).sum()
-        deviation = np.sqrt(total * variance)
-        dark[frame] = found < min(0.0, total * expected - FLAT_DEVIATIONS * deviation)
-    return dark
+    deviation = np.sqrt(total * ((likely * gain**2).sum() - expected**2))
+    unlikely = (counts * gain).sum() < min(0.0, total * expected - DEVIATIONS * deviation)
+    return dark | weak if unlikely and _is_flat(counts, pixels) else dark
+
+
+def _is_flat(counts: NDArray[np.float64], pixels: NDArray[np.bool_]) -> bool:
+    """Whether counts of pixels are even over the detector, by the chi-squared of tiles."""
+    y, x = np.nonzero(pixels)
+    height, width = pixels.shape
+    tile = (y * TILES // height) * TILES + x * TILES // width
+    n_pixels = np.bincount(tile)
+    used = n_pixels > 0
+    expected = counts.sum() * n_pixels[used] / n_pixels.sum()
+    squares = ((np.bincount(tile, counts)[used] - expected) ** 2 / expected).sum()
+    freedom = len(expected) - 1
+    chance = freedom + DEVIATIONS * np.sqrt(2 * freedom)
+    return bool(squares < chance + UNEVEN * counts.sum())
 
 
 def _alone(
-    oddness: NDArray[np.float64], suspects: NDArray[np.bool_], kept: NDArray[np.bool_]
+    oddness: NDArray[np.float64],
+    suspects: NDArray[np.bool_],
+    kept: NDArray[np.bool_],
+    gap: float = GAP,
 ) -> NDArray[np.bool_]:
-    """Those of the suspects whose oddness is above a gap of the factor ``GAP``."""
+    """Those of the suspects whose oddness is above a gap of this factor."""
     alone = np.zeros(len(oddness), bool)
     rows = np.flatnonzero(suspects)
     if len(rows) == 0:
         return alone
     rows = rows[np.argsort(oddness[rows])]
     below = np.append(oddness[kept & ~suspects].max(), oddness[rows[:-1]])
-    gaps = np.flatnonzero(oddness[rows] > GAP * below)
+    gaps = np.flatnonzero(oddness[rows] > gap * below)
     if len(gaps):
         alone[rows[gaps[0] :]] = True
     return alone
