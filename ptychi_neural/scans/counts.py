@@ -19,7 +19,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ptychi_neural.scans.defects import blocks_without_counts, dead, hot, saturated, unit_of_counts
+from ptychi_neural.scans.blocks import blocks_without_counts
+from ptychi_neural.scans.defects import dead, hot, saturated, unit_of_counts
 from ptychi_neural.scans.hdf5 import native
 from ptychi_neural.scans.markers import broken_counts, marked_counts
 from ptychi_neural.scans.odd_frames import too_bright, too_dark

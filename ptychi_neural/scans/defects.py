@@ -27,24 +27,11 @@ SMALLEST_UNIT = 1e-9
 HOT_PIXEL_FACTOR = 50.0
 """A pixel is hot if it counts this many times more in a scan than the brightest neighbour."""
 
-STRAY_LIGHT = {1: 0.1, 2: 1e-3}
-"""Least part of the light around it that a region of the pattern would show, by its half width in
-pixels; scattering and the detector's background give more in wider ones."""
-
-STRAY_COUNTS = 20.0
-"""Counts expected at the least stray light from which none at all means a defect."""
-
-SHARP_EDGE = 0.5
-"""Least ratio of the light beside a block to the light one pixel further."""
-
 SATURATED_COUNTS = 50.0
 """Counts below which a largest count that many pixels share is taken for chance."""
 
 FEWEST_SATURATED = 10
 """Number of equal largest counts from which they are taken for saturation."""
-
-STRAIGHT_SIDE = 3.0
-"""Mean length in pixels from which the sides of a block are straight."""
 
 NEIGHBOURS = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], dtype=bool)
 
@@ -76,10 +63,10 @@ def dead(
 ) -> NDArray[np.bool_]:
     """(h, w) True for a few pixels that count nothing where nearly all their neighbours do."""
     found = np.zeros(scan_counts.shape, bool)
-    for group, box in _groups(valid & (scan_counts == 0)):
+    for group, box in groups(valid & (scan_counts == 0)):
         if group.sum() <= LARGEST_DEAD_GROUP:
-            beside, _ = _around(group, box, scan_counts / unit, valid)
-            found[box] |= group & _bright(beside)
+            beside, _ = around(group, box, scan_counts / unit, valid)
+            found[box] |= group & nearly_all_bright(beside)
     return found
 
 
@@ -87,52 +74,6 @@ def hot(scan_counts: NDArray[np.float64], unit: float = 1.0) -> NDArray[np.bool_
     """(h, w) True for single pixels that outshine all of their neighbours."""
     around = ndimage.maximum_filter(scan_counts, footprint=NEIGHBOURS, mode="constant")
     return np.asarray(scan_counts > HOT_PIXEL_FACTOR * np.maximum(around, unit))
-
-
-def blocks_without_counts(
-    scan_counts: NDArray[np.float64], valid: NDArray[np.bool_], unit: float = 1.0
-) -> NDArray[np.bool_]:
-    """Find modules, gaps, rows and beam stops that were stored as zeros.
-
-    Parameters
-    ----------
-    scan_counts : ndarray
-        (h, w) sum of a scan's patterns.
-    valid : ndarray
-        (h, w) True for pixels that are no known defect.
-    unit : float
-        Value of one count.
-
-    Returns
-    -------
-    ndarray
-        (h, w) True in blocks that lie between bright pixels, and in rectangles at the edge of the
-        detector beside bright pixels. Where the light itself has sharp edges, as a pupil without
-        a sample has, only blocks with straight sides count.
-    """
-    counts = scan_counts / unit
-    empty = valid & (scan_counts == 0)
-    found = np.zeros(counts.shape, bool)
-    if not empty.any():
-        return found
-    between = empty & (_between_bright(counts, valid, 0) | _between_bright(counts, valid, 1))
-    candidates = [
-        *_groups(between),
-        *(
-            (block, box)
-            for block, box in _groups(empty & ~between)
-            if block.all() and any(s.start == 0 or s.stop == n for s, n in zip(box, counts.shape))
-        ),
-    ]
-    outside = empty.copy()
-    for block, box in candidates:
-        outside[box] &= ~block
-    edges = ndimage.binary_dilation(outside, SQUARE) & valid & ~empty
-    sharp_light = edges.any() and np.median(counts[edges]) > DEAD_PIXEL_COUNTS
-    for block, box in candidates:
-        if _is_defect(block, box, counts, valid) and (not sharp_light or _is_straight(block)):
-            found[box] |= block
-    return found
 
 
 def saturated(
@@ -178,24 +119,7 @@ def saturated(
     return np.asarray(top.any(axis=0))
 
 
-def _between_bright(
-    counts: NDArray[np.float64], valid: NDArray[np.bool_], axis: int
-) -> NDArray[np.bool_]:
-    """True where the next pixels with counts on both sides along an axis are bright."""
-    lit = valid & (counts > 0)
-    sides = []
-    for step in (1, -1):
-        order = (slice(None),) * axis + (slice(None, None, step),)
-        lit_here = np.moveaxis(lit[order], axis, -1)
-        index = np.where(lit_here, np.arange(lit_here.shape[-1]), -1)
-        last = np.maximum.accumulate(index, axis=-1)
-        values = np.moveaxis(counts[order], axis, -1)
-        side = np.where(last >= 0, np.take_along_axis(values, last.clip(min=0), axis=-1), 0)
-        sides.append(np.moveaxis(side, -1, axis)[order])
-    return np.asarray(np.minimum(*sides) > DEAD_PIXEL_COUNTS)
-
-
-def _groups(
+def groups(
     pixels: NDArray[np.bool_],
 ) -> list[tuple[NDArray[np.bool_], tuple[slice, slice]]]:
     """Connected groups of pixels, each in its bounding box."""
@@ -204,7 +128,7 @@ def _groups(
     return [(labels[box] == i, box) for i, box in enumerate(boxes, start=1)]
 
 
-def _around(
+def around(
     group: NDArray[np.bool_],
     box: tuple[slice, slice],
     counts: NDArray[np.float64],
@@ -219,30 +143,6 @@ def _around(
     return counts[wide][near & ~inside & valid[wide]], counts[wide][far & valid[wide]]
 
 
-def _bright(counts: NDArray[np.float64]) -> bool:
+def nearly_all_bright(counts: NDArray[np.float64]) -> bool:
     """Whether nearly all of some pixels are bright."""
     return len(counts) > 0 and bool(np.quantile(counts, 1 - NEARLY_ALL) > DEAD_PIXEL_COUNTS)
-
-
-def _is_defect(
-    block: NDArray[np.bool_],
-    box: tuple[slice, slice],
-    counts: NDArray[np.float64],
-    valid: NDArray[np.bool_],
-) -> bool:
-    """Whether a block of pixels without counts begins beside pixels in full light."""
-    beside, further = (around[around > 0] for around in _around(block, box, counts, valid))
-    if not _bright(beside):
-        return False
-    half_width = int(ndimage.distance_transform_cdt(np.pad(block, 1), "chessboard").max())
-    expected = STRAY_LIGHT[min(half_width, 2)] * beside.mean() * block.sum()
-    sharp = len(further) == 0 or beside.mean() >= SHARP_EDGE * further.mean()
-    return bool(sharp and expected > STRAY_COUNTS)
-
-
-def _is_straight(block: NDArray[np.bool_]) -> bool:
-    """Whether a block has long straight sides, as modules and gaps have and discs have not."""
-    around = np.pad(block, 1).astype(np.int64)
-    sides = sum(int(np.abs(np.diff(around, axis=axis)).sum()) for axis in (0, 1))
-    corners = around[1:, 1:] + around[1:, :-1] + around[:-1, 1:] + around[:-1, :-1]
-    return bool(sides >= STRAIGHT_SIDE * np.isin(corners, (1, 3)).sum())

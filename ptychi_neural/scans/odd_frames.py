@@ -34,8 +34,11 @@ FLAT_GAP = 2.0
 """The same factor for frames whose light is flat."""
 
 DEVIATIONS = 4.0
-"""Standard deviations by which chance is excluded: a flat frame is less like the mean pattern than
-counts drawn from it would be, and as even as dark counts are."""
+"""Standard deviations by which flat frames are less like the mean pattern than counts drawn from
+it would be."""
+
+EVEN_DEVIATIONS = 2.0
+"""Standard deviations within which flat frames are as even as dark counts are."""
 
 TILES = 4
 """Number of tiles along each side of the detector among which dark counts are even."""
@@ -133,7 +136,7 @@ def _is_flat(counts: NDArray[np.float64], pixels: NDArray[np.bool_]) -> bool:
     expected = counts.sum() * n_pixels[used] / n_pixels.sum()
     squares = ((np.bincount(tile, counts)[used] - expected) ** 2 / expected).sum()
     freedom = len(expected) - 1
-    chance = freedom + DEVIATIONS * np.sqrt(2 * freedom)
+    chance = freedom + EVEN_DEVIATIONS * np.sqrt(2 * freedom)
     return bool(squares < chance + UNEVEN * counts.sum())
 
 
