@@ -92,7 +92,7 @@ def _modules_at_edge(
         padded = np.pad(light, ((0, 0), (0, 2)))
         rows = np.arange(len(light))
         beside, further = padded[rows, n_dark], padded[rows, n_dark + 1]
-        bright = (n_dark > 0) & (beside > DEAD_PIXEL_COUNTS)
+        bright = (n_dark > 0) & dark[rows, n_dark - 1] & (beside > DEAD_PIXEL_COUNTS)
         module = np.zeros(light.shape, bool)
         for run in np.split(rows, np.flatnonzero(np.diff(n_dark)) + 1):
             lit, depth = run[bright[run]], int(n_dark[run[0]])

@@ -6,8 +6,6 @@ pattern fades out over several pixels; a missing module or a beam stop that was 
 begins beside pixels in full light.
 """
 
-from functools import reduce
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -33,6 +31,9 @@ SATURATED_COUNTS = 50.0
 FEWEST_SATURATED = 10
 """Number of equal largest counts from which they are taken for saturation."""
 
+FRAMES_FOR_VARIANCE = 32
+"""Frames from which the variance of counts is taken."""
+
 NEIGHBOURS = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], dtype=bool)
 
 SQUARE = np.ones((3, 3), dtype=bool)
@@ -41,21 +42,26 @@ SQUARE = np.ones((3, 3), dtype=bool)
 def unit_of_counts(patterns: NDArray[np.generic]) -> float:
     """The value of one count: counts may be in any unit.
 
-    It is the greatest common divisor of some frames of whole numbers, and the least positive
-    value of other numbers.
+    It is the least positive number, unless all pixels count much: then the variance of a pixel's
+    counts over their mean tells it, because it is the unit in Poisson noise and more where the
+    sample changes the pattern.
 
     Examples
     --------
     >>> unit_of_counts(np.array([[[0, 300], [100, 700]]]))
     100.0
     """
-    some = patterns[:: max(len(patterns) // 8, 1)]
-    some = some[some > 0]
-    if some.size == 0:
+    largest = patterns.max(initial=0)
+    least = float(patterns.min(initial=largest, where=patterns > 0))
+    if least <= 0:
         return 1.0
-    if patterns.dtype.kind != "f" or (some.max() < 2**53 and (some == np.floor(some)).all()):
-        return float(reduce(np.gcd, np.unique(some).astype(np.uint64)))
-    return float(max(some.min(), SMALLEST_UNIT * some.max()))
+    some = patterns[:: max(len(patterns) // FRAMES_FOR_VARIANCE, 1)].astype(np.float64)
+    if len(some) >= FRAMES_FOR_VARIANCE // 2:
+        mean = some.mean(axis=0)
+        lit = mean > 0
+        least = min(least, float(np.quantile(some.var(axis=0)[lit] / mean[lit], 0.1)))
+    whole = patterns.dtype.kind != "f" or (some == np.round(some)).all()
+    return max(least, 1.0 if whole else SMALLEST_UNIT * float(largest))
 
 
 def dead(
