@@ -5,6 +5,7 @@ import numpy as np
 from scipy.constants import c, e, h
 
 from ptychi_neural.scans.hdf5 import find, read, text, where
+from ptychi_neural.scans.scan import Scan
 
 METRES = {
     "m": 1.0,
@@ -58,3 +59,12 @@ def wavelength(file: h5py.File, wavelength_name: str, energy_name: str) -> float
     unit = text(energy.attrs.get("units", "")).strip().lower()
     joules *= {"ev": e, "kev": 1e3 * e, "mev": 1e6 * e}.get(unit, e if joules > 1e-10 else 1.0)
     return h * c / joules if joules > 0 else None
+
+
+def detector_pixel_sizes(scan: Scan) -> tuple[float, ...]:
+    """(height, width) of a detector pixel in metres, lambda z / (N d); empty where unknown."""
+    near_field = scan.free_space_propagation_distance_m is not None
+    if near_field or not scan.wavelength_m or not scan.detector_distance_m:
+        return ()
+    far_field_m2 = scan.wavelength_m * scan.detector_distance_m
+    return tuple(far_field_m2 / (n * scan.pixel_size_m) for n in scan.probe.shape[-2:])

@@ -87,7 +87,8 @@ def _modules_at_edge(
     """
     found, n_sides = [np.zeros(counts.shape, bool)], 0
     for turns in range(4):
-        light, dark, usable = (np.rot90(a, turns) for a in (counts, empty, valid))
+        light = np.rot90(counts, turns)
+        dark, usable = (np.rot90(pixels, turns) for pixels in (empty, valid))
         n_dark = np.logical_and.accumulate(dark | ~usable, axis=1).sum(axis=1)
         padded = np.pad(light, ((0, 0), (0, 2)))
         rows = np.arange(len(light))

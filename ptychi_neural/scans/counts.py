@@ -167,7 +167,7 @@ def repair(
             f"{int(valid.sum())} valid ones are left; correct the patterns or pass "
             "valid_pixel_mask."
         )
-    search.drop("empty frames", ~search.patterns.any(axis=(1, 2), where=valid))
+    search.drop("empty frames", np.asarray(~search.patterns.any(axis=(1, 2), where=valid)))
     report = search.report(numbers)
     if report and on_bad_data == "error":
         raise ValueError(
@@ -211,7 +211,7 @@ class _Search:
         in_most_frames = bad.sum(axis=0) > BROKEN_FRACTION * self.kept.sum()
         sporadic = bad & ~in_most_frames
         self.drop(frames, sporadic.mean(axis=(1, 2)) > BROKEN_FRACTION)
-        self.mask(what, bad[self.kept].any(axis=0))
+        self.mask(what, np.asarray(bad[self.kept].any(axis=0)))
 
     def look_for_odd_frames(self, suspects: NDArray[np.bool_] | None, unit: float) -> None:
         """Drop frames that are far too bright or have next to no light."""

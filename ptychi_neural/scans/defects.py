@@ -6,6 +6,8 @@ pattern fades out over several pixels; a missing module or a beam stop that was 
 begins beside pixels in full light.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -28,6 +30,13 @@ HOT_PIXEL_FACTOR = 50.0
 SATURATED_COUNTS = 50.0
 """Counts below which a largest count that many pixels share is taken for chance."""
 
+NEAR_SATURATION = 0.05
+"""Part of the largest count within which other counts are compared with it."""
+
+SATURATED_EXCESS = 5.0
+"""Counts that equal the largest are saturated if there are this many times more than of another
+number near it."""
+
 FEWEST_SATURATED = 10
 """Number of equal largest counts from which they are taken for saturation."""
 
@@ -39,7 +48,7 @@ NEIGHBOURS = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], dtype=bool)
 SQUARE = np.ones((3, 3), dtype=bool)
 
 
-def unit_of_counts(patterns: NDArray[np.generic]) -> float:
+def unit_of_counts(patterns: NDArray[Any]) -> float:
     """The value of one count: counts may be in any unit.
 
     It is the least positive number, unless all pixels count much: then the variance of a pixel's
@@ -83,14 +92,15 @@ def hot(scan_counts: NDArray[np.float64], unit: float = 1.0) -> NDArray[np.bool_
 
 
 def saturated(
-    patterns: NDArray[np.generic],
+    patterns: NDArray[Any],
     kept: NDArray[np.bool_],
     valid: NDArray[np.bool_],
     unit: float = 1.0,
 ) -> NDArray[np.bool_]:
     """Find pixels whose counts reach the level at which the detector cuts them off.
 
-    True counts rarely equal the largest of all; saturated ones do more often than they come close.
+    True counts rarely equal the largest of all; saturated ones do far more often than they equal
+    any number just below.
 
     Parameters
     ----------
@@ -113,14 +123,15 @@ def saturated(
     none = np.zeros(valid.shape, bool)
     if largest < SATURATED_COUNTS * unit or (largest / unit) % 1 != 0:
         return none
-    near = looked_at & (patterns > 0.95 * float(largest))
+    near = looked_at & (patterns > (1 - NEAR_SATURATION) * float(largest))
     top = near & (patterns == largest)
-    n_top = int(top.sum())
-    if n_top < FEWEST_SATURATED or n_top <= 2 * (int(near.sum()) - n_top):
+    n_top, n_values = int(top.sum()), NEAR_SATURATION * float(largest) / unit
+    n_expected = (int(near.sum()) - n_top) / n_values
+    if n_top < FEWEST_SATURATED or n_top <= SATURATED_EXCESS * n_expected:
         return none
-    rows = np.flatnonzero(kept)
-    varied = (patterns[rows[0]] != patterns[rows[-1]]) & valid
-    if varied.sum() < 0.5 * ((patterns[rows[0]] > largest / 10) & valid).sum():
+    first, last = np.flatnonzero(kept)[[0, -1]]
+    others = valid & (patterns[first] > 0) & ~top[first] & ~top[last]
+    if ((patterns[first] != patterns[last]) & others).sum() <= 0.1 * others.sum():
         return none  # noiseless frames of nothing: all counts repeat
     return np.asarray(top.any(axis=0))
 

@@ -29,6 +29,8 @@ def load_scan(
     valid_pixel_mask: NDArray[np.bool_] | None = None,
     on_bad_data: OnBadData = "mask",
     datasets: Mapping[str, str] | None = None,
+    pixel_size_m: float | None = None,
+    free_space_propagation_distance_m: float | None = None,
     allow_outside_links: bool = False,
 ) -> Scan:
     """Read a scan from a file, or from a diffraction file and the product that belongs to it.
@@ -57,6 +59,11 @@ def load_scan(
     datasets : mapping, optional
         Names of the datasets ``"patterns"`` and ``"mask"`` in an HDF5 file, where they are
         unusual.
+    pixel_size_m : float, optional
+        Size of an object pixel in metres, in place of the one that the file tells: that of a CXI
+        file is right in the far field only.
+    free_space_propagation_distance_m : float, optional
+        Distance of near-field propagation in metres, where the file does not tell it.
     allow_outside_links : bool
         Follow links to files outside the folder of the data.
 
@@ -84,6 +91,7 @@ def load_scan(
                 "choose other frames, check probe_position_y_m and probe_position_x_m."
             )
         scan = select_frames(scan, placed)
+        scan = _with_geometry(scan, pixel_size_m, free_space_propagation_distance_m)
         _check(scan, product)
         patterns, mask = _read_diffraction(diffraction, scan.frame_indexes, datasets)
     frame_shape = patterns.shape[-2:]
@@ -227,6 +235,16 @@ def _combined(
         )
     given_mask = np.asarray(given_mask, dtype=bool)
     return given_mask if file_mask is None else given_mask & file_mask
+
+
+def _with_geometry(scan: Scan, pixel_size_m: float | None, distance_m: float | None) -> Scan:
+    """The scan with another pixel size, so that positions stay where they are in metres."""
+    if distance_m is not None:
+        scan = dataclasses.replace(scan, free_space_propagation_distance_m=distance_m)
+    if pixel_size_m is None:
+        return scan
+    positions_px = scan.positions_px * (scan.pixel_size_m / pixel_size_m)
+    return dataclasses.replace(scan, pixel_size_m=pixel_size_m, positions_px=positions_px)
 
 
 def _check(scan: Scan, product: StrPath) -> None:

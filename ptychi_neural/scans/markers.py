@@ -7,7 +7,7 @@ where it stays alone: it is far above every other count of the pixel and its nei
 holds it in every frame.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ FEWEST_CONSTANT = 8
 """Frames from which a pixel that always holds a marker is one without looking around it."""
 
 
-def broken_counts(patterns: NDArray[np.generic]) -> NDArray[np.bool_] | None:
+def broken_counts(patterns: NDArray[Any]) -> NDArray[np.bool_] | None:
     """(n, h, w) True where a count is NaN, infinite, negative or overflown; None if none is."""
     kind = patterns.dtype.kind
     if kind == "u":
@@ -43,7 +43,7 @@ def broken_counts(patterns: NDArray[np.generic]) -> NDArray[np.bool_] | None:
 class Marked(NamedTuple):
     """Counts that equal a marker, and may be one."""
 
-    patterns: NDArray[np.generic]
+    patterns: NDArray[Any]
     """(n, h, w) counts."""
 
     suspects: NDArray[np.bool_]
@@ -65,7 +65,7 @@ class Marked(NamedTuple):
                 markers |= suspects & always
         return np.asarray(markers)
 
-    def others(self) -> NDArray[np.generic]:
+    def others(self) -> NDArray[Any]:
         """Counts with 0 in place of suspects."""
         return np.where(self.suspects, self.patterns.dtype.type(0), self.patterns)
 
@@ -79,7 +79,7 @@ class Marked(NamedTuple):
         return 125 if whole else 2**14 - 3
 
 
-def marked_counts(patterns: NDArray[np.generic]) -> Marked | None:
+def marked_counts(patterns: NDArray[Any]) -> Marked | None:
     """Find the counts that equal a marker; None if none does."""
     largest = float(patterns.max(initial=0))
     markers = _markers(patterns.dtype)

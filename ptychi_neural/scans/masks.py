@@ -73,7 +73,9 @@ def pixel_mask(
     """
     places = (VALID, BAD, CXI) if name is None else ((name,) if "valid" in name else (), (name,))
     known = [key for kind in places for pattern in kind for key in names_like(file, pattern)]
-    masks, misfits, seen = [], [], []
+    masks: list[tuple[str, NDArray[np.bool_]]] = []
+    misfits: list[tuple[str, NDArray[np.bool_]]] = []
+    seen: list[h5py.Dataset] = []
     for key in dict.fromkeys(known):
         data = find(file, key)
         if data is None or data in seen:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.constants import c, h
 
-from ptychi_neural.scans.beamline import length_in_metres, number, wavelength
+from ptychi_neural.scans.beamline import detector_pixel_sizes, length_in_metres, number, wavelength
 from ptychi_neural.scans.diffraction import Diffraction, read_stack, stacks
 from ptychi_neural.scans.formats.ptychodus import complex_array, expanded
 from ptychi_neural.scans.formats.registry import Reader, register_reader, register_writer
@@ -44,6 +44,8 @@ ATTRIBUTES = {
     "exposure_time_s": "exposure_time_s",
     "mass_attenuation_m2_kg": "mass_attenuation_m2_per_kg",
     "tomography_angle_deg": "tomography_angle_deg",
+    "focus_object_distance_m": "focus_object_distance_m",
+    "tilt_angle_deg": "tilt_angle_deg",
 }
 """What a scan tells of the measurement, and its name in ptychodus's group."""
 
@@ -87,6 +89,8 @@ class Cxi(Reader):
             indexes = find(file, f"{EXTRA}/probe_position_indexes")
             weights = find(file, f"{EXTRA}/opr_weights")
             spacings = find(file, f"{EXTRA}/object_layer_spacing_m")
+            photons = find(file, f"{EXTRA}/probe_photon_counts")
+            near_field_m = number(file, f"{EXTRA}/free_space_propagation_distance_m")
             return Scan(
                 patterns=np.empty((0, *frame_shape), dtype=np.float32),
                 positions_px=(positions_m - np.asarray(center_m)) / pixel_size_m,
@@ -95,12 +99,14 @@ class Cxi(Reader):
                 pixel_size_m=pixel_size_m,
                 wavelength_m=wavelength_m,
                 detector_distance_m=distance_m,
+                free_space_propagation_distance_m=near_field_m,
                 slice_spacings_m=None if spacings is None or len(object_) < 2 else read(spacings),
                 opr_mode_weights=None if weights is None else read(weights),
                 frame_indexes=np.arange(len(positions_m))
                 if indexes is None
                 else read(indexes).astype(np.int64),
                 object_center_m=center_m,
+                probe_photon_counts=None if photons is None else read(photons),
                 attributes={
                     name: value
                     for name, key in ATTRIBUTES.items()
@@ -114,7 +120,7 @@ class Cxi(Reader):
 @register_writer("cxi")
 def write_cxi(path: Path, scan: Scan) -> None:
     """Write a whole scan as ptychodus writes CXI files."""
-    n, shape = len(scan.positions_px), scan.probe.shape[-2:]
+    n = len(scan.positions_px)
     translation = np.zeros((n, 3))
     translation[:, :2] = (scan.positions_px * scan.pixel_size_m + scan.object_center_m)[:, ::-1]
     with h5py.File(path, "w") as file:
@@ -127,10 +133,8 @@ def write_cxi(path: Path, scan: Scan) -> None:
             entry["instrument_1/source_1/energy"] = h * c / scan.wavelength_m
         if scan.detector_distance_m is not None:
             detector["distance"] = scan.detector_distance_m
-        if scan.wavelength_m is not None and scan.detector_distance_m is not None:
-            for name, size in zip(("y_pixel_size", "x_pixel_size"), shape):
-                far_field_m = scan.wavelength_m * scan.detector_distance_m
-                detector[name] = far_field_m / (size * scan.pixel_size_m)
+        for name, size_m in zip(("y_pixel_size", "x_pixel_size"), detector_pixel_sizes(scan)):
+            detector[name] = size_m
         data = entry.create_group("data_1")
         data["translation"] = h5py.SoftLink("/entry_1/sample_1/geometry_1/translation")
         if len(scan.patterns):
@@ -155,6 +159,10 @@ def write_cxi(path: Path, scan: Scan) -> None:
         extra["object_center_y_m"], extra["object_center_x_m"] = scan.object_center_m
         if scan.opr_mode_weights is not None:
             extra["opr_weights"] = scan.opr_mode_weights
+        if scan.probe_photon_counts is not None:
+            extra["probe_photon_counts"] = scan.probe_photon_counts
+        if scan.free_space_propagation_distance_m is not None:
+            extra["free_space_propagation_distance_m"] = scan.free_space_propagation_distance_m
         if scan.slice_spacings_m is not None:
             extra["object_layer_spacing_m"] = scan.slice_spacings_m
         for name, key in ATTRIBUTES.items():

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.constants import c, e, h
 
+from ptychi_neural.scans.beamline import detector_pixel_sizes
 from ptychi_neural.scans.diffraction import Diffraction, put_patterns, read_stack
 from ptychi_neural.scans.formats.registry import Reader, register_reader, register_writer
 from ptychi_neural.scans.hdf5 import (
@@ -138,7 +139,15 @@ def write_both(path: Path, scan: Scan) -> None:
     with h5py.File(path, "w") as file:
         _put_product(file, scan, None)
         if len(scan.patterns):
-            put_patterns(file, scan.patterns, scan.valid_pixel_mask, scan.frame_indexes, None, None)
+            sizes_m = detector_pixel_sizes(scan)
+            put_patterns(
+                file,
+                scan.patterns,
+                scan.valid_pixel_mask,
+                scan.frame_indexes,
+                sizes_m[-1] if sizes_m else None,
+                scan.probe_photon_counts,
+            )
 
 
 def _put_product(file: h5py.File, scan: Scan, losses: Sequence[tuple[int, float]] | None) -> None:
