@@ -67,7 +67,13 @@ def opened(path: StrPath) -> Iterator[h5py.File]:
         raise FileNotFoundError(f"{path} does not exist; check the path.")
     if not h5py.is_hdf5(path):
         raise ValueError(f"{path} is not an HDF5 file; it may be truncated or of another format.")
-    with h5py.File(path, "r") as file:
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be opened ({error}); it may be truncated, or still be written."
+        ) from error
+    with file:
         yield file
 
 

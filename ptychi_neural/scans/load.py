@@ -122,6 +122,7 @@ def load_scan(
     if not scan.object.size:
         object_ = empty_object(scan.positions_px, scan.probe.shape)
         scan = dataclasses.replace(scan, object=object_)
+    _check(scan, product)
     if report:
         warnings.warn(f"{diffraction}: {', '.join(report)}.", stacklevel=2)
     return scan
@@ -249,12 +250,12 @@ def _with_geometry(scan: Scan, pixel_size_m: float | None, distance_m: float | N
 
 def _check(scan: Scan, product: StrPath) -> None:
     """Check probe, object and positions of a product, as far as it has them."""
-    whole = scan.probe.size and scan.object.size
+    size: tuple[int, ...] = (MOST_OBJECT_PIXELS, MOST_OBJECT_PIXELS)
+    probe_shape = scan.patterns.shape
     try:
-        if whole:
+        if scan.probe.size and scan.object.size:
             check_start(scan.object, scan.probe, names=("'object'", "'probe'"))
-        size = scan.object.shape if whole else np.full(2, MOST_OBJECT_PIXELS)
-        probe_shape = scan.probe.shape if whole else scan.patterns.shape
-        check_positions(scan.positions_px, probe_shape, tuple(size), scan.pixel_size_m)
+            size, probe_shape = scan.object.shape, scan.probe.shape
+        check_positions(scan.positions_px, probe_shape, size, scan.pixel_size_m)
     except ValueError as error:
         raise ValueError(f"{product}: {error}") from error

@@ -7,6 +7,7 @@ as weak.
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 FEWEST_FRAMES = 5
 """Frames below which none is called odd."""
@@ -37,7 +38,7 @@ DEVIATIONS = 4.0
 """Standard deviations by which flat frames are less like the mean pattern than counts drawn from
 it would be."""
 
-EVEN_DEVIATIONS = 2.0
+EVEN_DEVIATIONS = 3.5
 """Standard deviations within which flat frames are as even as dark counts are."""
 
 TILES = 4
@@ -45,6 +46,9 @@ TILES = 4
 
 UNEVEN = 0.1
 """Variance of dark counts over the detector, relative to their square, that is still even."""
+
+BLUR = 0.125
+"""Width, as a part of the detector, to which scattering may broaden the mean pattern."""
 
 FLOOR = 1e-3
 """Part of the light of the mean pattern that is taken for spread over the whole detector."""
@@ -115,18 +119,40 @@ def too_dark(
         return dark
     others = kept & (light >= FLAT_FRACTION * middle)
     mean, counts = (
-        patterns.sum(axis=0, dtype=np.float64, where=frames[:, None, None])[pixels] / unit
+        patterns.sum(axis=0, dtype=np.float64, where=frames[:, None, None] & pixels) / unit
         for frames in (others, weak)
     )
-    likely = (1 - FLOOR) * mean / mean.sum() + FLOOR / len(mean)
+    blurred = ndimage.gaussian_filter(mean, np.asarray(mean.shape) * BLUR)
+    flat = not _is_like(counts[pixels], mean[pixels], DEVIATIONS)
+    flat = flat and not _is_like(counts[pixels], blurred[pixels])
+    return dark | weak if flat and _is_even(counts[pixels], pixels) else dark
+
+
+def _is_like(
+    counts: NDArray[np.float64], pattern: NDArray[np.float64], deviations: float = 0.0
+) -> bool:
+    """Whether counts are rather drawn from a pattern than flat, or could be drawn from it.
+
+    Parameters
+    ----------
+    counts : ndarray
+        (k,) counts of pixels.
+    pattern : ndarray
+        (k,) light of the pattern in these pixels.
+    deviations : float
+        Standard deviations within which counts could be drawn from the pattern; 0: they are not
+        compared with it.
+    """
+    likely = (1 - FLOOR) * pattern / pattern.sum() + FLOOR / len(pattern)
     gain = np.log(likely * len(likely))  # per count: log of its likelihood over that if flat
+    found, total = (counts * gain).sum(), counts.sum()
     expected = (likely * gain).sum()
-    deviation = np.sqrt(total * ((likely * gain**2).sum() - expected**2))
-    unlikely = (counts * gain).sum() < min(0.0, total * expected - DEVIATIONS * deviation)
-    return dark | weak if unlikely and _is_flat(counts, pixels) else dark
+    deviation = np.sqrt(total * max((likely * gain**2).sum() - expected**2, 0.0))
+    could_be = deviations > 0 and found >= total * expected - deviations * deviation
+    return bool(found >= 0 or could_be)
 
 
-def _is_flat(counts: NDArray[np.float64], pixels: NDArray[np.bool_]) -> bool:
+def _is_even(counts: NDArray[np.float64], pixels: NDArray[np.bool_]) -> bool:
     """Whether counts of pixels are even over the detector, by the chi-squared of tiles."""
     y, x = np.nonzero(pixels)
     height, width = pixels.shape
