@@ -259,7 +259,7 @@ def _places(pixels: NDArray[np.bool_]) -> str:
     where = np.argwhere(rest)
     if len(where) > MOST_NAMED:
         (top, left), (bottom, right) = where.min(axis=0), where.max(axis=0)
-        told.append(f"between ({top}, {left}) and ({bottom}, {right})")
+        told.append(f"({top}, {left}) to ({bottom}, {right})")
     else:
         told += [f"({y}, {x})" for y, x in where]
     return ", ".join(told)

@@ -41,7 +41,9 @@ FEWEST_SATURATED = 10
 """Number of equal largest counts from which they are taken for saturation."""
 
 FRAMES_FOR_VARIANCE = 32
-"""Frames from which the variance of counts is taken."""
+"""Frames from which the variance of counts is taken, where there are so many."""
+
+FEWEST_FOR_VARIANCE = 4
 
 NEIGHBOURS = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], dtype=bool)
 
@@ -65,10 +67,10 @@ def unit_of_counts(patterns: NDArray[Any]) -> float:
     if least <= 0:
         return 1.0
     some = patterns[:: max(len(patterns) // FRAMES_FOR_VARIANCE, 1)].astype(np.float64)
-    if len(some) >= FRAMES_FOR_VARIANCE // 2:
+    if len(some) >= FEWEST_FOR_VARIANCE:
         mean = some.mean(axis=0)
         lit = mean > 0
-        least = min(least, float(np.quantile(some.var(axis=0)[lit] / mean[lit], 0.1)))
+        least = min(least, float(np.quantile(some.var(axis=0, ddof=1)[lit] / mean[lit], 0.1)))
     whole = patterns.dtype.kind != "f" or (some == np.round(some)).all()
     return max(least, 1.0 if whole else SMALLEST_UNIT * float(largest))
 

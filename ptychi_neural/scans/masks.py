@@ -74,23 +74,25 @@ def pixel_mask(
     places = (VALID, BAD, CXI) if name is None else ((name,) if "valid" in name else (), (name,))
     known = [key for kind in places for pattern in kind for key in names_like(file, pattern)]
     masks: list[tuple[str, NDArray[np.bool_]]] = []
-    misfits: list[tuple[str, NDArray[np.bool_]]] = []
+    misfits: list[tuple[str, tuple[int, ...]]] = []
     seen: list[h5py.Dataset] = []
     for key in dict.fromkeys(known):
         data = find(file, key)
         if data is None or data in seen:
             continue
         seen.append(data)
-        mask = _meaning(read(data), key)
         if frame_shape is None:
-            frame_shape = mask.shape
-        (masks if mask.shape == tuple(frame_shape) else misfits).append((key, mask))
+            frame_shape = data.shape[-2:]
+        if data.shape[-2:] == tuple(frame_shape):
+            masks.append((key, _meaning(read(data), key)))
+        else:
+            misfits.append((key, data.shape))
     if name is not None and not known:
         raise ValueError(f"{file.filename} has no dataset {name!r}; name the mask's dataset.")
-    for key, mask in misfits:
+    for key, shape in misfits:
         if key in (*OURS, name):
             raise ValueError(
-                f"{file.filename}: the pixel mask has shape {mask.shape}, patterns "
+                f"{file.filename}: the pixel mask has shape {shape}, patterns "
                 f"{frame_shape}; crop or bin the mask along with the patterns."
             )
     unused = [key for key, _ in misfits]

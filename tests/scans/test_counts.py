@@ -33,7 +33,7 @@ def masked(repaired):
 
 class TestMarkers:
     @pytest.mark.parametrize(
-        "where", [CROSS, SQUARE, MODULE, POINTS], ids="cross square module points".split()
+        "where", [CROSS, SQUARE, MODULE, POINTS], ids=["cross", "square", "module", "points"]
     )
     @pytest.mark.parametrize("less", [0, 1, 2])
     @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ class TestPixelsWithoutCounts:
             pixels(np.s_[16, 14:16]),
             pixels((16, 16)),
         ],
-        ids="cross square disc arm left bottom corner row pair pixel".split(),
+        ids=["cross", "square", "disc", "arm", "left", "bottom", "corner", "row", "pair", "pixel"],
     )
     @pytest.mark.parametrize("photons", [1e5, 1e7])
     def test_light_that_a_block_of_zeros_has_swallowed_is_masked(self, simulated, photons, where):

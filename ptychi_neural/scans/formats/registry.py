@@ -120,33 +120,27 @@ def import_formats(folder: Sequence[str], package: str) -> None:
         importlib.import_module(f"{package}.{module.name}")
 
 
-def reader_of(path: StrPath, format: str | None = None) -> Reader:
-    """Find the reader of a file.
+def reader_of(path: StrPath) -> Reader:
+    """Find the reader of a file: the only one that recognises it.
 
     Parameters
     ----------
     path : path
         The file.
-    format : str, optional
-        Name of the format; None: the only one that recognises the file.
 
     Raises
     ------
     FileNotFoundError, ValueError
         If there is no such file, or no or several formats recognise it.
     """
-    if format is not None:
-        if format not in READERS:
-            raise ValueError(f"unknown format {format!r}; there are {', '.join(sorted(READERS))}.")
-        return READERS[format]
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist; check the path.")
-    found = [reader for reader in READERS.values() if reader.recognises(Path(path))]
+    found = [reader for _, reader in sorted(READERS.items()) if reader.recognises(Path(path))]
     if len(found) == 1:
         return found[0]
     if found:
         names = " and ".join(reader.name for reader in found)
-        raise ValueError(f"{path} looks like {names}; name its format.")
+        raise ValueError(f"{path} looks like {names}; name the dataset of its patterns.")
     raise ValueError(unknown(path))
 
 
