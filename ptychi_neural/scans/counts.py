@@ -14,7 +14,7 @@ True light is not taken for a defect: speckle of a probe smaller than the field 
 than a pixel, so that neighbouring pixels and other frames tell what a pixel can count.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -119,7 +119,8 @@ def repair(
     frame_numbers : ndarray, optional
         (n,) numbers by which frames are named; None: 0 ... n - 1.
     whole_scan : bool
-        False for a block of frames of a scan that goes on: frames are not compared with others.
+        False for a block of frames of a scan that goes on: frames are not compared with others,
+        and none needs to be left.
 
     Returns
     -------
@@ -132,6 +133,8 @@ def repair(
         If the patterns are no counts, most of the detector is broken, no frame is left, or
         something is broken and ``on_bad_data`` is ``"error"``.
     """
+    if on_bad_data not in get_args(OnBadData):
+        raise ValueError(f"on_bad_data is {on_bad_data!r}; choose 'mask' or 'error'.")
     patterns = as_counts(patterns)
     frame_shape = patterns.shape[1:]
     if valid_pixel_mask is not None and np.shape(valid_pixel_mask) != frame_shape:
@@ -174,7 +177,7 @@ def repair(
             f"bad data would be masked or dropped ({', '.join(report)}); correct the patterns, "
             "pass valid_pixel_mask, or set on_bad_data to 'mask'."
         )
-    if not search.kept.any():
+    if whole_scan and not search.kept.any():
         raise ValueError("no frame holds a count in a valid pixel; check patterns and mask.")
     return Repaired(
         search.patterns if search.kept.all() else search.patterns[search.kept],

@@ -53,9 +53,9 @@ SQUARE = np.ones((3, 3), dtype=bool)
 def unit_of_counts(patterns: NDArray[Any]) -> float:
     """The value of one count: counts may be in any unit.
 
-    It is the least positive number, unless all pixels count much: then the variance of a pixel's
-    counts over their mean tells it, because it is the unit in Poisson noise and more where the
-    sample changes the pattern.
+    The variance of a pixel's counts over their mean tells it, because that is the unit in Poisson
+    noise and more where the sample changes the pattern. Of whole numbers it is not above the least
+    positive one, nor below 1; of a few frames it is the least positive number.
 
     Examples
     --------
@@ -67,11 +67,12 @@ def unit_of_counts(patterns: NDArray[Any]) -> float:
     if least <= 0:
         return 1.0
     some = patterns[:: max(len(patterns) // FRAMES_FOR_VARIANCE, 1)].astype(np.float64)
+    whole = patterns.dtype.kind != "f" or bool((some == np.round(some)).all())
     if len(some) >= FEWEST_FOR_VARIANCE:
         mean = some.mean(axis=0)
         lit = mean > 0
-        least = min(least, float(np.quantile(some.var(axis=0, ddof=1)[lit] / mean[lit], 0.1)))
-    whole = patterns.dtype.kind != "f" or (some == np.round(some)).all()
+        ratio = float(np.quantile(some.var(axis=0, ddof=1)[lit] / mean[lit], 0.1))
+        least = min(least, ratio) if whole else ratio
     return max(least, 1.0 if whole else SMALLEST_UNIT * float(largest))
 
 

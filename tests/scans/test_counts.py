@@ -134,6 +134,13 @@ class TestPixelsWithoutCounts:
         intensities = simulated(1e5, probe).intensities
         assert repair(np.round(intensities) if rounded else intensities).report == []
 
+    @pytest.mark.parametrize("n", [5, 10, 100])
+    @pytest.mark.parametrize("photons", [1e3, 1e5])
+    def test_a_noisy_detector_whose_background_is_cut_at_zero_is_kept(self, simulated, photons, n):
+        counts = simulated(photons).counts[:n]
+        noisy = counts + np.random.default_rng(0).normal(0, 3, counts.shape)
+        assert repair(noisy.clip(min=0).astype(np.float32)).report == []
+
     def test_a_given_mask_is_trusted_about_them(self, simulated):
         counts = np.where(SQUARE, 0, simulated().counts)
         assert repair(counts, ~pixels((0, 0))).report == []
@@ -197,6 +204,12 @@ class TestFrames:
         counts = simulated().counts.copy()
         counts[3] *= 1000
         assert repair(counts, whole_scan=False).kept.all()
+
+    def test_no_frame_of_a_block_needs_to_be_left(self):
+        repaired = repair(np.zeros((3, 8, 8)), whole_scan=False)
+        assert repaired.patterns.shape == (0, 8, 8)
+        with pytest.raises(ValueError, match="no frame holds a count"):
+            repair(np.zeros((3, 8, 8)))
 
     def test_frames_are_named_by_their_numbers(self, simulated):
         counts = simulated().counts.copy()
