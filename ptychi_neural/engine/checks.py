@@ -6,6 +6,8 @@ import torch
 from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGroup
 from ptychi.io_handles import PtychographyDataset
 
+from ptychi_neural.scans import check_positions, check_start
+
 logger = logging.getLogger(__name__)
 
 LARGEST_BAD_SHARE = 0.1
@@ -33,8 +35,11 @@ def check_data(group: PlanarPtychographyParameterGroup, dataset: PtychographyDat
         if not torch.isfinite(torch.view_as_real(parameter.data) if parameter.is_complex
                               else parameter.data).all():  # fmt: skip
             raise ValueError(f"{parameter.name}: has NaN or Inf; give finite values.")
-    if group.probe.data.abs().max() == 0:
-        raise ValueError("probe_data: carries no light; give a probe that is not zero everywhere.")
+    check_start(
+        group.object.data.numpy(force=True),
+        group.probe.data.numpy(force=True),
+        names=("object_data", "probe_data"),
+    )
     _mask_bad_pixels(dataset)
     valid = dataset.valid_pixel_mask.to(dataset.patterns.device)
     if not valid.any():
@@ -50,6 +55,26 @@ def check_data(group: PlanarPtychographyParameterGroup, dataset: PtychographyDat
             n_empty,
             len(counts),
         )
+
+
+def check_inside(group: PlanarPtychographyParameterGroup) -> None:
+    """Check that the patches of all positions lie inside the object, once its origin is known.
+
+    Raises
+    ------
+    ValueError
+        Naming the unit in which the positions seem to be, or the size of object that they need.
+    """
+    try:
+        check_positions(
+            group.probe_positions.data.numpy(force=True),
+            tuple(group.probe.shape),
+            tuple(group.object.shape),
+            group.object.options.pixel_size_m,
+            origin=group.object.pos_origin_coords.numpy(force=True),
+        )
+    except ValueError as error:
+        raise ValueError(f"probe_position_x_px, probe_position_y_px: {error}") from error
 
 
 def _mask_bad_pixels(dataset: PtychographyDataset) -> None:
