@@ -2,11 +2,13 @@
 
 import logging
 
+import numpy as np
 import torch
 from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGroup
 from ptychi.io_handles import PtychographyDataset
 
 from ptychi_neural.scans import check_positions, check_start
+from ptychi_neural.scans.markers import marked_counts
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +82,10 @@ def check_inside(group: PlanarPtychographyParameterGroup) -> None:
 def _mask_bad_pixels(dataset: PtychographyDataset) -> None:
     patterns = dataset.patterns
     bad = ~torch.isfinite(patterns) | (patterns < 0)
+    marked = marked_counts(torch.where(bad, 0.0, patterns).numpy(force=True))
+    if marked is not None:
+        markers = marked.among(np.ones(len(patterns), dtype=bool))
+        bad = bad | torch.as_tensor(markers, device=bad.device)
     if not bad.any():
         return
     bad_pixels = bad.any(dim=0)
@@ -87,11 +93,12 @@ def _mask_bad_pixels(dataset: PtychographyDataset) -> None:
     if share > LARGEST_BAD_SHARE:
         raise ValueError(
             f"diffraction_data: {share:.0%} of the detector pixels have NaN, Inf or negative "
-            "counts in some frame. Give counts, not logarithms or background-subtracted values, "
+            "counts, or a detector's gap marker, in some frame. Give counts, not logarithms or background-subtracted values, "
             "or mask the pixels with valid_pixel_mask."
         )
     logger.warning(
-        "%d detector pixels have NaN, Inf or negative counts in some frame and were masked.",
+        "%d detector pixels have NaN, Inf or negative counts, or a detector's gap marker, in some "
+        "frame and were masked.",
         int(bad_pixels.sum()),
     )
     dataset.patterns = torch.where(bad, 0.0, patterns)
