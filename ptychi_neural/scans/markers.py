@@ -52,12 +52,12 @@ class Marked(NamedTuple):
     def among(self, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """(n, h, w) True where a count is a marker; frames that are not ``kept`` do not judge."""
         patterns, suspects = self.patterns, self.suspects
-        others = patterns.max(axis=0, where=kept[:, None, None] & ~suspects, initial=0)
-        # Where all counts around are suspects there is no other count, and they are markers.
-        around = ndimage.maximum_filter(
-            others.astype(np.float64), size=SURROUNDINGS, mode="constant"
-        )
-        markers = suspects & (patterns > FAR_ABOVE * around)
+        shown = kept[:, None, None] & ~suspects
+        others = patterns.max(axis=0, where=shown, initial=0).astype(np.float64)
+        around = ndimage.maximum_filter(others, size=SURROUNDINGS, mode="constant")
+        # A small number may be true light all over a region, and must stand out of the whole scan.
+        small = patterns < self._smallest_sure()
+        markers = suspects & (patterns > FAR_ABOVE * np.where(small, others.max(), around))
         if kept.sum() >= FEWEST_CONSTANT:
             sure = np.where(suspects, patterns, 0) >= self._smallest_sure()
             always = sure.all(axis=0, where=kept[:, None, None])
@@ -74,7 +74,7 @@ class Marked(NamedTuple):
         return ", ".join(f"{value:.10g}" for value in np.unique(self.patterns[markers]))
 
     def _smallest_sure(self) -> float:
-        """The least marker that true light cannot hold in frame after frame by chance."""
+        """The least marker that true light cannot be in many pixels or frames by chance."""
         whole = self.patterns.dtype.kind in "ui" and self.patterns.dtype.itemsize == 1
         return 125 if whole else 2**14 - 3
 
