@@ -82,20 +82,20 @@ def check_inside(group: PlanarPtychographyParameterGroup) -> None:
 def _mask_bad_pixels(dataset: PtychographyDataset) -> None:
     patterns = dataset.patterns
     bad = ~torch.isfinite(patterns) | (patterns < 0)
+    share = float(bad.any(dim=0).double().mean())
+    if share > LARGEST_BAD_SHARE:
+        raise ValueError(
+            f"diffraction_data: {share:.0%} of the detector pixels have NaN, Inf or negative "
+            "counts in some frame. Give counts, not logarithms or background-subtracted values, "
+            "or mask the pixels with valid_pixel_mask."
+        )
     marked = marked_counts(torch.where(bad, 0.0, patterns).numpy(force=True))
     if marked is not None:
         markers = marked.among(np.ones(len(patterns), dtype=bool))
         bad = bad | torch.as_tensor(markers, device=bad.device)
-    if not bad.any():
-        return
     bad_pixels = bad.any(dim=0)
-    share = float(bad_pixels.double().mean())
-    if share > LARGEST_BAD_SHARE:
-        raise ValueError(
-            f"diffraction_data: {share:.0%} of the detector pixels have NaN, Inf or negative "
-            "counts, or a detector's gap marker, in some frame. Give counts, not logarithms or background-subtracted values, "
-            "or mask the pixels with valid_pixel_mask."
-        )
+    if not bad_pixels.any():
+        return
     logger.warning(
         "%d detector pixels have NaN, Inf or negative counts, or a detector's gap marker, in some "
         "frame and were masked.",

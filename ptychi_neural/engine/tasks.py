@@ -1,6 +1,7 @@
 """Tasks of any of pty-chi's engines for a scan."""
 
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 from ptychi.api.options.task import PtychographyTaskOptions
@@ -30,11 +31,18 @@ def build_task(
     ValueError
         If the engine refuses options or data.
     """
-    geometry = (
+    geometry: tuple[tuple[str, str, Any], ...] = (
         ("object_options", "pixel_size_m", scan.pixel_size_m),
         ("object_options", "slice_spacings_m", scan.slice_spacings_m),
         ("data_options", "wavelength_m", scan.wavelength_m),
     )
+    distance = scan.free_space_propagation_distance_m
+    chosen = "data_options.free_space_propagation_distance_m"
+    if distance is not None and chosen not in keep:  # The near field has no DC to shift.
+        geometry += (
+            ("data_options", "free_space_propagation_distance_m", distance),
+            ("data_options", "fft_shift", False),
+        )
     for group, name, value in geometry:
         if value is not None and f"{group}.{name}" not in keep:
             setattr(getattr(options, group), name, np.asarray(value).tolist())

@@ -80,7 +80,7 @@ def same(one, other, where):
     ("name", "constant"),
     [
         ("units", {"group", "remove_ambiguity"}),
-        ("judge", {"options", "loss_function"}),
+        ("judge", {"options", "loss_function", "_least_loss"}),  # The data make the latter.
         ("start", {"judge", "observer", "_transfer"}),  # Probe and positions make the latter.
         ("continuation", set()),
     ],
