@@ -27,8 +27,13 @@ def load(run: RunFile) -> tuple[Scan, NDArray[np.complexfloating] | None]:
         simulated = simulate(run.simulation)
         return simulated.scan, simulated.truth.object
     assert run.data is not None
-    folder = run.data.folder
-    scan = load_scan(folder / run.data.diffraction, folder / run.data.product)
+    folder, product = run.data.folder, run.data.product
+    scan = load_scan(
+        folder / run.data.diffraction,
+        None if product is None else folder / product,
+        pixel_size_m=run.data.pixel_size_m,
+        free_space_propagation_distance_m=run.data.free_space_propagation_distance_m,
+    )
     n_modes = run.data.n_probe_modes
     if n_modes is not None and n_modes != scan.probe.shape[1]:
         scan.probe = _with_modes(scan.probe, n_modes)

@@ -23,10 +23,17 @@ class DataSection(BaseModel):
     environment variable PTYCHI_NEURAL_DATA."""
 
     diffraction: Path
-    """HDF5 file of the diffraction patterns."""
+    """File of the diffraction patterns, or of the whole scan."""
 
-    product: Path
-    """ptychodus product with probe, positions and object guess."""
+    product: Path | None = None
+    """ptychodus product with probe, positions and object guess. None: the file beside
+    ``diffraction`` that belongs to it, or ``diffraction`` itself."""
+
+    pixel_size_m: float | None = Field(default=None, gt=0)
+    """Size of an object pixel, in place of the one that the file tells."""
+
+    free_space_propagation_distance_m: float | None = Field(default=None, gt=0)
+    """Distance of near-field propagation, where the file does not tell it."""
 
     reference: Path | None = None
     """Product or reference file whose object the result is compared with."""
