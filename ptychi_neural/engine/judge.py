@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ptychi_neural.engine.snapshot import Snapshot
 from ptychi_neural.options import ValidationOptions
-from ptychi_neural.physics.losses import MeanLoss, add_losses
+from ptychi_neural.physics.losses import MeanLoss, add_losses, losses_of_pixels
 from ptychi_neural.physics.scan_physics import ScanPhysics
 
 
@@ -34,6 +34,7 @@ class HeldOutJudge:
         """The last finite state where no pixel is held out."""
         self.best_loss = math.inf
         self.patience_from = 0
+        self._least_loss: float | None = None
 
     @property
     def judges(self) -> bool:
@@ -45,6 +46,21 @@ class HeldOutJudge:
         mean = MeanLoss()
         add_losses(mean, scan, object_, self.loss_function, lambda frames, _: scan.held_out(frames))
         return mean.value
+
+    def deviance(self, scan: ScanPhysics, loss: float) -> float:
+        """Poisson deviance per held-out pixel, of a mean loss that is the Poisson likelihood's.
+
+        It is twice what the loss exceeds that of the measured counts themselves by: about 1 where
+        only noise is left at more than a few counts per pixel, whatever the dose.
+        """
+        if self._least_loss is None:
+            mean = MeanLoss()
+            for batch in scan.batches:
+                measured = scan.model.measured(batch)
+                losses = losses_of_pixels(self.loss_function, measured, measured)
+                mean.add(losses, scan.held_out(batch))
+            self._least_loss = mean.value
+        return 2 * (loss - self._least_loss)
 
     def record(self, stage: str, step: int, loss: float) -> None:
         """Take note of a loss in the course of the run."""

@@ -13,9 +13,10 @@ from tqdm import tqdm
 
 from ptychi_neural.engine.judge import HeldOutJudge
 from ptychi_neural.physics.scan_physics import ScanPhysics
-from ptychi_neural.projections.accelerated import AcceleratedProjections
+from ptychi_neural.projections.accelerated import AcceleratedProjections, divides_jointly
 from ptychi_neural.projections.contrast_transfer import ContrastTransfer
 from ptychi_neural.projections.halves import interleaved_halves
+from ptychi_neural.projections.positions import PositionRefinement
 from ptychi_neural.projections.total_variation import denoised
 
 logger = logging.getLogger(__name__)
@@ -99,29 +100,37 @@ class Start:
             halves = interleaved_halves(scan.model.positions(scan.frames))
         projections = self._projections(scan, halves)
         n_iterations = self.n_iterations(scan, split)
+        positions = None
+        is_joint = split is None and scan.model.writes_down_corrections
+        if is_joint and scan.model.probe_positions.optimizable:
+            positions = PositionRefinement(scan)
         n_of_halves = 0 if halves is None else int(options.share_of_halves * n_iterations)
         without = "" if split is None else f" without split {split + 1}"
         bar = self.observer.bar(n_iterations, f"projections{without}")
-        lowest, best = math.inf, (0, projections.object, probe.data)
+        moved = scan.model.probe_positions
+        lowest, best = math.inf, (0, projections.object, (probe.data, moved.data))
         try:
             for iteration in bar:
-                before = (iteration, projections.object, probe.data.clone())
+                found = (probe.data.clone(), moved.data.clone())
+                before = (iteration, projections.object, found)
                 refined = probe.optimizable and iteration >= probe.optimization_plan.start
                 loss = projections.iterate(
                     update_probe=split is None and refined,
                     part=iteration % 2 if iteration < n_of_halves else -1,
+                    positions=positions if positions and positions.is_due(iteration) else None,
                 )
                 if not math.isnan(loss):
-                    bar.set_postfix_str(f"held-out loss {loss:.5g}")
+                    bar.set_postfix_str(self._progress(scan, loss))
                 if split is None:
                     self.judge.record("projections", iteration, loss)
                 self.observer.iterated(split, projections.object)
                 if loss < lowest:
                     lowest, best = loss, before
-                elif split is None and loss > lowest + self._tolerated_rise(scan):
-                    self.n_iterated, projections.object, probe_before = best
+                elif split is None and self._has_risen(scan, loss, lowest, iteration - best[0]):
+                    self.n_iterated, projections.object, (probe_then, positions_then) = best
                     with torch.no_grad():
-                        probe.set_data(probe_before)
+                        probe.set_data(probe_then)
+                        moved.set_data(positions_then)
                     break
                 if projections.converged:
                     logger.info("Projection %d: no step lowers the loss.", iteration + 1)
@@ -169,17 +178,21 @@ class Start:
         counts = float((scan.model.dataset.patterns * scan.valid).sum())
         n_pixels = float((scan.coverage > 0.5).sum())
         factor, most = options.iterations_per_root_count_undivided, options.most_iterations
-        if _transfer_floor(scan) is not None:
+        if _transfer_floor(scan, split) is not None:
             factor = options.iterations_per_root_count
             if split is not None:
                 most = options.most_split_iterations
+        if divides_jointly(scan):
+            most = options.most_joint_iterations
+        if scan.model.probe.optimizable and split is not None:
+            most = options.most_joint_split_iterations
         n_open = factor * math.sqrt(counts / n_pixels)
         return int(min(max(n_open, options.fewest_iterations), most))
 
     def _projections(
         self, scan: ScanPhysics, halves: tuple[Tensor, Tensor] | None
     ) -> AcceleratedProjections:
-        floor = _transfer_floor(scan)
+        floor = _transfer_floor(scan, scan.split)
         if self._transfer is None and floor is not None:
             self._transfer = ContrastTransfer(scan, floor)
         return AcceleratedProjections(scan, self.judge.loss_function, self._transfer, halves)
@@ -191,11 +204,24 @@ class Start:
         weights = scan.options.start.total_variation_weights
         return min(weights, key=lambda weight: self.judge.loss(scan, denoised(object_, weight)))
 
-    @staticmethod
-    def _tolerated_rise(scan: ScanPhysics) -> float:
-        is_open = scan.options.start.n_iterations is None
-        in_nats = scan.options.loss_function == LossFunctions.POISSON
-        return scan.options.start.held_out_rise if is_open and in_nats else math.inf
+    def _has_risen(self, scan: ScanPhysics, loss: float, lowest: float, n_since: int) -> bool:
+        """Whether held-out pixels tell to go back to where they were predicted best, so many
+        iterations ago."""
+        options = scan.options.start
+        if options.n_iterations is not None or not _is_poisson(scan):
+            return False
+        if loss <= lowest + options.held_out_rise:
+            return False
+        lowest_deviance = self.judge.deviance(scan, lowest)
+        if lowest_deviance <= options.noise_deviance:
+            return True
+        rise = 2 * (loss - lowest) / lowest_deviance
+        return rise > options.relative_rise and n_since >= options.held_out_wait
+
+    def _progress(self, scan: ScanPhysics, loss: float) -> str:
+        if not _is_poisson(scan):
+            return f"held-out loss {loss:.5g}"
+        return f"deviance {self.judge.deviance(scan, loss):.4g} per held-out pixel"
 
     def move_to(self, device: torch.device) -> None:
         """Move the objects to a device."""
@@ -219,10 +245,18 @@ class Start:
             setattr(self, name, state.get(name, value))
 
 
-def _transfer_floor(scan: ScanPhysics) -> float | None:
-    """What is added to the contrast transfer by which updates are divided; None: they are not, as
-    where a probe that is refined along would not follow such steps, or where the transfer is that
-    of several slices, of a small detector or of blurred patterns."""
-    if scan.model.probe.optimizable or not scan.model.writes_down_corrections:
+def _transfer_floor(scan: ScanPhysics, split: int | None) -> float | None:
+    """What is added to the contrast transfer by which updates are divided; None: they are not.
+
+    A probe or positions that are refined along would not follow such steps from the beginning; they
+    are found by the time that the splits are made. The transfer is not that of several slices, of a
+    small detector or of blurred patterns.
+    """
+    is_joint = scan.model.probe.optimizable or scan.model.probe_positions.optimizable
+    if (is_joint and split is None) or not scan.model.writes_down_corrections:
         return None
     return scan.options.start.transfer_floor
+
+
+def _is_poisson(scan: ScanPhysics) -> bool:
+    return scan.options.loss_function == LossFunctions.POISSON

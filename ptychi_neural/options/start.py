@@ -42,11 +42,34 @@ class StartOptions(Options):
     updates are divided: what little overlap leaves to be found after these is coarse, and not for
     the network to learn."""
 
+    most_joint_iterations: int = PydanticField(default=120, ge=0)
+    """Largest number of iterations where the number is open and the probe is refined in them, with
+    updates that are divided once it is nearly found: more fit noise."""
+
+    most_joint_split_iterations: int = PydanticField(default=60, ge=0)
+    """Largest number of iterations without a split of the pixels then: the probe is found, and with
+    120 the error is the same."""
+
     held_out_rise: float = PydanticField(default=0.02, gt=0)
     """Nats per held-out pixel above the lowest likelihood loss at which iterations whose number is
     open end and go back. Noise that they fit costs up to 0.006 on simulated scans with a known
     probe, whatever becomes of the error; on a cryo-electron scan whose probe is refined it costs
     0.02 to 0.05, and the network does far better from where they were best."""
+
+    noise_deviance: float = PydanticField(default=2.0, gt=0)
+    """Poisson deviance per held-out pixel up to which the prediction errs by hardly more than the
+    noise, so that ``held_out_rise`` alone ends the iterations. Noise alone makes about 1. Above it,
+    as on bright scans while the probe is found, nats tell of the dose: the deviance also has to
+    rise by ``relative_rise``, and to have been above its minimum for ``held_out_wait``
+    iterations."""
+
+    relative_rise: float = PydanticField(default=0.1, gt=0)
+    """Rise of the deviance above its minimum, relative to it, at which iterations end where it is
+    more than ``noise_deviance``."""
+
+    held_out_wait: int = PydanticField(default=20, ge=0)
+    """Number of iterations since the minimum before they end there, as momentum makes the deviance
+    oscillate."""
 
     momentum: float = PydanticField(default=0.97, ge=0, lt=1)
     """Largest momentum. It grows as k / (k + 3) with the iterations. 0.9 needs twice as many
@@ -84,6 +107,36 @@ class StartOptions(Options):
     """Steps of the phase of the probe's Fourier transform, relative to those of all else: patterns
     tell of it only through the object's contrast. With 4, a probe of 30 % more defocus is found in
     75 to 100 iterations instead of 125 to 200. Far field only."""
+
+    first_divided_iteration: int | None = PydanticField(default=40, ge=0)
+    """Number of iterations after which updates are divided by the contrast transfer of the present
+    probe, where the probe is refined and positions are not: the moduli are fitted by then, but for coarse phase, which
+    comes slowly undivided. On scans of two probe modes and 30 % more defocus, 80 iterations reach
+    .020 instead of .044. None: never."""
+
+    joint_transfer_floor: float = PydanticField(default=0.1, gt=0)
+    """What is added to the contrast transfer then."""
+
+    largest_rise: float = PydanticField(default=1.3, gt=1)
+    """Rise of the loss above its lowest at which iterations with a refined probe go back to where
+    it was lowest, and divide no longer."""
+
+    transfer_stride: int = PydanticField(default=20, ge=1)
+    """Number of iterations after which the contrast transfer is taken anew from the probe."""
+
+    first_position_iteration: int = PydanticField(default=10, ge=0)
+    """Number of iterations before the positions are refined, where they are: the object's slopes
+    tell nothing until then."""
+
+    position_step: float = PydanticField(default=0.5, gt=0)
+    """Length of a step of the positions, relative to that which fits each frame best."""
+
+    position_momentum: float = PydanticField(default=0.8, ge=0, lt=1)
+    """Share of a position's last displacement that is added to its step."""
+
+    position_damping: float = PydanticField(default=0.1, gt=0)
+    """Added to the system of each frame, relative to the mean of all frames: frames with little
+    contrast move less."""
 
     moment_iterations: int = PydanticField(default=0, ge=0)
     """With a known probe and patterns of the far field, so many early iterations also turn the

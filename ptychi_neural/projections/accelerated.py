@@ -27,6 +27,7 @@ from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.physics.stitching import Canvas
 from ptychi_neural.projections.contrast_transfer import ContrastTransfer
 from ptychi_neural.projections.first_moments import FirstMoments
+from ptychi_neural.projections.positions import PositionRefinement
 
 DARK_PUPIL = 1e-4
 """Power in the pupil, relative to its maximum, below which there is no phase to speak of."""
@@ -60,13 +61,15 @@ class AcceleratedProjections:
         self.frames = (*(halves or ()), scan.frames)
         self.loss_function = self._lowered = loss_function
         # A probe yet to be found errs by more than the noise, most where little is predicted.
-        self.of_modulus = scan.model.probe.optimizable
+        self.of_modulus = scan.model.probe.optimizable or scan.model.probe_positions.optimizable
         if self.of_modulus:
             self._lowered = build_loss_function(LossFunctions.MSE_SQRT)
         self.transfer = transfer
         self.moments: FirstMoments | None = None
         if self.options.moment_iterations > 0 and transfer is not None and scan.model.is_far_field:
             self.moments = FirstMoments(scan)
+        self._may_divide = divides_jointly(scan)
+        self._calm = (math.inf, scan.start, scan.model.probe.data.clone())
         self.n_iterated = 0
         self.n_done = 0
         self.object = self._last_object = scan.start
@@ -76,7 +79,9 @@ class AcceleratedProjections:
         self._illuminations: list[Tensor | None] = [None] * len(self.frames)
 
     @torch.no_grad()
-    def iterate(self, update_probe: bool, part: int = -1) -> float:
+    def iterate(
+        self, update_probe: bool, part: int = -1, positions: PositionRefinement | None = None
+    ) -> float:
         """Do one iteration.
 
         Parameters
@@ -85,6 +90,8 @@ class AcceleratedProjections:
             Whether the probe is refined too.
         part : int
             0 or 1: over one of the halves; -1: over everything.
+        positions : PositionRefinement, optional
+            What refines the positions too.
 
         Returns
         -------
@@ -93,12 +100,15 @@ class AcceleratedProjections:
             half, which is not to be compared with the other.
         """
         scan, model = self.scan, self.scan.model
+        self._renew_transfer(update_probe)
         moments = self.moments if self._moments_are_due else None
         updates, illumination = torch.zeros_like(self.object), torch.zeros_like(self.object[0].real)
         lacking = torch.zeros_like(self.object)
         probe_change = torch.zeros_like(model.probe.data[0])
         exposure = torch.zeros_like(probe_change.real[0])
         held_out, lowered = MeanLoss(), MeanLoss()
+        if positions is not None:
+            positions.begin(self.object)
         for batch in self.frames[part].split(scan.options.batch_size):
             patches = scan.extract(self.object, batch)
             measured = model.measured(batch)
@@ -114,6 +124,8 @@ class AcceleratedProjections:
                 illumination = illumination + scan.illumination(correction, batch)
             if moments is not None:
                 lacking += moments.accumulate(correction, measured, batch)
+            if positions is not None:
+                positions.accumulate(correction, patches, measured, batch)
             if update_probe:
                 probe_change += correction.probe_change(model, batch, patches)
                 exposure += patches[:, 0].abs().square().sum(0)
@@ -122,6 +134,8 @@ class AcceleratedProjections:
         update = object_update(Canvas(updates, illumination), self.options.regularization)
         if self.transfer is not None:
             update = self.transfer.divide(update, self.object)
+        if self._is_taken_back(lowered.value):
+            return held_out.value
         update = self._watched(update, lowered.value, part)
         self.n_iterated += 1
         self.n_done += 1
@@ -135,7 +149,40 @@ class AcceleratedProjections:
         self.object, self._last_object = self._ahead(new, self._last_object), new
         if update_probe:
             self._update_probe(length, probe_change, exposure)
+        if positions is not None:
+            positions.take()
+            self._illuminations = [None] * len(self.frames)
         return held_out.value
+
+    def _renew_transfer(self, refines_probe: bool) -> None:
+        """Divide by the contrast transfer of the present probe, once it is nearly found."""
+        first = self.options.first_divided_iteration
+        if first is None or not (refines_probe and self._may_divide):
+            return
+        n_since = self.n_iterated - first
+        if n_since >= 0 and n_since % self.options.transfer_stride == 0:
+            self.transfer = ContrastTransfer(self.scan, self.options.joint_transfer_floor)
+
+    def _is_taken_back(self, loss: float) -> bool:
+        """Go back to where the loss was lowest if divided steps, with a refined probe, blow it up.
+
+        From there on they are not divided.
+        """
+        if not self.of_modulus or self.transfer is None:
+            return False
+        probe = self.scan.model.probe
+        if loss <= self.options.largest_rise * self._calm[0]:
+            if loss < self._calm[0]:
+                self._calm = (loss, self.object, probe.data.clone())
+            return False
+        _, self.object, before = self._calm
+        probe.set_data(before)
+        self._last_object, self._last_probe = self.object, before
+        self._illuminations = [None] * len(self.frames)
+        self.transfer, self._may_divide, self.n_done = None, False, 0
+        self._losses = [math.inf] * len(self.frames)
+        self.n_iterated += 1
+        return True
 
     @property
     def _moments_are_due(self) -> bool:
@@ -149,7 +196,7 @@ class AcceleratedProjections:
             self._losses[part], self._n_rises = loss, 0
             self._before = (self.object, update)
             return update
-        if self.transfer is None:
+        if self.transfer is None or self.of_modulus:
             self._losses[part] = loss
         else:
             self.object, update = self._before
@@ -179,6 +226,19 @@ class AcceleratedProjections:
     def _ahead(self, new: Tensor, last: Tensor) -> Tensor:
         momentum = min(self.n_done / (self.n_done + 3), self.options.momentum)
         return new + momentum * (new - last)
+
+
+def divides_jointly(scan: ScanPhysics) -> bool:
+    """Whether updates are divided by the contrast transfer once a refined probe is nearly found.
+
+    Positions that are refined along would follow such steps of the object.
+    """
+    return (
+        scan.options.start.first_divided_iteration is not None
+        and bool(scan.model.probe.optimizable)
+        and not scan.model.probe_positions.optimizable
+        and scan.model.writes_down_corrections
+    )
 
 
 def with_longer_phase_steps(step: Tensor, probe: Tensor, gain: float) -> Tensor:
