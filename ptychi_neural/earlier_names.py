@@ -19,7 +19,7 @@ EARLIER = {
     "io.diffraction": "scans.diffraction",
     "io.hdf5": "scans.hdf5",
     "io.load": "scans.load",
-    "io.product": "scans.product",
+    "io.product": "scans.formats.ptychodus",
     "io.run_file": "runs.run_file",
     "io.scan": "scans.scan",
     "workflows.attend": "runs.attend",

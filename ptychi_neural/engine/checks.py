@@ -2,9 +2,13 @@
 
 import logging
 
+import numpy as np
 import torch
 from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGroup
 from ptychi.io_handles import PtychographyDataset
+
+from ptychi_neural.scans import check_positions, check_start
+from ptychi_neural.scans.markers import marked_counts
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +37,11 @@ def check_data(group: PlanarPtychographyParameterGroup, dataset: PtychographyDat
         if not torch.isfinite(torch.view_as_real(parameter.data) if parameter.is_complex
                               else parameter.data).all():  # fmt: skip
             raise ValueError(f"{parameter.name}: has NaN or Inf; give finite values.")
-    if group.probe.data.abs().max() == 0:
-        raise ValueError("probe_data: carries no light; give a probe that is not zero everywhere.")
+    check_start(
+        group.object.data.numpy(force=True),
+        group.probe.data.numpy(force=True),
+        names=("object_data", "probe_data"),
+    )
     _mask_bad_pixels(dataset)
     valid = dataset.valid_pixel_mask.to(dataset.patterns.device)
     if not valid.any():
@@ -52,9 +59,33 @@ def check_data(group: PlanarPtychographyParameterGroup, dataset: PtychographyDat
         )
 
 
+def check_inside(group: PlanarPtychographyParameterGroup) -> None:
+    """Check that the patches of all positions lie inside the object, once its origin is known.
+
+    Raises
+    ------
+    ValueError
+        Naming the unit in which the positions seem to be, or the size of object that they need.
+    """
+    try:
+        check_positions(
+            group.probe_positions.data.numpy(force=True),
+            tuple(group.probe.shape),
+            tuple(group.object.shape),
+            group.object.options.pixel_size_m,
+            origin=group.object.pos_origin_coords.numpy(force=True),
+        )
+    except ValueError as error:
+        raise ValueError(f"probe_position_x_px, probe_position_y_px: {error}") from error
+
+
 def _mask_bad_pixels(dataset: PtychographyDataset) -> None:
     patterns = dataset.patterns
     bad = ~torch.isfinite(patterns) | (patterns < 0)
+    marked = marked_counts(torch.where(bad, 0.0, patterns).numpy(force=True))
+    if marked is not None:
+        markers = marked.among(np.ones(len(patterns), dtype=bool))
+        bad = bad | torch.as_tensor(markers, device=bad.device)
     if not bad.any():
         return
     bad_pixels = bad.any(dim=0)
@@ -62,11 +93,12 @@ def _mask_bad_pixels(dataset: PtychographyDataset) -> None:
     if share > LARGEST_BAD_SHARE:
         raise ValueError(
             f"diffraction_data: {share:.0%} of the detector pixels have NaN, Inf or negative "
-            "counts in some frame. Give counts, not logarithms or background-subtracted values, "
+            "counts, or a detector's gap marker, in some frame. Give counts, not logarithms or background-subtracted values, "
             "or mask the pixels with valid_pixel_mask."
         )
     logger.warning(
-        "%d detector pixels have NaN, Inf or negative counts in some frame and were masked.",
+        "%d detector pixels have NaN, Inf or negative counts, or a detector's gap marker, in some "
+        "frame and were masked.",
         int(bad_pixels.sum()),
     )
     dataset.patterns = torch.where(bad, 0.0, patterns)

@@ -15,7 +15,7 @@ from ptychi.reconstructors.base import LossTracker
 from torch import Tensor
 from tqdm import tqdm
 
-from ptychi_neural.engine.checks import check_data
+from ptychi_neural.engine.checks import check_data, check_inside
 from ptychi_neural.engine.device import without_default_device
 from ptychi_neural.engine.judge import HeldOutJudge
 from ptychi_neural.engine.objective import objective, penalties
@@ -81,6 +81,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             network = group.generator.network
             options.batch_size = network.open_batch_size(len(dataset), n_pixels)
         super().__init__(group, dataset, options, *args, **kwargs)  # type: ignore[arg-type]
+        check_inside(group)
         self.loss_function = build_loss_function(options.loss_function)
         if options.displayed_loss_function is not None:
             self.displayed_loss_function = build_loss_function(options.displayed_loss_function)

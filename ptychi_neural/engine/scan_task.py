@@ -8,7 +8,7 @@ from ptychi.api.task import PtychographyTask
 from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGroup
 from ptychi.io_handles import PtychographyDataset
 
-from ptychi_neural.engine.checks import check_data
+from ptychi_neural.engine.checks import check_data, check_inside
 from ptychi_neural.engine.parameters import with_generator
 from ptychi_neural.generators import Generator
 from ptychi_neural.options import NeuralPtychographyOptions, NeuralReconstructorOptions
@@ -63,6 +63,7 @@ class ScanTask(PtychographyTask):
             n_pixels = dataset.patterns[0].numel()
             settings.batch_size = self.generator.open_batch_size(len(dataset), n_pixels)
         group.object.update_pos_origin_coordinates(group.probe_positions.data)
+        check_inside(group)
         dataset.move_attributes_to_device(device)
         generator = self.generator.to(device, torch.get_default_dtype())
         self.group = with_generator(group, generator, settings)

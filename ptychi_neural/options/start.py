@@ -110,9 +110,9 @@ class StartOptions(Options):
 
     first_divided_iteration: int | None = PydanticField(default=40, ge=0)
     """Number of iterations after which updates are divided by the contrast transfer of the present
-    probe, where the probe is refined and positions are not: the moduli are fitted by then, but for coarse phase, which
-    comes slowly undivided. On scans of two probe modes and 30 % more defocus, 80 iterations reach
-    .020 instead of .044. None: never."""
+    probe, where the probe is refined and positions are not: the moduli are fitted by then, but for
+    coarse phase, which comes slowly undivided. On a scan with 30 % more defocus, 80 iterations
+    reach an error of .020 instead of .044. None: never."""
 
     joint_transfer_floor: float = PydanticField(default=0.1, gt=0)
     """What is added to the contrast transfer then."""

@@ -16,12 +16,13 @@ anew where the loss has risen (O'Donoghue & Candes, Found. Comput. Math. 15, 715
 """
 
 import math
+from typing import cast
 
 import torch
 from ptychi.api.enums import LossFunctions
 from torch import Tensor
 
-from ptychi_neural.physics.exit_waves import object_update
+from ptychi_neural.physics.exit_waves import ExitWaveCorrection, object_update
 from ptychi_neural.physics.losses import MeanLoss, build_loss_function, losses_of_pixels
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.physics.stitching import Canvas
@@ -125,7 +126,7 @@ class AcceleratedProjections:
             if moments is not None:
                 lacking += moments.accumulate(correction, measured, batch)
             if positions is not None:
-                positions.accumulate(correction, patches, measured, batch)
+                positions.accumulate(cast(ExitWaveCorrection, correction), patches, measured, batch)
             if update_probe:
                 probe_change += correction.probe_change(model, batch, patches)
                 exposure += patches[:, 0].abs().square().sum(0)

@@ -1,123 +1,168 @@
-"""Defects of measured counts: what no loss may see is masked or dropped, and counted.
+"""Detector pixels that do not count light: dead, hot, saturated, and blocks without counts.
 
-- Counts that are NaN, infinite, negative, or the largest number of an unsigned type of two bytes
-  or more (detectors mark gaps and overflow with it): a pixel is masked in all frames, unless most
-  of a frame is broken; then the frame is dropped.
-- Dead and hot pixels, looked for where nobody gave a mask. A dead pixel never counts where its
-  neighbours do, a hot pixel outshines all of its neighbours: neither can be light, because
-  speckle of a probe smaller than the field of view is wider than a pixel.
-- Frames without a single count: dropped.
+Where neighbouring pixels count much in a scan, a pixel that counts nothing is dead, because the
+speckle of a probe smaller than the field of view is wider than a pixel. A dark region of the
+pattern fades out over several pixels; a missing module or a beam stop that was stored as zeros
+begins beside pixels in full light.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-BROKEN_FRACTION = 0.5
-"""Part of its pixels from which a frame counts as broken, part of the frames from which a pixel
-does, and part of the detector that may be masked."""
-
 DEAD_PIXEL_COUNTS = 50.0
-"""A pixel is dead if it counts nothing in a scan where its neighbours' median is above this."""
+"""Pixels are dead if they count nothing in a scan where nearly all neighbours count more."""
+
+NEARLY_ALL = 0.8
+"""Part of the neighbours of a dead pixel or block that must be bright."""
+
+LARGEST_DEAD_GROUP = 4
+"""Number of pixels up to which dead neighbours are dead pixels and not a block."""
+
+SMALLEST_UNIT = 1e-9
+"""Least value of one count as a part of the largest: smaller numbers are rounding errors."""
 
 HOT_PIXEL_FACTOR = 50.0
 """A pixel is hot if it counts this many times more in a scan than the brightest neighbour."""
 
+SATURATED_COUNTS = 50.0
+"""Counts below which a largest count that many pixels share is taken for chance."""
+
+NEAR_SATURATION = 0.05
+"""Part of the largest count within which other counts are compared with it."""
+
+SATURATED_EXCESS = 5.0
+"""Counts that equal the largest are saturated if there are this many times more than of another
+number near it."""
+
+FEWEST_SATURATED = 10
+"""Number of equal largest counts from which they are taken for saturation."""
+
+FRAMES_FOR_VARIANCE = 32
+"""Frames from which the variance of counts is taken, where there are so many."""
+
+FEWEST_FOR_VARIANCE = 4
+
 NEIGHBOURS = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], dtype=bool)
 
-
-class Repaired(NamedTuple):
-    """Patterns free of defects."""
-
-    patterns: NDArray[np.generic]
-    """(n_kept, h, w) counts in the type they came in; broken ones are 0 and masked."""
-
-    valid_pixel_mask: NDArray[np.bool_] | None
-    """(h, w), True where the detector works; None if all of it does."""
-
-    kept: NDArray[np.bool_]
-    """(n,), False where a frame was dropped."""
-
-    report: list[str]
-    """What was masked and dropped, counted; empty if nothing was."""
+SQUARE = np.ones((3, 3), dtype=bool)
 
 
-def repair(
-    patterns: NDArray[np.generic], valid_pixel_mask: NDArray[np.bool_] | None = None
-) -> Repaired:
-    """Mask and drop what is broken.
+def unit_of_counts(patterns: NDArray[Any]) -> float:
+    """The value of one count: counts may be in any unit.
+
+    The variance of a pixel's counts over their mean tells it, because that is the unit in Poisson
+    noise and more where the sample changes the pattern. Of whole numbers it is not above the least
+    positive one, nor below 1; of a few frames it is the least positive number.
+
+    Examples
+    --------
+    >>> unit_of_counts(np.array([[[0, 300], [100, 700]]]))
+    100.0
+    """
+    largest = patterns.max(initial=0)
+    least = float(patterns.min(initial=largest, where=patterns > 0))
+    if least <= 0:
+        return 1.0
+    some = patterns[:: max(len(patterns) // FRAMES_FOR_VARIANCE, 1)].astype(np.float64)
+    whole = patterns.dtype.kind != "f" or bool((some == np.round(some)).all())
+    if len(some) >= FEWEST_FOR_VARIANCE:
+        mean = some.mean(axis=0)
+        lit = mean > 0
+        ratio = float(np.quantile(some.var(axis=0, ddof=1)[lit] / mean[lit], 0.1))
+        least = min(least, ratio) if whole else ratio
+    return max(least, 1.0 if whole else SMALLEST_UNIT * float(largest))
+
+
+def dead(
+    scan_counts: NDArray[np.float64], valid: NDArray[np.bool_], unit: float = 1.0
+) -> NDArray[np.bool_]:
+    """(h, w) True for a few pixels that count nothing where nearly all their neighbours do."""
+    found = np.zeros(scan_counts.shape, bool)
+    for group, box in groups(valid & (scan_counts == 0)):
+        if group.sum() <= LARGEST_DEAD_GROUP:
+            beside, _ = around(group, box, scan_counts / unit, valid)
+            found[box] |= group & nearly_all_bright(beside)
+    return found
+
+
+def hot(scan_counts: NDArray[np.float64], unit: float = 1.0) -> NDArray[np.bool_]:
+    """(h, w) True for single pixels that outshine all of their neighbours."""
+    around = ndimage.maximum_filter(scan_counts, footprint=NEIGHBOURS, mode="constant")
+    return np.asarray(scan_counts > HOT_PIXEL_FACTOR * np.maximum(around, unit))
+
+
+def saturated(
+    patterns: NDArray[Any],
+    kept: NDArray[np.bool_],
+    valid: NDArray[np.bool_],
+    unit: float = 1.0,
+) -> NDArray[np.bool_]:
+    """Find pixels whose counts reach the level at which the detector cuts them off.
+
+    True counts rarely equal the largest of all; saturated ones do far more often than they equal
+    any number just below.
 
     Parameters
     ----------
     patterns : ndarray
         (n, h, w) counts.
-    valid_pixel_mask : ndarray, optional
-        (h, w), True where the detector works. Without it dead and hot pixels are looked for.
+    kept : ndarray
+        (n,) False for frames that are not looked at.
+    valid : ndarray
+        (h, w) True for pixels that are no known defect.
+    unit : float
+        Value of one count.
 
     Returns
     -------
-    Repaired
-        Patterns, mask, and what was done.
-
-    Raises
-    ------
-    ValueError
-        If most of the detector is broken or no frame is left.
+    ndarray
+        (h, w) True for pixels that saturate in a frame.
     """
-    n_pixels = patterns[0].size
-    valid = np.ones(patterns.shape[1:], bool) if valid_pixel_mask is None else valid_pixel_mask
-    broken = _broken(patterns)
-    kept = np.ones(len(patterns), bool)
-    found = {}
-    if broken.any():
-        patterns = np.where(broken, patterns.dtype.type(0), patterns)
-        broken &= valid
-        sporadic = broken & ~(broken.mean(axis=0) > BROKEN_FRACTION)
-        kept = sporadic.mean(axis=(1, 2)) <= BROKEN_FRACTION
-        broken_pixels = broken[kept].any(axis=0)
-        found["pixels with NaN, Inf, negative or overflown counts"] = broken_pixels
-        valid = valid & ~broken_pixels
-    if valid_pixel_mask is None:
-        scan_counts = patterns[kept].sum(axis=0, dtype=np.float64)
-        found["dead pixels"] = _dead(scan_counts) & valid
-        found["hot pixels"] = _hot(scan_counts) & valid
-        valid = valid & ~found["dead pixels"] & ~found["hot pixels"]
-    n_masked = sum(int(pixels.sum()) for pixels in found.values())
-    if n_masked > BROKEN_FRACTION * n_pixels or not valid.any():
-        raise ValueError(
-            f"{n_masked} of {n_pixels} detector pixels hold NaN, Inf, negative or overflown "
-            f"counts, or are dead or hot, and {int(valid.sum())} valid ones are left; correct the "
-            "patterns or pass valid_pixel_mask."
-        )
-    empty = kept & (np.where(valid, patterns, 0).max(axis=(1, 2)) == 0)
-    report = [f"masked {pixels.sum()} {what}" for what, pixels in found.items() if pixels.any()]
-    if not kept.all():
-        report.append(f"dropped {(~kept).sum()} broken frames")
-    if empty.any():
-        report.append(f"dropped {empty.sum()} empty frames")
-    kept = kept & ~empty
-    if not kept.any():
-        raise ValueError("no frame holds a count in a valid pixel; check patterns and mask.")
-    return Repaired(
-        patterns if kept.all() else patterns[kept], None if valid.all() else valid, kept, report
-    )
+    looked_at = kept[:, None, None] & valid
+    largest = patterns.max(initial=0, where=looked_at)
+    none = np.zeros(valid.shape, bool)
+    if largest < SATURATED_COUNTS * unit or (largest / unit) % 1 != 0:
+        return none
+    near = looked_at & (patterns > (1 - NEAR_SATURATION) * float(largest))
+    top = near & (patterns == largest)
+    n_top, n_values = int(top.sum()), NEAR_SATURATION * float(largest) / unit
+    n_expected = (int(near.sum()) - n_top) / n_values
+    if n_top < FEWEST_SATURATED or n_top <= SATURATED_EXCESS * n_expected:
+        return none
+    first, last = np.flatnonzero(kept)[[0, -1]]
+    others = valid & (patterns[first] > 0) & ~top[first] & ~top[last]
+    if ((patterns[first] != patterns[last]) & others).sum() <= 0.1 * others.sum():
+        return none  # noiseless frames of nothing: all counts repeat
+    return np.asarray(top.any(axis=0))
 
 
-def _broken(patterns: NDArray[Any]) -> NDArray[np.bool_]:
-    if patterns.dtype.kind == "f":
-        return ~(np.isfinite(patterns) & (patterns >= 0))
-    if patterns.dtype.kind == "u" and patterns.dtype.itemsize > 1:
-        return np.asarray(patterns == np.iinfo(patterns.dtype).max)
-    return np.asarray(patterns < 0)
+def groups(
+    pixels: NDArray[np.bool_],
+) -> list[tuple[NDArray[np.bool_], tuple[slice, slice]]]:
+    """Connected groups of pixels, each in its bounding box."""
+    labels, _ = ndimage.label(pixels, structure=SQUARE)
+    boxes = ndimage.find_objects(labels)
+    return [(labels[box] == i, box) for i, box in enumerate(boxes, start=1)]
 
 
-def _dead(scan_counts: NDArray[np.float64]) -> NDArray[np.bool_]:
-    around = ndimage.median_filter(scan_counts, footprint=NEIGHBOURS, mode="nearest")
-    return (scan_counts == 0) & (around > DEAD_PIXEL_COUNTS)
+def around(
+    group: NDArray[np.bool_],
+    box: tuple[slice, slice],
+    counts: NDArray[np.float64],
+    valid: NDArray[np.bool_],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Counts of the valid pixels beside a group, and of those one pixel further."""
+    wide = tuple(slice(max(s.start - 2, 0), s.stop + 2) for s in box)
+    inside = np.zeros(counts[wide].shape, bool)
+    inside[tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(box, wide))] = group
+    near = ndimage.binary_dilation(inside, SQUARE)
+    far = ndimage.binary_dilation(near, SQUARE) & ~near
+    return counts[wide][near & ~inside & valid[wide]], counts[wide][far & valid[wide]]
 
 
-def _hot(scan_counts: NDArray[np.float64]) -> NDArray[np.bool_]:
-    around = ndimage.maximum_filter(scan_counts, footprint=NEIGHBOURS, mode="constant")
-    return scan_counts > HOT_PIXEL_FACTOR * np.maximum(around, 1)
+def nearly_all_bright(counts: NDArray[np.float64]) -> bool:
+    """Whether nearly all of some pixels are bright."""
+    return len(counts) > 0 and bool(np.quantile(counts, 1 - NEARLY_ALL) > DEAD_PIXEL_COUNTS)

@@ -1,34 +1,50 @@
-"""Diffraction HDF5: (n, h, w) counts with DC at the image centre, and the detector's mask.
+"""Stacks of diffraction patterns in HDF5: (n, h, w) counts with DC at the image centre.
 
-Patterns are looked for under ``dp`` (pty-chi), ``patterns`` (ptychodus) and
-``entry_1/data_1/data`` (CXI, Maia, Nature Methods 9, 854 (2012)).
+The places are those of pty-chi (``dp``), ptychodus (``patterns``), CXI (Maia, Nature Methods 9,
+854 (2012)), NeXus, and the masters of Eiger detectors, which link a stack for each file.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ptychi_neural.scans.hdf5 import StrPath, dataset, opened, replacing
+from ptychi_neural.scans.hdf5 import StrPath, check_size, find, names_like, opened, read, replacing
+from ptychi_neural.scans.hdf5 import dataset as dataset
+from ptychi_neural.scans.masks import pixel_mask as pixel_mask
 
-PATTERNS = ("dp", "patterns", "entry_1/data_1/data")
-VALID_PIXELS = ("valid_pixel_mask",)
-BAD_PIXELS = ("bad_pixels", "entry_1/instrument_1/detector_1/mask")
+PATTERNS = (
+    "dp",
+    "patterns",
+    "entry_1/data_1/data",
+    "entry*/data*/data",
+    "entry*/instrument*/detector*/data",
+    "exchange/data",
+)
+"""Names under which a stack of patterns is looked for, in this order."""
+
+CHUNKS = "entry*/data*/data_[0-9]*"
+"""Names of the stacks that together make a scan in an Eiger master file."""
 
 
 class Diffraction(NamedTuple):
     """What a diffraction file holds."""
 
     patterns: NDArray[np.generic]
-    """(n, h, w) counts as stored."""
+    """(n, h, w) counts as stored, in native byte order."""
 
     valid_pixel_mask: NDArray[np.bool_] | None
     """(h, w), True where the detector works; None where the file has no mask."""
 
 
-def read_diffraction(path: StrPath, frame_indexes: ArrayLike | None = None) -> Diffraction:
-    """Read patterns and mask.
+def read_stack(
+    path: StrPath,
+    frame_indexes: ArrayLike | None = None,
+    names: tuple[str, ...] = PATTERNS,
+    mask_name: str | None = None,
+) -> Diffraction:
+    """Read patterns and mask of an HDF5 file.
 
     Parameters
     ----------
@@ -37,6 +53,10 @@ def read_diffraction(path: StrPath, frame_indexes: ArrayLike | None = None) -> D
     frame_indexes : array_like of int, optional
         (n,) the frames to read, in this order; frames are numbered by the dataset ``indexes``
         where the file has one (as ptychodus writes it), otherwise from 0. None: all of them.
+    names : tuple of str
+        Names under which patterns are looked for.
+    mask_name : str, optional
+        The dataset to take the mask from.
 
     Returns
     -------
@@ -46,28 +66,32 @@ def read_diffraction(path: StrPath, frame_indexes: ArrayLike | None = None) -> D
     Raises
     ------
     FileNotFoundError, ValueError
-        If the file, a dataset or a frame is missing, or a shape is wrong.
+        If the file, a dataset, the file behind a link, or a frame is missing, a shape is wrong,
+        or the patterns are larger than memory.
     """
     with opened(path) as file:
-        data = dataset(file, *PATTERNS)
-        if data.ndim != 3 or 0 in data.shape or data.dtype.kind not in "uif":
+        parts = stacks(file, names)
+        if parts[0].ndim != 3 or 0 in parts[0].shape or parts[0].dtype.kind not in "uif":
             raise ValueError(
-                f"{path}: patterns must be real numbers of shape (n, h, w), got {data.dtype} of "
-                f"shape {data.shape}; store counts as one stack of 2D images."
+                f"{path}: patterns must be real numbers of shape (n, h, w), got {parts[0].dtype} "
+                f"of shape {parts[0].shape}; store counts as one stack of 2D images."
             )
-        mask = pixel_mask(file)
-        if mask is not None and mask.shape != data.shape[1:]:
-            raise ValueError(
-                f"{path}: the pixel mask has shape {mask.shape}, patterns {data.shape[1:]}; "
-                "crop or bin the mask along with the patterns."
-            )
+        n_frames = sum(len(part) for part in parts)
         if frame_indexes is None:
-            return Diffraction(data[()], mask)
-        rows = _rows(file, len(data), np.asarray(frame_indexes, dtype=np.int64))
+            rows = np.arange(n_frames)
+        else:
+            rows = _rows(file, n_frames, np.asarray(frame_indexes, dtype=np.int64))
+        mask = pixel_mask(file, parts[0].shape[1:], mask_name)
         first = int(rows.min())
-        block = data[first : int(rows.max()) + 1]
+        block = _block(parts, first, int(rows.max()) + 1)
         contiguous = np.array_equal(rows, np.arange(first, first + len(block)))
         return Diffraction(block if contiguous else block[rows - first], mask)
+
+
+def stacks(file: h5py.File, names: tuple[str, ...] = PATTERNS) -> list[h5py.Dataset]:
+    """The datasets that hold the patterns one after the other; mostly it is one."""
+    chunks = [] if find(file, *names) else names_like(file, CHUNKS)
+    return [dataset(file, name) for name in chunks] or [dataset(file, *names)]
 
 
 def write_diffraction(
@@ -75,8 +99,15 @@ def write_diffraction(
     patterns: NDArray[np.generic],
     valid_pixel_mask: NDArray[np.bool_] | None = None,
     overwrite: bool = False,
+    *,
+    frame_indexes: NDArray[np.int64] | None = None,
+    detector_pixel_size_m: float | None = None,
+    probe_photon_counts: NDArray[np.float64] | None = None,
 ) -> None:
-    """Write counts as dataset ``dp``, compressed, and the mask as ``valid_pixel_mask``.
+    """Write counts and mask, compressed, so that pty-chi's and ptychodus's readers open them.
+
+    The counts are the dataset ``dp`` and, under the name ``patterns``, the same dataset again
+    (a hard link). The mask is ``bad_pixels``, and ``valid_pixel_mask`` where one is given.
 
     Parameters
     ----------
@@ -88,6 +119,12 @@ def write_diffraction(
         (h, w), True where the detector works.
     overwrite : bool
         Whether an existing file may be replaced.
+    frame_indexes : ndarray, optional
+        (n,) number of each frame; None: 0 ... n - 1.
+    detector_pixel_size_m : float, optional
+        Size of a detector pixel in metres; None: 1, which ptychodus needs in place of nothing.
+    probe_photon_counts : ndarray, optional
+        (n,) photons of each frame before the sample.
 
     Raises
     ------
@@ -104,26 +141,62 @@ def write_diffraction(
             f"got {valid_pixel_mask.shape}."
         )
     with replacing(path, overwrite) as temporary, h5py.File(temporary, "w") as file:
-        frame = (1, *patterns.shape[1:])
-        file.create_dataset("dp", data=patterns, chunks=frame, compression="gzip")
-        if valid_pixel_mask is not None:
-            file.create_dataset("valid_pixel_mask", data=valid_pixel_mask.astype(bool))
+        put_patterns(
+            file,
+            patterns,
+            valid_pixel_mask,
+            frame_indexes,
+            detector_pixel_size_m,
+            probe_photon_counts,
+        )
 
 
-def pixel_mask(file: h5py.File) -> NDArray[np.bool_] | None:
-    """(h, w) True where the detector works; None where the file has no mask."""
-    for name in VALID_PIXELS:
-        if name in file:
-            return np.asarray(file[name][()] != 0)
-    for name in BAD_PIXELS:
-        if name in file:
-            return np.asarray(file[name][()] == 0)
-    return None
+def put_patterns(
+    file: h5py.File,
+    patterns: NDArray[np.generic],
+    valid_pixel_mask: NDArray[np.bool_] | None,
+    frame_indexes: NDArray[np.int64] | None,
+    detector_pixel_size_m: float | None,
+    probe_photon_counts: NDArray[np.float64] | None,
+) -> None:
+    """Write what ``write_diffraction`` writes into an open file."""
+    frame_shape = patterns.shape[1:]
+    numbers = np.arange(len(patterns)) if frame_indexes is None else frame_indexes
+    valid = (
+        np.ones(frame_shape, bool) if valid_pixel_mask is None else valid_pixel_mask.astype(bool)
+    )
+    data = file.create_dataset("dp", data=patterns, chunks=(1, *frame_shape), compression="gzip")
+    size_m = 1.0 if detector_pixel_size_m is None else detector_pixel_size_m
+    data.attrs.update(detector_pixel_width_m=size_m, detector_pixel_height_m=size_m)
+    file["patterns"] = data
+    file["indexes"] = np.asarray(numbers, dtype=np.int64)
+    file["bad_pixels"] = ~valid
+    if valid_pixel_mask is not None:
+        file["valid_pixel_mask"] = valid
+    if probe_photon_counts is not None and "probe_photon_counts" not in file:
+        file["probe_photon_counts"] = probe_photon_counts
+
+
+def _block(parts: list[h5py.Dataset], first: int, stop: int) -> NDArray[Any]:
+    """Frames ``first`` to ``stop`` of the stacks taken together."""
+    blocks, offset = [], 0
+    for part in parts:
+        rows = slice(max(first - offset, 0), min(max(stop - offset, 0), len(part)))
+        if rows.start < rows.stop:
+            check_size(part, rows)
+            blocks.append(read(part, rows))
+        offset += len(part)
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
 def _rows(file: h5py.File, n_frames: int, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
     """Where in the stack the wanted frames are."""
-    numbers = file["indexes"][()] if "indexes" in file else np.arange(n_frames)
+    numbers = read(dataset(file, "indexes")) if "indexes" in file else np.arange(n_frames)
+    if numbers.shape != (n_frames,):
+        raise ValueError(
+            f"{file.filename}: 'indexes' has shape {numbers.shape}; write one number for each of "
+            f"the {n_frames} frames."
+        )
     order = np.argsort(numbers)
     rows = order[np.searchsorted(numbers, wanted, sorter=order).clip(max=n_frames - 1)]
     missing = wanted[numbers[rows] != wanted]

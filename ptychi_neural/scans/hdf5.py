@@ -1,11 +1,18 @@
 """HDF5 files opened with errors that say what to do, and files written whole or not at all."""
 
+import fnmatch
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ptychi_neural.scans.links import check_links, check_sources
 
 StrPath = str | os.PathLike[str]
 
@@ -45,7 +52,7 @@ def replacing(path: StrPath, overwrite: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def opened(path: StrPath) -> Iterator[h5py.File]:
-    """An HDF5 file open for reading.
+    """An HDF5 file open for reading, with the compression filters of detectors registered.
 
     Raises
     ------
@@ -54,26 +61,162 @@ def opened(path: StrPath) -> Iterator[h5py.File]:
     ValueError
         If it is not an HDF5 file.
     """
+    import hdf5plugin  # noqa: F401  (registers bitshuffle, LZ4, Zstandard; takes .15 s)
+
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist; check the path.")
     if not h5py.is_hdf5(path):
         raise ValueError(f"{path} is not an HDF5 file; it may be truncated or of another format.")
-    with h5py.File(path, "r") as file:
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be opened ({error}); it may be truncated, or still be written."
+        ) from error
+    with file:
         yield file
+
+
+def names_like(file: h5py.File, pattern: str) -> list[str]:
+    """Names in a file that a pattern such as ``entry*/data*/data`` matches, in order.
+
+    A name that is a link is among them, whether or not its target exists.
+    """
+    found = [""]
+    for part in pattern.split("/"):
+        if not any(wildcard in part for wildcard in "*?["):
+            found = [f"{name}/{part}" for name in found]
+            continue
+        groups = ((name, file.get(name or "/")) for name in found)
+        found = [
+            f"{name}/{key}"
+            for name, group in groups
+            if isinstance(group, h5py.Group)
+            for key in sorted(group)
+            if fnmatch.fnmatchcase(key, part)
+        ]
+    return [name[1:] for name in found if _is_link(file, name[1:])]
 
 
 def dataset(file: h5py.File, *names: str) -> h5py.Dataset:
     """The first of the named datasets that the file holds.
 
+    Parameters
+    ----------
+    file : h5py.File
+        An open file.
+    names : str
+        Names, or patterns such as ``entry*/data*/data``.
+
     Raises
     ------
     ValueError
-        If it holds none of them.
+        If it holds none of them, or if the file to which a link or a virtual dataset points is
+        missing or lies outside the data folder.
     """
-    for name in names:
-        if isinstance(file.get(name), h5py.Dataset):
-            return file[name]
-    raise ValueError(
-        f"{file.filename} has no dataset {' or '.join(map(repr, names))}; it holds "
-        f"{sorted(file)}. Check that the file is of the right kind."
-    )
+    found = find(file, *names)
+    if found is None:
+        raise ValueError(
+            f"{file.filename} has no dataset {' or '.join(map(repr, names))}; it holds "
+            f"{sorted(file)}. Check that the file is of the right kind."
+        )
+    return found
+
+
+def find(file: h5py.File, *names: str) -> h5py.Dataset | None:
+    """The first of the named datasets, as ``dataset`` finds it; None if the file has none."""
+    for pattern in names:
+        for name in names_like(file, pattern):
+            check_links(file, name)
+            item = file.get(name)
+            if isinstance(item, h5py.Dataset):
+                check_sources(item)
+                return item
+    return None
+
+
+def read(data: h5py.Dataset, rows: slice = slice(None)) -> NDArray[Any]:
+    """An array, or some rows of it, in native byte order.
+
+    Raises
+    ------
+    ValueError
+        If it is larger than the memory of this machine, or cannot be decompressed.
+    """
+    if data.shape is None:
+        raise ValueError(f"{where(data)} is empty; write numbers into it.")
+    check_size(data, rows)
+    try:
+        array = data[rows] if data.shape else data[()]
+    except OSError as error:
+        raise ValueError(
+            f"{where(data)} cannot be read ({error}); the file is damaged, or compressed in a way "
+            "that hdf5plugin does not know."
+        ) from error
+    return native(np.asarray(array))
+
+
+def check_size(data: h5py.Dataset, rows: slice = slice(None)) -> None:
+    """Refuse a dataset that is larger than the memory of this machine, before it is allocated."""
+    shape = data.shape
+    if shape:
+        shape = (len(range(*rows.indices(shape[0]))), *shape[1:])
+    size = math.prod(shape) * data.dtype.itemsize
+    memory = memory_size()
+    if size > memory:
+        raise ValueError(
+            f"{where(data)} declares {size / 2**30:.3g} GiB ({shape} {data.dtype}), more than the "
+            f"{memory / 2**30:.3g} GiB of memory here; read part of the frames, crop or bin."
+        )
+
+
+def memory_size() -> int:
+    """Bytes of physical memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def native(array: NDArray[Any]) -> NDArray[Any]:
+    """The array in the byte order of this machine, which torch asks for."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def where(data: h5py.Dataset) -> str:
+    """File and name of a dataset, for messages."""
+    return f"{data.file.filename}: {data.name.lstrip('/')!r}"
+
+
+def scalar(value: Any, what: str) -> float:
+    """One number from an attribute or dataset, which may be an array of one element.
+
+    Raises
+    ------
+    ValueError
+        If it is empty, text, or more than one number.
+    """
+    array = np.asarray(np.nan if isinstance(value, h5py.Empty) else value)
+    if array.size != 1 or array.dtype.kind not in "uifb":
+        raise ValueError(f"{what} is {value!r}; write one number.")
+    return float(array.reshape(())[()])
+
+
+def text(value: Any) -> str:
+    """Text from an attribute or dataset, which may be bytes, an array of one element, or empty."""
+    if isinstance(value, h5py.Empty):
+        return ""
+    array = np.asarray(value)
+    value = array.reshape(-1)[0] if array.size else ""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _is_link(file: h5py.File, name: str) -> bool:
+    """Whether the file has this name, be it a link to something that does not exist."""
+    group: Any = file
+    *parents, last = name.split("/")
+    for part in parents:
+        link = group.get(part, getlink=True)
+        if isinstance(link, h5py.ExternalLink | h5py.SoftLink) and group.get(part) is None:
+            return True
+        group = group.get(part)
+        if not isinstance(group, h5py.Group):
+            return False
+    return group.get(last, getlink=True) is not None

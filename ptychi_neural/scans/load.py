@@ -1,43 +1,71 @@
-"""A scan from its two files, checked."""
+"""A scan from its files, checked."""
 
 import dataclasses
 import warnings
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from ptychi_neural.scans.defects import repair
-from ptychi_neural.scans.diffraction import read_diffraction
-from ptychi_neural.scans.hdf5 import StrPath
-from ptychi_neural.scans.product import read_product
-from ptychi_neural.scans.scan import Scan, position_origin
+from ptychi_neural.scans.checks import check_positions, check_start
+from ptychi_neural.scans.counts import OnBadData, repair
+from ptychi_neural.scans.diffraction import PATTERNS, Diffraction, read_stack
+from ptychi_neural.scans.formats import READERS, WRITERS, reader_of
+from ptychi_neural.scans.hdf5 import StrPath, replacing
+from ptychi_neural.scans.links import links_outside_allowed
+from ptychi_neural.scans.scan import Scan, select_frames
+from ptychi_neural.scans.starts import empty_object, mean_pattern_probe
+
+MOST_OBJECT_PIXELS = 2**15
+"""Side of the largest object that is made for positions of a file without an object."""
 
 
 def load_scan(
     diffraction: StrPath,
-    product: StrPath,
+    product: StrPath | None = None,
     *,
     frames: slice | None = None,
     valid_pixel_mask: NDArray[np.bool_] | None = None,
+    on_bad_data: OnBadData = "mask",
+    datasets: Mapping[str, str] | None = None,
+    pixel_size_m: float | None = None,
+    free_space_propagation_distance_m: float | None = None,
+    allow_outside_links: bool = False,
 ) -> Scan:
-    """Read a diffraction file and the ptychodus product that belongs to it.
+    """Read a scan from a file, or from a diffraction file and the product that belongs to it.
 
-    Broken pixels are masked, broken and empty frames dropped, with one warning that counts them
-    (see ``ptychi_neural.scans.defects``).
+    Broken pixels are masked, broken, odd and empty frames dropped, with one warning that counts
+    and names them (see ``ptychi_neural.scans.counts``). Formats are those of
+    ``ptychi_neural.scans.formats``; each file is recognised by what it holds.
 
     Parameters
     ----------
     diffraction : path
-        HDF5 file of counts, DC at the image centre: ``dp``, ``patterns`` or
-        ``entry_1/data_1/data``.
-    product : path
-        HDF5 file of probe, object and positions. Its ``probe_position_indexes`` say which frame
-        belongs to which position.
+        File of counts, DC at the image centre.
+    product : path, optional
+        File of positions, probe and object. Its ``probe_position_indexes`` say which frame
+        belongs to which position. None: the file beside ``diffraction`` that belongs to it
+        (``product.h5`` beside ``diffraction.h5``, ``X_para.hdf5`` beside ``X_dp.hdf5``), or
+        ``diffraction`` itself.
     frames : slice, optional
         Part of the scan to read, in the order of the product's positions. None: all of it.
     valid_pixel_mask : ndarray, optional
         (h, w) True where the detector works, in addition to the file's own mask. Where there is
-        a mask, by argument or in the file, dead and hot pixels are not looked for.
+        a mask, by argument or one in the file that masks a pixel, dead and hot pixels are not
+        looked for.
+    on_bad_data : str
+        ``"mask"`` bad pixels and drop bad frames, or raise an ``"error"`` that names them.
+    datasets : mapping, optional
+        Names of the datasets ``"patterns"`` and ``"mask"`` in an HDF5 file, where they are
+        unusual.
+    pixel_size_m : float, optional
+        Size of an object pixel in metres, in place of the one that the file tells: that of a CXI
+        file is right in the far field only.
+    free_space_propagation_distance_m : float, optional
+        Distance of near-field propagation in metres, where the file does not tell it.
+    allow_outside_links : bool
+        Follow links to files outside the folder of the data.
 
     Returns
     -------
@@ -51,100 +79,147 @@ def load_scan(
         If a file or dataset is missing, or the two files do not fit each other; the message says
         what to do.
     """
-    scan = read_product(product)
-    if frames is not None:
-        scan = select_frames(scan, frames)
-    placed = np.asarray(np.isfinite(scan.positions_px).all(axis=1))
-    if not placed.any():
-        raise ValueError(
-            f"{product}: none of {len(placed)} selected positions (frames={frames}) is finite; "
-            "choose other frames, check probe_position_y_m and probe_position_x_m."
-        )
-    scan = select_frames(scan, placed)
-    patterns, file_mask = read_diffraction(diffraction, scan.frame_indexes)
-    if scan.probe.shape[-2:] != patterns.shape[-2:]:
+    with links_outside_allowed(allow_outside_links):
+        product = _product_of(diffraction) if product is None else product
+        scan = read_product(product)
+        if frames is not None:
+            scan = select_frames(scan, frames)
+        placed = np.asarray(np.isfinite(scan.positions_px).all(axis=1))
+        if not placed.any():
+            raise ValueError(
+                f"{product}: none of {len(placed)} selected positions (frames={frames}) is finite; "
+                "choose other frames, check probe_position_y_m and probe_position_x_m."
+            )
+        scan = select_frames(scan, placed)
+        scan = _with_geometry(scan, pixel_size_m, free_space_propagation_distance_m)
+        _check(scan, product)
+        patterns, mask = _read_diffraction(diffraction, scan.frame_indexes, datasets)
+    frame_shape = patterns.shape[-2:]
+    if scan.probe.size and scan.probe.shape[-2:] != frame_shape:
         raise ValueError(
             f"{product}: 'probe' has {scan.probe.shape[-2:]} pixels, the patterns of "
-            f"{diffraction} {patterns.shape[-2:]}; crop or pad one to the shape of the other."
+            f"{diffraction} {frame_shape}; crop or pad one to the shape of the other."
         )
-    if not np.abs(scan.probe[0]).max() > 0:
-        raise ValueError(f"{product}: 'probe' carries no light; write a probe guess into it.")
-    _check_inside(scan, product)
+    told = None if mask is None or mask.all() else mask  # a mask of nothing tells nothing
+    valid = _combined(told, valid_pixel_mask, frame_shape)
     try:
-        repaired = repair(patterns, _combined(file_mask, valid_pixel_mask, patterns.shape[-2:]))
+        repaired = repair(patterns, valid, on_bad_data, frame_numbers=scan.frame_indexes)
     except ValueError as error:
         raise ValueError(f"{diffraction}: {error}") from error
     report = list(repaired.report)
     if not placed.all():
         report.append(f"dropped {(~placed).sum()} frames with NaN or Inf positions")
-    if report:
-        warnings.warn(f"{diffraction}: {', '.join(report)}.", stacklevel=2)
-    return dataclasses.replace(
+    scan = dataclasses.replace(
         select_frames(scan, repaired.kept),
         patterns=repaired.patterns,
-        valid_pixel_mask=repaired.valid_pixel_mask,
+        valid_pixel_mask=mask if repaired.valid_pixel_mask is None else repaired.valid_pixel_mask,
     )
+    if not scan.probe.size:
+        report.append("started the probe from the root of the mean pattern, as the file has none")
+        near_field = scan.free_space_propagation_distance_m is not None
+        probe = mean_pattern_probe(scan.patterns, scan.valid_pixel_mask, near_field)
+        scan = dataclasses.replace(scan, probe=probe)
+    if not scan.object.size:
+        object_ = empty_object(scan.positions_px, scan.probe.shape)
+        scan = dataclasses.replace(scan, object=object_)
+    _check(scan, product)
+    if report:
+        warnings.warn(f"{diffraction}: {', '.join(report)}.", stacklevel=2)
+    return scan
 
 
-def select_frames(scan: Scan, frames: slice | NDArray[np.generic]) -> Scan:
-    """Part of a scan.
+def read_diffraction(path: StrPath, frame_indexes: ArrayLike | None = None) -> Diffraction:
+    """Read patterns and mask of a file of any format, unchecked.
 
     Parameters
     ----------
-    scan : Scan
-        The scan; one that was read from a product alone has no patterns to select from.
-    frames : slice or ndarray
-        Indexes of the frames, or a boolean for each.
+    path : path
+        The file.
+    frame_indexes : array_like of int, optional
+        (n,) numbers of the frames to read, in this order; None: all of them.
+
+    Returns
+    -------
+    Diffraction
+        The patterns in the stored type, and the mask.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the file, a dataset or a frame is missing, or a shape is wrong.
+    """
+    return reader_of(path).read_diffraction(path, frame_indexes)
+
+
+def read_product(path: StrPath) -> Scan:
+    """Read all of a scan but its patterns, from a file of any format.
+
+    Parameters
+    ----------
+    path : path
+        The file.
 
     Returns
     -------
     Scan
-        Frames with their positions, numbers and OPR weights; the rest is shared.
+        With ``patterns`` of shape (0, h, w). A probe or an object that the file does not have is
+        of size 0.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the file or something in it is missing, of the wrong shape, not finite, or if pixels
+        are not square or differ between probe and object.
     """
-    indexes = (
-        np.arange(len(scan.positions_px)) if scan.frame_indexes is None else scan.frame_indexes
-    )
-    weights = scan.opr_mode_weights
-    return dataclasses.replace(
-        scan,
-        patterns=scan.patterns[frames] if len(scan.patterns) else scan.patterns,
-        positions_px=scan.positions_px[frames],
-        frame_indexes=indexes[frames],
-        opr_mode_weights=None if weights is None else weights[frames],
-    )
+    return reader_of(path).read_product(path)
 
 
-def empty_object(
-    positions_px: NDArray[np.float64], probe_shape: tuple[int, ...], margin: int = 10
-) -> NDArray[np.complex64]:
-    """An object of 1 + 0i that holds every patch with pty-chi's default position origin.
+def write_scan(
+    path: StrPath, scan: Scan, format: str = "ptychodus", overwrite: bool = False
+) -> None:
+    """Write a whole scan into one file.
 
     Parameters
     ----------
-    positions_px : ndarray
-        (n, 2) positions (y, x) in pixels. Position 0, 0 is at the centre of the object, so
-        positions far from it make the object large: subtract their middle first.
-    probe_shape : tuple
-        Shape of the probe, of which the last two are (h, w).
-    margin : int
-        Pixels to spare on each side, for positions that are going to be corrected.
+    path : path
+        The file.
+    scan : Scan
+        What to write.
+    format : str
+        Name of a registered writer.
+    overwrite : bool
+        Whether an existing file may be replaced.
 
-    Returns
-    -------
-    ndarray
-        (1, H, W) object.
-
-    Examples
-    --------
-    >>> empty_object(np.array([[-20.0, -5.0], [20.0, 5.0]]), (64, 64), margin=2).shape
-    (1, 108, 78)
+    Raises
+    ------
+    FileExistsError
+        If the file exists and ``overwrite`` is False.
+    ValueError
+        If there is no such format.
     """
-    from ptychi.utils import get_suggested_object_size  # takes seconds: it imports torch
+    if format not in WRITERS:
+        raise ValueError(f"no format {format!r} can be written; there are {sorted(WRITERS)}.")
+    with replacing(path, overwrite) as temporary:
+        WRITERS[format](temporary, scan)
 
-    both_ways = np.concatenate([positions_px, -positions_px])
-    size = get_suggested_object_size(both_ways, probe_shape[-2:], extra=2 * margin)
-    even = [n + n % 2 for n in size]  # an odd size has no pixel edge in its middle
-    return np.ones((1, *even), dtype=np.complex64)
+
+def _product_of(diffraction: StrPath) -> StrPath:
+    """The file of positions that belongs to a diffraction file."""
+    path = Path(diffraction)
+    beside = (reader.product_beside(path) for reader in READERS.values())
+    return next((other for other in beside if other is not None and other.is_file()), path)
+
+
+def _read_diffraction(
+    path: StrPath, frame_indexes: ArrayLike | None, datasets: Mapping[str, str] | None
+) -> Diffraction:
+    if not datasets:
+        return read_diffraction(path, frame_indexes)
+    unknown = set(datasets) - {"patterns", "mask"}
+    if unknown:
+        raise ValueError(f"datasets names {sorted(unknown)}; there are 'patterns' and 'mask'.")
+    names = (datasets["patterns"],) if "patterns" in datasets else PATTERNS
+    return read_stack(path, frame_indexes, names, datasets.get("mask"))
 
 
 def _combined(
@@ -163,16 +238,24 @@ def _combined(
     return given_mask if file_mask is None else given_mask & file_mask
 
 
-def _check_inside(scan: Scan, product: StrPath) -> None:
-    positions_px = scan.positions_px
-    size = np.asarray(scan.object.shape[-2:])
-    half_patch = np.asarray(scan.probe.shape[-2:]) / 2.0
-    centers = positions_px + position_origin(scan.object.shape) + 0.5
-    outside = ((centers - half_patch < -0.5) | (centers + half_patch > size + 0.5)).any(axis=1)
-    if outside.any():
-        needed = empty_object(positions_px, scan.probe.shape).shape[-2:]
-        raise ValueError(
-            f"{product}: {outside.sum()} of {len(positions_px)} positions lie outside the object "
-            f"of {tuple(size.tolist())} pixels; enlarge 'object' to {needed} (see empty_object), "
-            "or correct center_y_m, center_x_m and the pixel size."
-        )
+def _with_geometry(scan: Scan, pixel_size_m: float | None, distance_m: float | None) -> Scan:
+    """The scan with another pixel size, so that positions stay where they are in metres."""
+    if distance_m is not None:
+        scan = dataclasses.replace(scan, free_space_propagation_distance_m=distance_m)
+    if pixel_size_m is None:
+        return scan
+    positions_px = scan.positions_px * (scan.pixel_size_m / pixel_size_m)
+    return dataclasses.replace(scan, pixel_size_m=pixel_size_m, positions_px=positions_px)
+
+
+def _check(scan: Scan, product: StrPath) -> None:
+    """Check probe, object and positions of a product, as far as it has them."""
+    size: tuple[int, ...] = (MOST_OBJECT_PIXELS, MOST_OBJECT_PIXELS)
+    probe_shape = scan.patterns.shape
+    try:
+        if scan.probe.size and scan.object.size:
+            check_start(scan.object, scan.probe, names=("'object'", "'probe'"))
+            size, probe_shape = scan.object.shape, scan.probe.shape
+        check_positions(scan.positions_px, probe_shape, size, scan.pixel_size_m)
+    except ValueError as error:
+        raise ValueError(f"{product}: {error}") from error

@@ -1,5 +1,6 @@
 """One scan in memory: what every reader returns and every engine is started from."""
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,6 +30,11 @@ class Scan:
     """None where the file does not tell (needed for multislice and near field only)."""
 
     detector_distance_m: float | None = None
+    """From the sample to the detector in metres; None where the file does not tell."""
+
+    free_space_propagation_distance_m: float | None = None
+    """Distance of near-field propagation in metres, that of the equivalent parallel beam, which is
+    pty-chi's ``data_options.free_space_propagation_distance_m``; None in the far field."""
 
     valid_pixel_mask: NDArray[np.bool_] | None = None
     """(h, w), True where the detector works, DC at the image centre."""
@@ -45,7 +51,10 @@ class Scan:
     object_center_m: tuple[float, float] = (0.0, 0.0)
     """(y, x) stage coordinates of position 0, 0 in metres."""
 
-    attributes: dict[str, float] = field(default_factory=dict)
+    probe_photon_counts: NDArray[np.float64] | None = None
+    """(n,) photons of each frame before the sample, where they were measured."""
+
+    attributes: dict[str, float | str] = field(default_factory=dict)
     """What else a product file tells of the measurement, such as ``exposure_time_s``."""
 
     name: str = ""
@@ -77,3 +86,32 @@ def position_origin(object_shape: tuple[int, ...]) -> NDArray[np.float64]:
     array([249.5, 247.5])
     """
     return np.round(np.asarray(object_shape[-2:]) / 2.0) - 0.5
+
+
+def select_frames(scan: Scan, frames: slice | NDArray[np.generic]) -> Scan:
+    """Part of a scan.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan; one that was read from a product alone has no patterns to select from.
+    frames : slice or ndarray
+        Indexes of the frames, or a boolean for each.
+
+    Returns
+    -------
+    Scan
+        Frames with their positions, numbers, OPR weights and photons; the rest is shared.
+    """
+    indexes = (
+        np.arange(len(scan.positions_px)) if scan.frame_indexes is None else scan.frame_indexes
+    )
+    weights, photons = scan.opr_mode_weights, scan.probe_photon_counts
+    return dataclasses.replace(
+        scan,
+        patterns=scan.patterns[frames] if len(scan.patterns) else scan.patterns,
+        positions_px=scan.positions_px[frames],
+        frame_indexes=indexes[frames],
+        opr_mode_weights=None if weights is None else weights[frames],
+        probe_photon_counts=None if photons is None else photons[frames],
+    )

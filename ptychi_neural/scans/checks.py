@@ -1,0 +1,177 @@
+"""Checks of what a reconstruction starts from, for files and for arrays handed to a task."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptychi_neural.scans.scan import position_origin
+
+SMALLEST_EXTENT_PX = 1e-2
+"""Extent in pixels below which positions that differ are taken for metres."""
+
+LENGTH_UNITS = {"millimetres": 1e3, "micrometres": 1e6, "nanometres": 1e9}
+"""Units that are taken for metres by mistake, and how many of each make a metre."""
+
+
+def check_positions(
+    positions_px: NDArray[np.floating],
+    probe_shape: tuple[int, ...],
+    object_shape: tuple[int, ...],
+    pixel_size_m: float | None = None,
+    *,
+    origin: NDArray[np.floating] | None = None,
+) -> None:
+    """Check that every position is a finite number of pixels and lies inside the object.
+
+    Parameters
+    ----------
+    positions_px : ndarray
+        (n, 2) positions (y, x) in pixels.
+    probe_shape : tuple
+        Shape of the probe, of which the last two are (h, w).
+    object_shape : tuple
+        Shape of the object, of which the last two are (H, W).
+    pixel_size_m : float, optional
+        Size of an object pixel, with which positions in other units are recognised better.
+    origin : ndarray, optional
+        (2,) array indices of position 0, 0 in the object; None: pty-chi's default, see
+        ``position_origin``.
+
+    Raises
+    ------
+    ValueError
+        Naming the unit in which the positions seem to be, or the size of object that they need.
+
+    Examples
+    --------
+    >>> check_positions(np.array([[-20.0, 0.0], [20.0, 0.0]]), (64, 64), (1, 108, 78))
+    """
+    positions = np.asarray(positions_px, dtype=np.float64)
+    if positions.ndim != 2 or positions.shape[1] != 2 or len(positions) == 0:
+        raise ValueError(
+            f"positions have shape {positions.shape}; give (n, 2) numbers, (y, x) in pixels."
+        )
+    finite = np.isfinite(positions).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            f"{(~finite).sum()} of {len(positions)} positions are NaN or Inf; leave out these "
+            "frames, or give their positions."
+        )
+    size, probe_size = (np.asarray(shape[-2:]) for shape in (object_shape, probe_shape))
+    if 0 < np.ptp(positions, axis=0).max() < SMALLEST_EXTENT_PX:
+        raise ValueError(
+            f"the {len(positions)} positions are within {np.ptp(positions, axis=0).max():.2g} "
+            "pixels of each other: they look like metres; divide them by the pixel size."
+        )
+    origin = position_origin(object_shape) if origin is None else np.asarray(origin)
+    centers = positions + origin + 0.5
+    half = probe_size / 2.0
+    outside = ((centers - half < -0.5) | (centers + half > size + 0.5)).any(axis=1)
+    if not outside.any():
+        return
+    what = f"{outside.sum()} of {len(positions)} positions lie outside the object of "
+    what += f"{tuple(size.tolist())} pixels"
+    unit = _unit(positions, size - probe_size, pixel_size_m)
+    if unit is not None:
+        raise ValueError(f"{what}: {unit}")
+    needed = np.ceil(2 * np.abs(positions).max(axis=0) + probe_size + 20)
+    needed += needed % 2
+    raise ValueError(
+        f"{what}; enlarge 'object' to {tuple(needed.astype(int).tolist())} (see empty_object), or "
+        "correct center_y_m, center_x_m and the pixel size."
+    )
+
+
+def check_start(
+    object: NDArray[np.generic],
+    probe: NDArray[np.generic],
+    *,
+    names: tuple[str, str] = ("object", "probe"),
+) -> None:
+    """Check that object and probe are complex, finite, and let light through.
+
+    Parameters
+    ----------
+    object : ndarray
+        (n_slices, H, W) object guess.
+    probe : ndarray
+        (n_opr_modes, n_modes, h, w) probe.
+    names : tuple of str
+        What the two are called in messages.
+
+    Raises
+    ------
+    ValueError
+        Naming what is wrong and the remedy.
+    """
+    for array, name, shape in (
+        (object, names[0], "(n_slices, H, W)"),
+        (probe, names[1], "(n_opr_modes, n_modes, h, w)"),
+    ):
+        if array.ndim != shape.count(",") + 1 or array.size == 0:
+            raise ValueError(f"{name} must have shape {shape}, got {array.shape}.")
+        if array.dtype.kind != "c":
+            raise ValueError(
+                f"{name} is {array.dtype}; store it as complex numbers, amplitude times "
+                "exp(i phase)."
+            )
+        n_bad = int((~np.isfinite(array)).sum())
+        if n_bad:
+            raise ValueError(
+                f"{name} holds {n_bad} NaN or Inf; replace them, or start from another guess."
+            )
+    dark = [i for i, piece in enumerate(object) if not piece.any()]
+    if dark:
+        where = "is zero everywhere" if len(dark) == len(object) else f"is zero in slice {dark[0]}"
+        raise ValueError(
+            f"{names[0]} {where}: no light passes it; start from 1 + 0i (see empty_object)."
+        )
+    if not probe[0].any():
+        raise ValueError(
+            f"{names[1]} carries no light: it is zero in all modes of the first OPR mode; write a "
+            "probe guess into it."
+        )
+
+
+def check_geometry(
+    n_slices: int, wavelength_m: float | None, free_space_propagation_distance_m: float | None
+) -> None:
+    """Refuse a multislice or near-field scan without a wavelength.
+
+    pty-chi would take 1 nm for it.
+
+    Parameters
+    ----------
+    n_slices : int
+        Slices of the object.
+    wavelength_m : float, optional
+        Wavelength in metres; None where nobody told it.
+    free_space_propagation_distance_m : float, optional
+        Distance of near-field propagation in metres; None or infinite in the far field.
+    """
+    distance_m = free_space_propagation_distance_m
+    near_field = distance_m is not None and np.isfinite(distance_m)
+    if wavelength_m is None and (n_slices > 1 or near_field):
+        what = "a near-field scan" if near_field else f"an object of {n_slices} slices"
+        raise ValueError(
+            f"{what} needs a wavelength; write photon_energy_eV into the product, or set "
+            "data_options.wavelength_m."
+        )
+
+
+def _unit(
+    positions: NDArray[np.float64], room: NDArray[np.generic], pixel_size_m: float | None
+) -> str | None:
+    """Tell the unit in which positions outside the object would just fit into it."""
+    extent = np.ptp(positions, axis=0)
+    if not extent.max() > 20 * max(float(room.max()), 1.0):
+        return None
+    pixels = {} if pixel_size_m is None else {"pixels": 1 / pixel_size_m}
+    factors = pixels | LENGTH_UNITS
+    for unit, factor in factors.items():
+        fits = (extent / factor <= room + 1).all() and (extent / factor).max() > 0.05 * room.max()
+        if fits:
+            return f"they look like {unit}; files hold metres, scripts give pixels."
+    return (
+        f"they spread over {extent.max():.3g} pixels; check their unit (files hold metres, scripts "
+        "give pixels) and the pixel size."
+    )

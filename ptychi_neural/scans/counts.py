@@ -1,0 +1,276 @@
+"""One check of measured counts, for files, arrays handed to a task, and blocks of a stream.
+
+What no loss may see is masked or dropped, counted and named:
+
+- Counts that are NaN, infinite, negative, the largest number of an unsigned type of two bytes or
+  more, or the number with which detectors mark gaps (``markers``): a pixel is masked in all
+  frames, unless most of a frame is broken; then the frame is dropped.
+- Frames that do not belong to the scan, because the shutter was closed or the beam far too bright
+  (``odd_frames``), and frames without a single count: dropped.
+- Dead and hot pixels and blocks without counts, looked for where nobody gave a mask, and pixels
+  that saturate (``defects``): masked.
+
+True light is not taken for a defect: speckle of a probe smaller than the field of view is wider
+than a pixel, so that neighbouring pixels and other frames tell what a pixel can count.
+"""
+
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ptychi_neural.scans.blocks import blocks_without_counts
+from ptychi_neural.scans.defects import dead, hot, saturated, unit_of_counts
+from ptychi_neural.scans.hdf5 import native
+from ptychi_neural.scans.markers import broken_counts, marked_counts
+from ptychi_neural.scans.odd_frames import too_bright, too_dark
+
+BROKEN_FRACTION = 0.5
+"""Part of its pixels from which a frame counts as broken, part of the frames from which a pixel
+does, and part of the detector that may be masked."""
+
+FEWEST_FRAMES_WITHOUT_COUNTS = 4
+"""Frames without counts from which a dark pixel is no dark spot of the speckle."""
+
+MOST_NAMED = 8
+"""Pixels or frames that a message names one by one."""
+
+OnBadData = Literal["mask", "error"]
+"""What is done about defects: mask and drop them, or refuse the data."""
+
+
+class Repaired(NamedTuple):
+    """Patterns free of defects."""
+
+    patterns: NDArray[np.generic]
+    """(n_kept, h, w) counts in the type they came in; broken ones are 0 and masked."""
+
+    valid_pixel_mask: NDArray[np.bool_] | None
+    """(h, w), True where the detector works; None if all of it does."""
+
+    kept: NDArray[np.bool_]
+    """(n,), False where a frame was dropped."""
+
+    report: list[str]
+    """What was masked and dropped, counted and named; empty if nothing was."""
+
+
+def as_counts(
+    patterns: ArrayLike, frame_shape: tuple[int, ...] | None = None
+) -> NDArray[np.generic]:
+    """Patterns as an array that torch takes.
+
+    Big-endian numbers, negative strides, booleans and half or extended precision are converted;
+    other types stay as they are.
+
+    Parameters
+    ----------
+    patterns : array_like
+        (n, h, w) counts.
+    frame_shape : tuple, optional
+        (h, w) that they must have.
+
+    Raises
+    ------
+    ValueError
+        If they are complex, not numbers, or of another shape.
+
+    Examples
+    --------
+    >>> as_counts(np.ones((2, 4, 4), ">u2")[:, ::-1]).dtype
+    dtype('uint16')
+    """
+    counts = np.asarray(patterns)
+    if counts.dtype.kind == "c":
+        raise ValueError("patterns are complex; give counts, not diffraction amplitudes.")
+    if counts.dtype.kind not in "uifb":
+        raise ValueError(f"patterns are {counts.dtype}; give counts, which are real numbers.")
+    if (
+        counts.ndim != 3
+        or 0 in counts.shape[1:]
+        or counts.shape[1:] != (counts.shape[1:] if frame_shape is None else tuple(frame_shape))
+    ):
+        expected = "n, h, w" if frame_shape is None else f"n, {frame_shape[0]}, {frame_shape[1]}"
+        raise ValueError(f"patterns must have the shape ({expected}), got {counts.shape}.")
+    other_types = {"b1": np.uint8, "f2": np.float32, "f16": np.float64}
+    other = other_types.get(f"{counts.dtype.kind}{counts.dtype.itemsize}")
+    counts = native(counts) if other is None else counts.astype(other)
+    return np.ascontiguousarray(counts) if min(counts.strides) < 0 else counts
+
+
+def repair(
+    patterns: ArrayLike,
+    valid_pixel_mask: NDArray[np.bool_] | None = None,
+    on_bad_data: OnBadData = "mask",
+    *,
+    frame_numbers: NDArray[np.integer] | None = None,
+    whole_scan: bool = True,
+) -> Repaired:
+    """Mask and drop what is broken.
+
+    Parameters
+    ----------
+    patterns : array_like
+        (n, h, w) counts, DC at the image centre: neighbouring pixels must be neighbours.
+    valid_pixel_mask : ndarray, optional
+        (h, w), True where the detector works. Without it dead and hot pixels are looked for.
+    on_bad_data : str
+        ``"mask"`` what is broken, or raise an ``"error"`` that names it.
+    frame_numbers : ndarray, optional
+        (n,) numbers by which frames are named; None: 0 ... n - 1.
+    whole_scan : bool
+        False for a block of frames of a scan that goes on: frames are not compared with others,
+        and none needs to be left.
+
+    Returns
+    -------
+    Repaired
+        Patterns, mask, and what was done.
+
+    Raises
+    ------
+    ValueError
+        If the patterns are no counts, most of the detector is broken, no frame is left, or
+        something is broken and ``on_bad_data`` is ``"error"``.
+    """
+    if on_bad_data not in get_args(OnBadData):
+        raise ValueError(f"on_bad_data is {on_bad_data!r}; choose 'mask' or 'error'.")
+    patterns = as_counts(patterns)
+    frame_shape = patterns.shape[1:]
+    if valid_pixel_mask is not None and np.shape(valid_pixel_mask) != frame_shape:
+        raise ValueError(
+            f"valid_pixel_mask has shape {np.shape(valid_pixel_mask)}, patterns {frame_shape}; "
+            "pass one boolean for each detector pixel."
+        )
+    numbers = np.arange(len(patterns)) if frame_numbers is None else np.asarray(frame_numbers)
+    valid = np.ones(frame_shape, bool) if valid_pixel_mask is None else valid_pixel_mask != 0
+    search = _Search(patterns, valid)
+    broken = broken_counts(patterns)
+    if broken is not None:
+        what = "pixels with NaN, Inf, negative or overflown counts"
+        search.clear(what, "broken frames", broken)
+    marked = marked_counts(search.patterns)
+    unit = unit_of_counts(search.patterns if marked is None else marked.others())
+    if whole_scan:
+        search.look_for_odd_frames(None if marked is None else marked.suspects, unit)
+    if marked is not None:
+        markers = marked.among(search.kept)
+        what = f"pixels with a detector's gap marker ({marked.named(markers)})"
+        search.clear(what, "frames full of gap markers", markers)
+    if valid_pixel_mask is None:
+        search.look_for_defects(unit)
+    overexposed = saturated(search.patterns, search.kept, search.valid, unit)
+    search.mask("saturated pixels", overexposed)
+
+    valid, n_masked = search.valid, sum(int(bad.sum()) for bad in search.pixels.values())
+    if n_masked > BROKEN_FRACTION * valid.size or not valid.any():
+        raise ValueError(
+            f"{n_masked} of {valid.size} detector pixels hold NaN, Inf, negative or overflown "
+            "counts or gap markers, saturate, or are dead or hot, and "
+            f"{int(valid.sum())} valid ones are left; correct the patterns or pass "
+            "valid_pixel_mask."
+        )
+    search.drop("empty frames", np.asarray(~search.patterns.any(axis=(1, 2), where=valid)))
+    report = search.report(numbers)
+    if report and on_bad_data == "error":
+        raise ValueError(
+            f"bad data would be masked or dropped ({', '.join(report)}); correct the patterns, "
+            "pass valid_pixel_mask, or set on_bad_data to 'mask'."
+        )
+    if whole_scan and not search.kept.any():
+        raise ValueError("no frame holds a count in a valid pixel; check patterns and mask.")
+    return Repaired(
+        search.patterns if search.kept.all() else search.patterns[search.kept],
+        None if valid.all() else valid,
+        search.kept,
+        report,
+    )
+
+
+class _Search:
+    """What has been found so far, and what is left of the scan."""
+
+    def __init__(self, patterns: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
+        self.patterns = patterns
+        self.valid = valid
+        self.kept = np.ones(len(patterns), bool)
+        self.pixels: dict[str, NDArray[np.bool_]] = {}
+        self.frames: dict[str, NDArray[np.bool_]] = {}
+
+    def mask(self, what: str, bad: NDArray[np.bool_]) -> None:
+        """Take detector pixels, (h, w), out of the scan."""
+        self.pixels[what] = bad & self.valid
+        self.valid = self.valid & ~bad
+
+    def drop(self, what: str, bad: NDArray[np.bool_]) -> None:
+        """Take frames, (n,), out of the scan."""
+        self.frames[what] = bad & self.kept
+        self.kept = self.kept & ~bad
+
+    def clear(self, what: str, frames: str, bad: NDArray[np.bool_]) -> None:
+        """Take counts, (n, h, w), out of the scan: with their pixels or with their frames."""
+        self.patterns = np.where(bad, self.patterns.dtype.type(0), self.patterns)
+        bad = bad & self.valid & self.kept[:, None, None]
+        in_most_frames = bad.sum(axis=0) > BROKEN_FRACTION * self.kept.sum()
+        sporadic = bad & ~in_most_frames
+        self.drop(frames, sporadic.mean(axis=(1, 2)) > BROKEN_FRACTION)
+        self.mask(what, np.asarray(bad[self.kept].any(axis=0)))
+
+    def look_for_odd_frames(self, suspects: NDArray[np.bool_] | None, unit: float) -> None:
+        """Drop frames that are far too bright or have next to no light."""
+        patterns = self.patterns
+        if suspects is not None:  # markers are no light
+            patterns = np.where(suspects, patterns.dtype.type(0), patterns)
+        pixels = self.valid & ~hot(patterns.sum(axis=0, dtype=np.float64), unit)
+        light = patterns.sum(axis=(1, 2), dtype=np.float64, where=pixels)
+        self.drop("frames far too bright", too_bright(light, self.kept))
+        dark = too_dark(patterns, light, self.kept, pixels, unit)
+        self.drop("frames with next to no light", dark)
+
+    def look_for_defects(self, unit: float) -> None:
+        """Mask dead and hot pixels and blocks without counts."""
+        kept = self.kept[:, None, None]
+        scan_counts = self.patterns.sum(axis=0, dtype=np.float64, where=kept)
+        enough = self.kept.sum() >= FEWEST_FRAMES_WITHOUT_COUNTS
+        if enough:
+            self.mask("dead pixels", dead(scan_counts, self.valid, unit))
+        self.mask("hot pixels", hot(scan_counts, unit))
+        if enough:
+            blocks = blocks_without_counts(scan_counts, self.valid, unit)
+            self.mask("pixels in blocks without counts", blocks)
+
+    def report(self, numbers: NDArray[np.integer]) -> list[str]:
+        """What was masked and dropped, with the places of pixels and the numbers of frames."""
+        told = [
+            f"masked {bad.sum()} {what} at {_places(bad)}"
+            for what, bad in self.pixels.items()
+            if bad.any()
+        ]
+        return told + [
+            f"dropped {bad.sum()} {what}: {_ranges(np.sort(numbers[bad]))}"
+            for what, bad in self.frames.items()
+            if bad.any()
+        ]
+
+
+def _places(pixels: NDArray[np.bool_]) -> str:
+    """Whole rows and columns, and some of the other pixels or the box around them."""
+    rows, columns = np.flatnonzero(pixels.all(axis=1)), np.flatnonzero(pixels.all(axis=0))
+    told = [f"{what} {_ranges(k)}" for what, k in (("rows", rows), ("columns", columns)) if len(k)]
+    rest = pixels.copy()
+    rest[rows], rest[:, columns] = False, False
+    where = np.argwhere(rest)
+    if len(where) > MOST_NAMED:
+        (top, left), (bottom, right) = where.min(axis=0), where.max(axis=0)
+        told.append(f"({top}, {left}) to ({bottom}, {right})")
+    else:
+        told += [f"({y}, {x})" for y, x in where]
+    return ", ".join(told)
+
+
+def _ranges(numbers: NDArray[np.integer]) -> str:
+    """Whole numbers with a range for those in a row."""
+    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
+    named = [f"{run[0]}" if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
+    more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+    return f"{', '.join(named[:MOST_NAMED])}{more}"

@@ -1,0 +1,64 @@
+"""fold_slice and PtychoShelves pairs: ``STEM_dp.hdf5`` with patterns, ``STEM_para.hdf5``.
+
+The parameter file holds the positions ``ppY``, ``ppX`` in metres, the wavelength ``lambda``, the
+object's pixel size ``dx``, and perhaps a ``probe``.
+"""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ptychi_neural.scans.beamline import number
+from ptychi_neural.scans.formats.ptychodus import complex_array, expanded
+from ptychi_neural.scans.formats.registry import Reader, register_reader
+from ptychi_neural.scans.hdf5 import StrPath, dataset, find, opened, read
+from ptychi_neural.scans.scan import Scan
+
+
+@register_reader("fold_slice")
+class FoldSlice(Reader):
+    """Parameter files; their patterns are read as pty-chi's ``dp``."""
+
+    files = "HDF5 with 'ppX' and 'ppY' (STEM_para.hdf5, beside STEM_dp.hdf5)"
+
+    def recognises(self, path: Path) -> bool:
+        if not h5py.is_hdf5(path):
+            return False
+        with opened(path) as file:
+            return "ppX" in file and "ppY" in file
+
+    def read_product(self, path: StrPath) -> Scan:
+        with opened(path) as file:
+            pixel_size_m = number(file, "dx")
+            if not pixel_size_m:
+                raise ValueError(f"{path} has no pixel size 'dx'; write it, in metres.")
+            y_m, x_m = (read(dataset(file, name)).ravel() for name in ("ppY", "ppX"))
+            if y_m.shape != x_m.shape or len(y_m) == 0:
+                raise ValueError(
+                    f"{path}: 'ppY' and 'ppX' have {len(y_m)} and {len(x_m)} numbers; write one "
+                    "each for every frame."
+                )
+            positions_m = np.stack([y_m, x_m], axis=1).astype(np.float64)
+            finite = positions_m[np.isfinite(positions_m).all(axis=1)]
+            middle = (finite.min(axis=0) + finite.max(axis=0)) / 2 if len(finite) else np.zeros(2)
+            probe = find(file, "probe")
+            angle_deg = number(file, "angle")
+            return Scan(
+                patterns=np.empty((0, 0, 0), dtype=np.float32),
+                positions_px=(positions_m - middle) / pixel_size_m,
+                probe=np.empty((0, 0, 0, 0), dtype=np.complex64)
+                if probe is None
+                else expanded(complex_array(probe), 4),
+                object=np.empty((0, 0, 0), dtype=np.complex64),
+                pixel_size_m=pixel_size_m,
+                wavelength_m=number(file, "lambda"),
+                frame_indexes=np.arange(len(positions_m)),
+                object_center_m=(float(middle[0]), float(middle[1])),
+                attributes={} if angle_deg is None else {"tomography_angle_deg": angle_deg},
+                name=Path(path).stem.removesuffix("_para"),
+            )
+
+    def product_beside(self, path: Path) -> Path | None:
+        stem = path.stem.removesuffix("_dp")
+        return path.with_name(f"{stem}_para{path.suffix}") if stem != path.stem else None

@@ -1,0 +1,38 @@
+"""NeXus files of detectors (NXmx): Eiger masters and stacks under ``entry/data/data``.
+
+They hold patterns, the detector's mask and geometry, but no positions of the sample, which come
+from a product that belongs to the file.
+"""
+
+from pathlib import Path
+
+import h5py
+from numpy.typing import ArrayLike
+
+from ptychi_neural.scans.diffraction import CHUNKS, Diffraction, read_stack
+from ptychi_neural.scans.formats.registry import Reader, register_reader
+from ptychi_neural.scans.hdf5 import StrPath, names_like, opened
+
+PATTERNS = (
+    "entry/data*/data",
+    "entry/instrument*/detector*/data",
+    "exchange/data",
+)
+
+
+@register_reader("nexus")
+class Nexus(Reader):
+    """Patterns of NeXus files, and of Eiger masters that link them."""
+
+    files = "HDF5 with 'entry/data/data' or 'entry/data/data_000001'"
+
+    def recognises(self, path: Path) -> bool:
+        if not h5py.is_hdf5(path):
+            return False
+        with opened(path) as file:
+            return any(names_like(file, name) for name in (*PATTERNS, CHUNKS))
+
+    def read_diffraction(
+        self, path: StrPath, frame_indexes: ArrayLike | None = None
+    ) -> Diffraction:
+        return read_stack(path, frame_indexes, PATTERNS)

@@ -1,0 +1,46 @@
+"""A stack of patterns in one ``.npy`` file; positions come from a product that belongs to it."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ptychi_neural.scans.diffraction import Diffraction
+from ptychi_neural.scans.formats.registry import Reader, register_reader
+from ptychi_neural.scans.hdf5 import StrPath, native
+from ptychi_neural.scans.numpy_files import is_npy, read_npy
+
+
+@register_reader("numpy")
+class NumpyStack(Reader):
+    """Patterns of shape (n, h, w)."""
+
+    files = ".npy with patterns of shape (n, h, w)"
+
+    def recognises(self, path: Path) -> bool:
+        return is_npy(path)
+
+    def read_diffraction(
+        self, path: StrPath, frame_indexes: ArrayLike | None = None
+    ) -> Diffraction:
+        stack = read_npy(path)
+        if stack.ndim != 3 or 0 in stack.shape or stack.dtype.kind not in "uif":
+            raise ValueError(
+                f"{path}: patterns must be real numbers of shape (n, h, w), got {stack.dtype} of "
+                f"shape {stack.shape}; store counts as one stack of 2D images."
+            )
+        return Diffraction(native(selected(path, stack, frame_indexes)), None)
+
+
+def selected(path: StrPath, stack: np.ndarray, frame_indexes: ArrayLike | None) -> np.ndarray:
+    """Some frames of a stack, in memory."""
+    if frame_indexes is None:
+        return np.array(stack)
+    rows = np.asarray(frame_indexes, dtype=np.int64)
+    missing = rows[(rows < 0) | (rows >= len(stack))]
+    if len(missing):
+        raise ValueError(
+            f"{path} holds {len(stack)} frames and lacks {len(missing)} of the {len(rows)} that "
+            f"the product asks for (the first: {missing[0]})."
+        )
+    return np.array(stack[rows])

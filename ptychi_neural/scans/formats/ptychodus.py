@@ -1,0 +1,343 @@
+"""ptychodus HDF5: a product (positions, probe, object, losses), a diffraction file, or both in one.
+
+Layout and geometry are those of ptychodus (``ptychodus/api/io.py``, ``api/object.py``): the centre
+of the object array lies at the stage coordinates ``center_y_m``, ``center_x_m``. That centre is
+pty-chi's position 0, 0. Names of attributes changed with version 1.7; both are read and written.
+pty-chi's own diffraction files (``dp``) are read here too.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.constants import c, e, h
+
+from ptychi_neural.scans.beamline import detector_pixel_sizes
+from ptychi_neural.scans.diffraction import Diffraction, put_patterns, read_stack
+from ptychi_neural.scans.formats.registry import Reader, register_reader, register_writer
+from ptychi_neural.scans.hdf5 import (
+    StrPath,
+    dataset,
+    names_like,
+    opened,
+    read,
+    replacing,
+    scalar,
+    text,
+    where,
+)
+from ptychi_neural.scans.scan import Scan
+
+PATTERNS = ("dp", "patterns")
+POSITIONS = ("probe_position_indexes", "probe_position_y_m", "probe_position_x_m")
+
+ENERGY = ("photon_energy_eV", "probe_energy_eV")
+"""The photon energy, by its names since and before ptychodus 1.7."""
+
+MEASUREMENT_ATTRIBUTES = {
+    "probe_photon_count": "probe_photon_count",
+    "exposure_time_s": "exposure_time_s",
+    "mass_attenuation_m2_kg": "mass_attenuation_m2_per_kg",
+    "tomography_angle_deg": "tomography_angle_deg",
+}
+"""Attributes that every product has, by their names before and since ptychodus 1.7."""
+
+OPTIONAL_ATTRIBUTES = ("focus_object_distance_m", "tilt_angle_deg")
+
+
+@register_reader("ptychodus")
+class Ptychodus(Reader):
+    """Products and diffraction files of ptychodus, and pty-chi's diffraction files."""
+
+    files = "HDF5 with 'dp' or 'patterns', or with 'probe', 'object' and 'probe_position_x_m'"
+
+    def recognises(self, path: Path) -> bool:
+        if not h5py.is_hdf5(path):
+            return False
+        with opened(path) as file:
+            names = {name for name in (*PATTERNS, *POSITIONS) if names_like(file, name)}
+            return bool(names) or ("probe" in file and "object" in file)
+
+    def read_diffraction(
+        self, path: StrPath, frame_indexes: ArrayLike | None = None
+    ) -> Diffraction:
+        return read_stack(path, frame_indexes, PATTERNS)
+
+    def read_product(self, path: StrPath) -> Scan:
+        with opened(path) as file:
+            probe_data, object_data = dataset(file, "probe"), dataset(file, "object")
+            pixel_size_m = _pixel_size(object_data)
+            if "pixel_width_m" in probe_data.attrs and not np.isclose(
+                _pixel_size(probe_data), pixel_size_m, rtol=1e-6, atol=0
+            ):
+                raise ValueError(
+                    f"{path}: 'probe' and 'object' have pixel sizes {_pixel_size(probe_data)} m "
+                    f"and {pixel_size_m} m; resample one of them, the scan has one pixel size."
+                )
+            probe = expanded(complex_array(probe_data), 4)
+            object_ = expanded(complex_array(object_data), 3)
+            center_m = (length(object_data, "center_y_m"), length(object_data, "center_x_m"))
+            frame_indexes, positions_m = _positions(file)
+            energy_eV = next((_number(file, name) for name in ENERGY if _number(file, name)), 0.0)
+            distance_m = _number(file, "detector_object_distance_m")
+            return Scan(
+                patterns=np.empty((0, *probe.shape[-2:]), dtype=np.float32),
+                positions_px=(positions_m - np.asarray(center_m)) / pixel_size_m,
+                probe=probe,
+                object=object_,
+                pixel_size_m=pixel_size_m,
+                wavelength_m=h * c / (e * energy_eV) if energy_eV > 0 else None,
+                detector_distance_m=distance_m if distance_m > 0 else None,
+                free_space_propagation_distance_m=_near_field_distance(file),
+                slice_spacings_m=_slice_spacings(file, len(object_)),
+                opr_mode_weights=_opr_mode_weights(file, len(frame_indexes), len(probe)),
+                frame_indexes=frame_indexes,
+                object_center_m=center_m,
+                probe_photon_counts=_photon_counts(file, len(frame_indexes)),
+                attributes=_attributes(file),
+                name=text(file.attrs.get("name", "")),
+                comments=text(file.attrs.get("comments", "")),
+            )
+
+    def product_beside(self, path: Path) -> Path | None:
+        return path.with_name(f"product{path.suffix}") if path.stem == "diffraction" else None
+
+
+def write_product(
+    path: StrPath,
+    scan: Scan,
+    losses: Sequence[tuple[int, float]] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write all of a scan but its patterns, in the layout that ptychodus reads.
+
+    Parameters
+    ----------
+    path : path
+        The HDF5 file.
+    scan : Scan
+        What to write. ``wavelength_m`` is written as photon energy.
+    losses : sequence of (int, float), optional
+        Epochs and their losses.
+    overwrite : bool
+        Whether an existing file may be replaced.
+
+    Raises
+    ------
+    FileExistsError
+        If the file exists and ``overwrite`` is False.
+    """
+    with replacing(path, overwrite) as temporary, h5py.File(temporary, "w") as file:
+        _put_product(file, scan, losses)
+
+
+@register_writer("ptychodus")
+def write_both(path: Path, scan: Scan) -> None:
+    """Write product and patterns into one file, which ptychodus opens as either."""
+    with h5py.File(path, "w") as file:
+        _put_product(file, scan, None)
+        if len(scan.patterns):
+            sizes_m = detector_pixel_sizes(scan)
+            put_patterns(
+                file,
+                scan.patterns,
+                scan.valid_pixel_mask,
+                scan.frame_indexes,
+                sizes_m[-1] if sizes_m else None,
+                scan.probe_photon_counts,
+            )
+
+
+def _put_product(file: h5py.File, scan: Scan, losses: Sequence[tuple[int, float]] | None) -> None:
+    center_y_m, center_x_m = scan.object_center_m
+    n = len(scan.positions_px)
+    indexes = np.arange(n) if scan.frame_indexes is None else scan.frame_indexes
+    spacings_m = np.empty(0) if scan.slice_spacings_m is None else scan.slice_spacings_m
+    epochs, values = zip(*losses) if losses else ((), ())
+    pixel = {"pixel_height_m": scan.pixel_size_m, "pixel_width_m": scan.pixel_size_m}
+    energy_eV = h * c / (e * scan.wavelength_m) if scan.wavelength_m is not None else 0.0
+    file.attrs["name"] = scan.name
+    file.attrs["comments"] = scan.comments
+    file.attrs.update(dict.fromkeys(ENERGY, energy_eV))
+    for before, since in MEASUREMENT_ATTRIBUTES.items():
+        file.attrs.update(dict.fromkeys((before, since), scan.attributes.get(before, 0.0)))
+    others = set(scan.attributes) - set(MEASUREMENT_ATTRIBUTES)
+    file.attrs.update({name: scan.attributes[name] for name in others})
+    file.attrs.update(_distances(scan))
+    file["probe_position_indexes"] = np.asarray(indexes, dtype=np.int64)
+    file["probe_position_y_m"] = scan.positions_px[:, 0] * scan.pixel_size_m + center_y_m
+    file["probe_position_x_m"] = scan.positions_px[:, 1] * scan.pixel_size_m + center_x_m
+    if scan.probe_photon_counts is not None:
+        file["probe_photon_counts"] = scan.probe_photon_counts
+    file["probe"] = scan.probe
+    file["probe"].attrs.update(pixel)
+    file["object"] = scan.object
+    file["object"].attrs.update(pixel)
+    file["object"].attrs.update(center_y_m=center_y_m, center_x_m=center_x_m)
+    file["object_layer_spacing_m"] = np.asarray(spacings_m, dtype=np.float64)
+    if scan.opr_mode_weights is not None:
+        file["opr_weights"] = scan.opr_mode_weights
+    file["loss_epochs"] = np.asarray(epochs, dtype=np.int64)
+    file["loss_values"] = np.asarray(values, dtype=np.float64)
+
+
+def length(data: h5py.Dataset, name: str) -> float:
+    """An attribute in metres, which must be there and finite."""
+    if name not in data.attrs:
+        raise ValueError(f"{where(data)} has no attribute {name!r}; write it, in metres.")
+    value = scalar(data.attrs[name], f"{where(data)}: {name}")
+    if not np.isfinite(value):
+        raise ValueError(f"{where(data)} has {name} = {value}; write a finite length in metres.")
+    return value
+
+
+def complex_array(data: h5py.Dataset) -> NDArray[np.complexfloating]:
+    """A complex and finite array."""
+    array = read(data)
+    if array.dtype.kind != "c":
+        raise ValueError(f"{where(data)} is {array.dtype}; store it as complex numbers.")
+    if not np.isfinite(array).all():
+        raise ValueError(
+            f"{where(data)} holds {int((~np.isfinite(array)).sum())} NaN or Inf; replace them, "
+            "or start from another guess."
+        )
+    return array
+
+
+def expanded(array: NDArray[np.complexfloating], ndim: int) -> NDArray[np.complexfloating]:
+    """Leading axes of length 1 where the file leaves out modes or slices."""
+    if not 2 <= array.ndim <= ndim:
+        name, shape = {
+            4: ("probe", "(n_opr_modes, n_modes, h, w)"),
+            3: ("object", "(n_slices, H, W)"),
+        }[ndim]
+        raise ValueError(f"{name!r} must have shape {shape}, got {array.shape}.")
+    return array.reshape((1,) * (ndim - array.ndim) + array.shape)
+
+
+def _number(file: h5py.File, name: str) -> float:
+    """An attribute of the file, 0 where there is none."""
+    value = file.attrs.get(name, 0.0)
+    if isinstance(value, h5py.Empty):
+        return 0.0
+    return scalar(value, f"{file.filename}: attribute {name!r}")
+
+
+def _attributes(file: h5py.File) -> dict[str, float | str]:
+    found: dict[str, float | str] = {}
+    for before, since in MEASUREMENT_ATTRIBUTES.items():
+        present = [name for name in (since, before) if name in file.attrs]
+        if present:
+            found[before] = _number(file, present[0])
+    found |= {name: _number(file, name) for name in OPTIONAL_ATTRIBUTES if name in file.attrs}
+    if "polarization" in file.attrs:
+        found["polarization"] = text(file.attrs["polarization"])
+    return found
+
+
+def magnification(detector_distance_m: float, focus_object_distance_m: float) -> float:
+    """Magnification of a cone beam, (z_d - z_f) / z_f, with the focus at z_f from the object.
+
+    A focus upstream has a negative z_f; 0 means a parallel beam (ptychodus,
+    ``compute_magnification``).
+    """
+    if focus_object_distance_m == 0:
+        return 1.0
+    return abs((detector_distance_m - focus_object_distance_m) / focus_object_distance_m)
+
+
+def _near_field_distance(file: h5py.File) -> float | None:
+    """The distance of the equivalent parallel beam, as ptychodus gives it to pty-chi."""
+    if scalar(file.attrs.get("far_field", True), f"{file.filename}: far_field"):
+        return None
+    distance_m = _number(file, "detector_object_distance_m")
+    if distance_m <= 0:
+        raise ValueError(
+            f"{file.filename} is a near-field product (far_field is False) without a "
+            "detector_object_distance_m; write it, in metres."
+        )
+    return distance_m / magnification(distance_m, _number(file, "focus_object_distance_m"))
+
+
+def _distances(scan: Scan) -> dict[str, float | bool]:
+    """Attributes from which the same distances are read again."""
+    near_m, distance_m = scan.free_space_propagation_distance_m, scan.detector_distance_m
+    if near_m is None:
+        return {"far_field": True, "detector_object_distance_m": distance_m or 0.0}
+    focus_m = float(scan.attributes.get("focus_object_distance_m", 0.0))
+    if distance_m is None or distance_m < near_m * (1 - 1e-6):
+        distance_m, focus_m = near_m, 0.0
+    elif not np.isclose(distance_m / magnification(distance_m, focus_m), near_m, rtol=1e-6):
+        focus_m = -distance_m / (distance_m / near_m - 1)
+    found = {"far_field": False, "detector_object_distance_m": distance_m}
+    return found | ({"focus_object_distance_m": focus_m} if focus_m else {})
+
+
+def _pixel_size(data: h5py.Dataset) -> float:
+    height_m, width_m = length(data, "pixel_height_m"), length(data, "pixel_width_m")
+    if height_m <= 0 or not np.isclose(height_m, width_m, rtol=1e-6, atol=0):
+        raise ValueError(
+            f"{where(data)} has pixels of {height_m} m x {width_m} m; only square pixels of "
+            "positive size are supported: correct the attributes or resample."
+        )
+    return width_m
+
+
+def _positions(file: h5py.File) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    indexes, y_m, x_m = (read(dataset(file, name)) for name in POSITIONS)
+    if not indexes.shape == y_m.shape == x_m.shape or indexes.ndim != 1 or len(indexes) == 0:
+        raise ValueError(
+            f"{file.filename}: probe_position_indexes, _y_m and _x_m have shapes {indexes.shape}, "
+            f"{y_m.shape} and {x_m.shape}; write one number each for every position."
+        )
+    if any(array.dtype.kind not in "uif" for array in (indexes, y_m, x_m)) or not np.all(
+        indexes == np.round(indexes)
+    ):
+        raise ValueError(
+            f"{file.filename}: probe_position_indexes are {indexes.dtype} and not all whole, or "
+            "positions are no real numbers; write the number of a frame for every position."
+        )
+    if len(np.unique(indexes)) != len(indexes):
+        raise ValueError(
+            f"{file.filename}: probe_position_indexes names a frame twice; average the positions "
+            "of each frame."
+        )
+    return indexes.astype(np.int64), np.stack([y_m, x_m], axis=1).astype(np.float64)
+
+
+def _photon_counts(file: h5py.File, n: int) -> NDArray[np.float64] | None:
+    if "probe_photon_counts" not in file:
+        return None
+    counts = read(dataset(file, "probe_photon_counts")).astype(np.float64)
+    if counts.shape != (n,):
+        raise ValueError(
+            f"{file.filename}: 'probe_photon_counts' has shape {counts.shape}; write one number "
+            f"for each of the {n} positions."
+        )
+    return counts
+
+
+def _slice_spacings(file: h5py.File, n_slices: int) -> NDArray[np.float64] | None:
+    if n_slices == 1:
+        return None
+    spacings_m = read(dataset(file, "object_layer_spacing_m")).astype(np.float64)
+    if spacings_m.shape != (n_slices - 1,) or not (spacings_m > 0).all():
+        raise ValueError(
+            f"{file.filename}: 'object_layer_spacing_m' is {spacings_m}; an object of {n_slices} "
+            f"slices needs {n_slices - 1} positive distances in metres."
+        )
+    return spacings_m
+
+
+def _opr_mode_weights(file: h5py.File, n: int, n_opr_modes: int) -> NDArray[np.float64] | None:
+    if "opr_weights" not in file:
+        return None
+    weights = read(dataset(file, "opr_weights")).astype(np.float64)
+    if weights.shape != (n, n_opr_modes):
+        raise ValueError(
+            f"{file.filename}: 'opr_weights' has shape {weights.shape}; {n} positions and "
+            f"{n_opr_modes} OPR modes need ({n}, {n_opr_modes})."
+        )
+    return weights

@@ -1,0 +1,156 @@
+"""Which file formats there are: readers and writers by name."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import h5py
+from numpy.typing import ArrayLike
+
+from ptychi_neural.scans.diffraction import PATTERNS, Diffraction
+from ptychi_neural.scans.hdf5 import StrPath, opened
+from ptychi_neural.scans.scan import Scan
+
+
+class Reader:
+    """A file format that can be read. A format overrides what its files hold."""
+
+    name: str = ""
+    """Name under which the format is registered."""
+
+    files: str = ""
+    """What its files are, in a few words for messages."""
+
+    def recognises(self, path: Path) -> bool:
+        """Whether an existing file is of this format."""
+        raise NotImplementedError
+
+    def read_diffraction(
+        self, path: StrPath, frame_indexes: ArrayLike | None = None
+    ) -> Diffraction:
+        """Read patterns and mask.
+
+        Parameters
+        ----------
+        path : path
+            The file.
+        frame_indexes : array_like of int, optional
+            (n,) numbers of the frames to read, in this order; None: all.
+        """
+        raise ValueError(f"{path}: a file of the format {self.name!r} holds no patterns here.")
+
+    def read_product(self, path: StrPath) -> Scan:
+        """Read all of a scan but its patterns.
+
+        A probe or an object that the file does not have is an array of size 0 in the scan;
+        ``load_scan`` puts a guess in its place.
+        """
+        raise ValueError(
+            f"{path} ({self.name}) holds patterns but no positions; give a product that belongs to "
+            "it as well."
+        )
+
+    def product_beside(self, path: Path) -> Path | None:
+        """The name of a file of this format that would belong to a file of patterns."""
+        return None
+
+
+Writer = Callable[[Path, Scan], None]
+"""A function that writes a scan into a new file."""
+
+READERS: dict[str, Reader] = {}
+WRITERS: dict[str, Writer] = {}
+
+ReaderClass = TypeVar("ReaderClass", bound=type[Reader])
+
+
+class _Register(Protocol):
+    def __call__(self, reader: ReaderClass, /) -> ReaderClass: ...
+
+
+def register_reader(name: str) -> _Register:
+    """Make a class a reader of files, as a decorator.
+
+    Parameters
+    ----------
+    name : str
+        Name of the format.
+
+    Examples
+    --------
+    >>> @register_reader("empty")
+    ... class Empty(Reader):
+    ...     files = "files without anything"
+    ...
+    ...     def recognises(self, path):
+    ...         return path.stat().st_size == 0
+    >>> READERS.pop("empty").name
+    'empty'
+    """
+
+    def register(reader: ReaderClass) -> ReaderClass:
+        READERS[name] = reader()
+        READERS[name].name = name
+        return reader
+
+    return register
+
+
+def register_writer(name: str) -> Callable[[Writer], Writer]:
+    """Make a function a writer of files, as a decorator.
+
+    Parameters
+    ----------
+    name : str
+        Name of the format.
+    """
+
+    def register(writer: Writer) -> Writer:
+        WRITERS[name] = writer
+        return writer
+
+    return register
+
+
+def import_formats(folder: Sequence[str], package: str) -> None:
+    """Import every file of a folder, so that the formats in it are registered."""
+    for module in pkgutil.iter_modules(folder):
+        importlib.import_module(f"{package}.{module.name}")
+
+
+def reader_of(path: StrPath) -> Reader:
+    """Find the reader of a file: the only one that recognises it.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no such file, or no or several formats recognise it.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist; check the path.")
+    found = [reader for _, reader in sorted(READERS.items()) if reader.recognises(Path(path))]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = " and ".join(reader.name for reader in found)
+        raise ValueError(f"{path} looks like {names}; name the dataset of its patterns.")
+    raise ValueError(unknown(path))
+
+
+def unknown(path: StrPath) -> str:
+    """The message for a file that no reader recognises."""
+    known = "; ".join(f"{name}: {reader.files}" for name, reader in sorted(READERS.items()))
+    if h5py.is_hdf5(path):
+        with opened(path) as file:
+            names = " or ".join(map(repr, PATTERNS))
+            what = f"has no dataset {names}, and no product; it holds {sorted(file)}"
+    else:
+        what = "is not an HDF5 file, nor a NumPy one; it may be truncated or of another format"
+    return f"{path} {what}. Formats that can be read are {known}."

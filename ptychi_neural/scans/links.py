@@ -1,0 +1,149 @@
+"""Links of HDF5 files: what they point to exists, and lies in the data folder.
+
+HDF5 reads a virtual dataset whose source is missing as zeros, and reports a broken link as a
+missing name. A file from elsewhere may point to any file of the reader. Therefore links are
+checked before they are followed.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+import h5py
+
+MOST_LINKS = 16
+"""Links in a row after which they are taken for a circle."""
+
+_outside_allowed: ContextVar[bool] = ContextVar("outside_allowed", default=False)
+
+
+@contextmanager
+def links_outside_allowed(allowed: bool = True) -> Iterator[None]:
+    """Follow links to files outside the data folder within this block.
+
+    Parameters
+    ----------
+    allowed : bool
+        False leaves things as they are.
+    """
+    token = _outside_allowed.set(allowed or _outside_allowed.get())
+    try:
+        yield
+    finally:
+        _outside_allowed.reset(token)
+
+
+def check_links(file: h5py.File, name: str, n_followed: int = 0) -> None:
+    """Check the links on the way to a name.
+
+    Parameters
+    ----------
+    file : h5py.File
+        An open file.
+    name : str
+        A name in it.
+    n_followed : int
+        Links that led here.
+
+    Raises
+    ------
+    ValueError
+        If the target of a link does not exist or is not to be read; the message names it.
+    """
+    if n_followed > MOST_LINKS:
+        raise ValueError(f"{file.filename}: the links at {name!r} go round in a circle.")
+    group: h5py.Group = file
+    parts = [part for part in name.split("/") if part]
+    for i, part in enumerate(parts):
+        link = group.get(part, getlink=True)
+        rest = "/".join(parts[i + 1 :])
+        here = f"{file.filename}: {'/'.join(parts[: i + 1])!r}"
+        if isinstance(link, h5py.ExternalLink):
+            path = source_path(file.filename, link.filename, f"{here} is a link to")
+            with h5py.File(path, "r") as target:
+                _check_target(target, f"{link.path}/{rest}", f"{here} is a link to", n_followed)
+            return
+        if isinstance(link, h5py.SoftLink):
+            inside = link.path if link.path.startswith("/") else f"{group.name}/{link.path}"
+            _check_target(file, f"{inside}/{rest}", f"{here} is a link to", n_followed)
+            return
+        item = group.get(part)
+        if not isinstance(item, h5py.Group):
+            return
+        group = item
+
+
+def check_sources(data: h5py.Dataset) -> None:
+    """Check the files that a virtual dataset is made of, or whose bytes a dataset takes.
+
+    Raises
+    ------
+    ValueError
+        If one is missing or lies outside the data folder; the message names all that are missing.
+    """
+    here = f"{data.file.filename}: {data.name.lstrip('/')!r} takes its data from"
+    problems = []
+    for name in [entry[0] for entry in data.external or ()]:
+        source_path(data.file.filename, name, here)
+    sources = data.virtual_sources() if data.is_virtual else ()
+    for file_name, name in dict.fromkeys((s.file_name, s.dset_name) for s in sources):
+        try:
+            if file_name == ".":
+                _check_target(data.file, name, here, 0)
+                continue
+            path = source_path(data.file.filename, file_name, here)
+            with h5py.File(path, "r") as target:
+                _check_target(target, name, here, 0)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        more = f" {len(problems)} sources are affected." if len(problems) > 1 else ""
+        raise ValueError(f"{problems[0]}{more}")
+
+
+def source_path(owner: str, name: str, what: str) -> Path:
+    """The file that a link names.
+
+    Parameters
+    ----------
+    owner : str
+        The file that holds the link.
+    name : str
+        The file's name in the link, relative to the folder of ``owner``.
+    what : str
+        Who asks for it, for the message.
+
+    Raises
+    ------
+    ValueError
+        If the file does not exist, or lies outside the folder of ``owner`` and
+        ``links_outside_allowed`` is not in force.
+    """
+    folders = [Path(os.path.abspath(owner)).parent, Path(os.path.realpath(owner)).parent]
+    for folder in folders:
+        path = Path(os.path.normpath(folder / name))
+        inside = any(path.is_relative_to(parent) for parent in folders)
+        if not inside and not _outside_allowed.get():
+            raise ValueError(
+                f"{what} {name!r}, which lies outside the folder of the data; move the file there, "
+                "or allow links outside it (allow_outside_links=True)."
+            )
+        if path.is_file():
+            return path
+    raise ValueError(
+        f"{what} {name!r}, which does not exist in {folders[0]}; copy the missing file there."
+    )
+
+
+def _check_target(file: h5py.File, name: str, what: str, n_followed: int) -> None:
+    check_links(file, name, n_followed + 1)
+    if file.get(name.rstrip("/")) is None:
+        raise ValueError(
+            f"{what} {name.strip('/')!r} of {file.filename}, which does not exist; check how the "
+            "file was written."
+        )
+    item = file[name.rstrip("/")]
+    if isinstance(item, h5py.Dataset):
+        check_sources(item)

@@ -1,0 +1,79 @@
+"""NumPy files, read without unpickling anything and not beyond memory."""
+
+import math
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptychi_neural.scans.hdf5 import StrPath, memory_size, native
+
+
+def is_npy(path: Path) -> bool:
+    """Whether a file is one NumPy array."""
+    with open(path, "rb") as file:
+        return file.read(6) == b"\x93NUMPY"
+
+
+def npz_names(path: Path) -> set[str]:
+    """Names of the arrays of an NPZ archive; none if the file is no archive."""
+    if not zipfile.is_zipfile(path):
+        return set()
+    with zipfile.ZipFile(path) as archive:
+        return {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
+
+
+def read_npy(path: StrPath) -> NDArray[Any]:
+    """An array, mapped into memory, of a ``.npy`` file.
+
+    Raises
+    ------
+    ValueError
+        If it holds pickled objects, is truncated, or is larger than memory.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path} cannot be read ({error}).") from error
+    _check_size(f"{path}", array.shape, array.dtype)
+    return array
+
+
+def read_npz(path: StrPath, name: str) -> NDArray[Any]:
+    """An array of an NPZ archive in native byte order.
+
+    Raises
+    ------
+    ValueError
+        If the archive lacks it, it holds pickled objects, or it is larger than memory.
+    """
+    what = f"{path}: {name!r}"
+    if name not in npz_names(Path(path)):
+        raise ValueError(f"{path} has no array {name!r}; it holds {sorted(npz_names(Path(path)))}.")
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+            version = np.lib.format.read_magic(member)
+            header = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+                version, np.lib.format.read_array_header_2_0
+            )
+            shape, _, dtype = header(member)
+        if dtype.hasobject:
+            raise ValueError("it holds pickled objects, which could run programs")
+        _check_size(what, shape, dtype)
+        with np.load(path, allow_pickle=False) as arrays:
+            return native(arrays[name])
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        message = str(error)
+        prefix = "" if message.startswith(what) else f"{what} cannot be read: "
+        raise ValueError(f"{prefix}{message.rstrip('.')}.") from error
+
+
+def _check_size(what: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    size, memory = math.prod(shape) * dtype.itemsize, memory_size()
+    if size > memory:
+        raise ValueError(
+            f"{what} declares {size / 2**30:.3g} GiB ({shape} {dtype}), more than the "
+            f"{memory / 2**30:.3g} GiB of memory here; read part of the frames, crop or bin."
+        )

@@ -1,0 +1,185 @@
+"""Frames that do not belong to a scan: the shutter was closed, or the beam far too bright.
+
+A frame is compared with the other frames. A weak frame of a strongly absorbing place of the
+sample is no odd frame: its light has the shape of the other patterns, and other frames are nearly
+as weak.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+FEWEST_FRAMES = 5
+"""Frames below which none is called odd."""
+
+DARK_FRACTION = 2e-3
+"""A frame that stands alone is dark if it has less than this part of the median frame's light."""
+
+FLAT_FRACTION = 0.3
+"""Frames that stand alone are dark if each has less than this part of the median frame's light,
+and together they spread over the detector as no pattern does."""
+
+BRIGHT_FACTOR = 30.0
+"""A frame that stands alone is too bright if it has this many times the median frame's light."""
+
+GAP = 5.0
+"""Frames stand alone if no other frame has a light within this factor of theirs."""
+
+FEWEST_COUNTS = 8.0
+"""Counts in a frame from which their spread is judged."""
+
+FEWEST_COUNTS = 8.0
+"""Counts in all weak frames together from which their spread is judged."""
+
+FLAT_GAP = 2.0
+"""The same factor for frames whose light is flat."""
+
+DEVIATIONS = 4.0
+"""Standard deviations by which flat frames are less like the mean pattern than counts drawn from
+it would be."""
+
+EVEN_DEVIATIONS = 3.5
+"""Standard deviations within which flat frames are as even as dark counts are."""
+
+TILES = 4
+"""Number of tiles along each side of the detector among which dark counts are even."""
+
+UNEVEN = 0.1
+"""Variance of dark counts over the detector, relative to their square, that is still even."""
+
+BLUR = 0.125
+"""Width, as a part of the detector, to which scattering may broaden the mean pattern."""
+
+FLOOR = 1e-3
+"""Part of the light of the mean pattern that is taken for spread over the whole detector."""
+
+
+def too_bright(light: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Find frames with far too much light.
+
+    Parameters
+    ----------
+    light : ndarray
+        (n,) counts of each frame.
+    kept : ndarray
+        (n,) False for frames that are not looked at.
+
+    Returns
+    -------
+    ndarray
+        (n,) True for frames that do not belong.
+    """
+    if kept.sum() < FEWEST_FRAMES:
+        return np.zeros(len(light), bool)
+    middle = np.median(light[kept])
+    return _alone(light, kept & (middle > 0) & (light > BRIGHT_FACTOR * middle), kept)
+
+
+def too_dark(
+    patterns: NDArray[np.generic],
+    light: NDArray[np.float64],
+    kept: NDArray[np.bool_],
+    pixels: NDArray[np.bool_],
+    unit: float,
+) -> NDArray[np.bool_]:
+    """Find frames with next to no light: some dark counts, but no pattern.
+
+    Frames with no count at all are left to the caller.
+
+    Parameters
+    ----------
+    patterns : ndarray
+        (n, h, w) counts.
+    light : ndarray
+        (n,) counts of each frame in ``pixels``.
+    kept : ndarray
+        (n,) False for frames that are not looked at.
+    pixels : ndarray
+        (h, w) True where a pixel can be trusted.
+    unit : float
+        Value of one count.
+
+    Returns
+    -------
+    ndarray
+        (n,) True for frames that do not belong.
+    """
+    dark = np.zeros(len(light), bool)
+    middle = np.median(light[kept]) if kept.sum() >= FEWEST_FRAMES else 0.0
+    if middle <= 0:
+        return dark
+    kept = kept & (light > 0)
+    dark |= _alone(1 / np.where(kept, light, 1), kept & (light < DARK_FRACTION * middle), kept)
+    faint = kept & ~dark
+    weak = _alone(
+        1 / np.where(kept, light, 1), faint & (light < FLAT_FRACTION * middle), faint, FLAT_GAP
+    )
+    total = light[weak].sum() / unit
+    if total < FEWEST_COUNTS:
+        return dark
+    others = kept & (light >= FLAT_FRACTION * middle)
+    mean, counts = (
+        patterns.sum(axis=0, dtype=np.float64, where=frames[:, None, None] & pixels) / unit
+        for frames in (others, weak)
+    )
+    blurred = ndimage.gaussian_filter(mean, np.asarray(mean.shape) * BLUR)
+    flat = not _is_like(counts[pixels], mean[pixels], DEVIATIONS)
+    flat = flat and not _is_like(counts[pixels], blurred[pixels])
+    return dark | weak if flat and _is_even(counts[pixels], pixels) else dark
+
+
+def _is_like(
+    counts: NDArray[np.float64], pattern: NDArray[np.float64], deviations: float = 0.0
+) -> bool:
+    """Whether counts are rather drawn from a pattern than flat, or could be drawn from it.
+
+    Parameters
+    ----------
+    counts : ndarray
+        (k,) counts of pixels.
+    pattern : ndarray
+        (k,) light of the pattern in these pixels.
+    deviations : float
+        Standard deviations within which counts could be drawn from the pattern; 0: they are not
+        compared with it.
+    """
+    likely = (1 - FLOOR) * pattern / pattern.sum() + FLOOR / len(pattern)
+    gain = np.log(likely * len(likely))  # per count: log of its likelihood over that if flat
+    found, total = (counts * gain).sum(), counts.sum()
+    expected = (likely * gain).sum()
+    deviation = np.sqrt(total * max((likely * gain**2).sum() - expected**2, 0.0))
+    could_be = deviations > 0 and found >= total * expected - deviations * deviation
+    return bool(found >= 0 or could_be)
+
+
+def _is_even(counts: NDArray[np.float64], pixels: NDArray[np.bool_]) -> bool:
+    """Whether counts of pixels are even over the detector, by the chi-squared of tiles."""
+    y, x = np.nonzero(pixels)
+    height, width = pixels.shape
+    tile = (y * TILES // height) * TILES + x * TILES // width
+    n_pixels = np.bincount(tile)
+    used = n_pixels > 0
+    expected = counts.sum() * n_pixels[used] / n_pixels.sum()
+    squares = ((np.bincount(tile, counts)[used] - expected) ** 2 / expected).sum()
+    freedom = len(expected) - 1
+    chance = freedom + EVEN_DEVIATIONS * np.sqrt(2 * freedom)
+    return bool(squares < chance + UNEVEN * counts.sum())
+
+
+def _alone(
+    oddness: NDArray[np.float64],
+    suspects: NDArray[np.bool_],
+    kept: NDArray[np.bool_],
+    gap: float = GAP,
+) -> NDArray[np.bool_]:
+    """Those of the suspects whose oddness is above a gap of this factor."""
+    alone = np.zeros(len(oddness), bool)
+    rows = np.flatnonzero(suspects)
+    if len(rows) == 0:
+        return alone
+    rows = rows[np.argsort(oddness[rows])]
+    below = np.append(oddness[kept & ~suspects].max(), oddness[rows[:-1]])
+    gaps = np.flatnonzero(oddness[rows] > gap * below)
+    if len(gaps):
+        alone[rows[gaps[0] :]] = True
+    return alone
