@@ -93,8 +93,8 @@ def _mask_bad_pixels(dataset: PtychographyDataset) -> None:
     if share > LARGEST_BAD_SHARE:
         raise ValueError(
             f"diffraction_data: {share:.0%} of the detector pixels have NaN, Inf or negative "
-            "counts, or a detector's gap marker, in some frame. Give counts, not logarithms or background-subtracted values, "
-            "or mask the pixels with valid_pixel_mask."
+            "counts, or a detector's gap marker, in some frame. Give counts, not logarithms or "
+            "background-subtracted values, or mask the pixels with valid_pixel_mask."
         )
     logger.warning(
         "%d detector pixels have NaN, Inf or negative counts, or a detector's gap marker, in some "

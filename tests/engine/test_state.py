@@ -80,8 +80,9 @@ def same(one, other, where):
     ("name", "constant"),
     [
         ("units", {"group", "remove_ambiguity"}),
-        ("judge", {"options", "loss_function"}),
-        ("start", {"judge", "observer", "_transfer"}),  # Probe and positions make the latter.
+        # What begins with an underscore is computed again: of the data, of probe and positions.
+        ("judge", {"options", "loss_function", "_least_loss"}),
+        ("start", {"judge", "observer", "_transfer"}),
         ("continuation", set()),
     ],
 )
