@@ -140,10 +140,12 @@ def add_architecture(name: str, facts: ArchitectureFacts) -> None:
     Raises
     ------
     ValueError
-        If there is an architecture, or another option, of that name.
+        If there is an architecture, or another option, of that name, or it is no name.
     """
     if name in ARCHITECTURES:
         raise ValueError(f"There is an architecture {name!r} already: choose another name.")
+    if hasattr(GeneratorOptions(), name):
+        raise ValueError(f"GeneratorOptions has {name!r} already: choose another name.")
     add_choice(choices.Architectures, name)
     if facts.group is None:
         make_anew(GeneratorOptions)

@@ -7,6 +7,7 @@ field. Whoever holds the class, or a class that contains it, sees the new field.
 
 from dataclasses import field
 from enum import StrEnum
+from keyword import iskeyword
 from typing import Any, TypeVar
 
 from ptychi.api.options.base import Options
@@ -77,9 +78,20 @@ def add_choice(choices: type[StrEnum], value: str) -> None:
 
     Python closes an enumeration when its class statement ends; this does what the statement does
     for each of its members.
+
+    Raises
+    ------
+    ValueError
+        If the value cannot be a name in lower case, in options and in capitals in the enumeration.
     """
     if value in choices._value2member_map_:
         return
+    is_name = value.isidentifier() and value.islower() and not iskeyword(value)
+    if not is_name or hasattr(choices, value.upper()):
+        raise ValueError(
+            f"{value!r} cannot be one of {choices.__name__}: choose a name in lower case, of "
+            "letters, digits and underscores, such as 'my_network'."
+        )
     member = str.__new__(choices, value)
     member._name_, member._value_ = value.upper(), value
     member.__objclass__ = choices  # type: ignore[attr-defined]
