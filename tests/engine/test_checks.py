@@ -1,0 +1,104 @@
+"""What a task is built from: refused by name, masked with a warning, or reconstructed finite."""
+
+import numpy as np
+import pytest
+import torch
+from ptychi.api.task import PtychographyTask
+
+import ptychi_neural.api as napi
+from ptychi_neural.evaluation import align, complex_error, scanned_area
+from ptychi_neural.simulation import Line, Raster, SimulationOptions, simulate
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    scan = Raster(n_y=8, n_x=8, step_px=3.0, jitter_px=0.7)
+    return simulate(SimulationOptions(seed=6, photons_per_frame=1e4, scan=scan))
+
+
+def task_of(scan, num_epochs=2, **replaced):
+    options = napi.NeuralPtychographyOptions()
+    settings = options.reconstructor_options
+    settings.default_device, settings.random_seed = "cpu", 0
+    settings.num_epochs, settings.start.n_iterations = num_epochs, 40
+    options.probe_options.optimizable = False
+    for name in [name for name in replaced if hasattr(settings, name)]:
+        setattr(settings, name, replaced.pop(name))
+    data = {
+        "diffraction_data": scan.patterns,
+        "object_data": scan.object,
+        "probe_data": scan.probe,
+        "probe_position_x_px": scan.positions_px[:, 1],
+        "probe_position_y_px": scan.positions_px[:, 0],
+    }
+    return PtychographyTask(options, **(data | replaced))
+
+
+def error_of(task, simulated):
+    truth = simulated.truth
+    mask = scanned_area(truth.positions_px, truth.object.shape[-2:])
+    ours = task.get_data_to_cpu("object", as_numpy=True)[0]
+    return complex_error(align(ours, truth.object[0], mask=mask).aligned, truth.object[0], mask)
+
+
+def test_positions_in_metres_outside_or_an_object_of_zeros_are_refused_by_name(simulated):
+    scan = simulated.scan
+    y, x = scan.positions_px.T
+    with pytest.raises(ValueError, match=r"probe_position_x_px.*metres"):
+        task_of(scan, probe_position_x_px=x * 1e-8, probe_position_y_px=y * 1e-8)
+    with pytest.raises(ValueError, match=r"positions lie outside the object"):
+        task_of(scan, probe_position_x_px=x + 60)
+    with pytest.raises(ValueError, match=r"object_data is zero everywhere"):
+        task_of(scan, object_data=0 * scan.object)
+    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
+        task_of(scan)
+
+
+@pytest.mark.parametrize("marker", [2**32 - 1, 65534, 2**20 - 1, 2**31 - 1])
+def test_gap_markers_in_arrays_are_masked_with_one_warning(simulated, marker, caplog):
+    gap = np.zeros((32, 32), bool)
+    gap[9:11] = gap[:, 20:22] = True
+    patterns = np.where(gap, marker, simulated.scan.patterns).astype(np.float64)
+    with caplog.at_level("WARNING", logger="ptychi_neural"):
+        task = task_of(simulated.scan, 0, diffraction_data=patterns)
+    assert len([r for r in caplog.records if f"{gap.sum()} detector pixels" in r.message]) == 1
+    task.run()
+    masked = task_of(simulated.scan, 0, valid_pixel_mask=~gap)
+    masked.run()
+    assert error_of(task, simulated) == pytest.approx(error_of(masked, simulated), rel=1e-3)
+
+
+def test_no_grad_around_a_run_does_not_keep_the_generator_from_being_fitted(simulated):
+    objects, weights = [], []
+    for gradients in (True, False):
+        task = task_of(simulated.scan)
+        untrained = task.reconstructor.generator.tensors()["steps"].clone()
+        with torch.set_grad_enabled(gradients):
+            task.run()
+        weights.append(task.reconstructor.continuation.last.generator["steps"])
+        objects.append(task.get_data_to_cpu("object"))
+    assert torch.equal(*weights)
+    assert not torch.equal(weights[0], untrained)
+    assert torch.equal(*objects)
+
+
+def test_pixels_below_the_least_count_tell_nothing(simulated):
+    """Dark counts of 5 in every empty pixel; pixels with fewer than 8 are left out."""
+    patterns = np.maximum(simulated.scan.patterns, 5)
+    errors = []
+    for least in (None, 8.0):
+        task = task_of(
+            simulated.scan, 0, diffraction_data=patterns, exclude_measured_pixels_below=least
+        )
+        task.run()
+        errors.append(error_of(task, simulated))
+    assert errors[1] < 0.6 * errors[0]
+
+
+@pytest.mark.parametrize("n", [1, 12])
+def test_a_line_of_positions_and_a_single_frame_end_finite(n):
+    scan = simulate(SimulationOptions(seed=1, scan=Line(n=n))).scan
+    task = task_of(scan)
+    task.run()
+    for name in ("object", "probe"):
+        assert task.get_data_to_cpu(name).isfinite().all()
