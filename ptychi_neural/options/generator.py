@@ -31,10 +31,11 @@ class GeneratorOptions(ParameterOptions):
     """Largest norm of the generator's gradient; None: no limit."""
 
     architecture: choices.Architectures = choices.Architectures.UNROLLED
+    """The network that makes an object of a scan, with the options of the group of its name."""
 
     lifter: choices.Lifters = choices.Lifters.STANDARDIZED
     """What the network sees of a pattern. Standardised log counts are the default: on simulated
-    scans the proposal's plain CNN lifter gave about twice their error."""
+    scans the plain CNN lifter gave about twice their error."""
 
     shallow_cnn: bool = True
     """Lift with 3x3 convolution, GELU, 3x3 convolution; False: with one 1x1 convolution."""
@@ -51,6 +52,7 @@ class GeneratorOptions(ParameterOptions):
     32."""
 
     head: choices.Heads = choices.Heads.AMPLITUDE_PHASE
+    """How the last channels of a one-shot network become complex patches."""
 
     maximum_amplitude: float | None = PydanticField(default=None, gt=1)
     """Upper limit of the amplitude that the amplitude/phase head can give, relative to the

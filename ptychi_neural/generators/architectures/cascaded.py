@@ -28,7 +28,7 @@ class CascadedOptions(Options):
     """Architecture A: blocks at constant resolution, then a convolutional U-Net refiner."""
 
     n_blocks: int = PydanticField(default=4, ge=1)
-    """Number of blocks of stage 1 (L in the proposal)."""
+    """Number of blocks of stage 1."""
 
     link: CascadeLinks = CascadeLinks.IMAGE
     """What passes from stage 1 to the refiner."""
