@@ -168,11 +168,11 @@ def test_all_problems_are_listed_at_once(problems):
         [output]
         folder = 3
         """,
-        scan='[data]\ndiffraction = "a.h5"',
+        scan='[data]\nproduct = "a.h5"',
     )
     keys = sorted(problem.partition(":")[0] for problem in found)
     assert keys == [
-        "data.product",
+        "data.diffraction",
         "output.folder",
         "probe_options.opimizable",
         "reconstructor_options.batch_size",
