@@ -192,10 +192,10 @@ class Start:
     def _projections(
         self, scan: ScanPhysics, halves: tuple[Tensor, Tensor] | None
     ) -> AcceleratedProjections:
-        floor = _transfer_floor(scan, scan.split)
-        if self._transfer is None and floor is not None:
-            self._transfer = ContrastTransfer(scan, floor)
-        return AcceleratedProjections(scan, self.judge.loss_function, self._transfer, halves)
+        floor, transfer = _transfer_floor(scan, scan.split), None
+        if floor is not None:
+            transfer = self._transfer = self._transfer or ContrastTransfer(scan, floor)
+        return AcceleratedProjections(scan, self.judge.loss_function, transfer, halves)
 
     def _best_total_variation(self, scan: ScanPhysics, object_: Tensor) -> float:
         """The weight with which held-out pixels are predicted best; 0 without any."""
@@ -252,8 +252,8 @@ def _transfer_floor(scan: ScanPhysics, split: int | None) -> float | None:
     are found by the time that the splits are made. The transfer is not that of several slices, of a
     small detector or of blurred patterns.
     """
-    is_joint = scan.model.probe.optimizable or scan.model.probe_positions.optimizable
-    if (is_joint and split is None) or not scan.model.writes_down_corrections:
+    is_joint = split is None and scan.model.refines_probe_or_positions
+    if is_joint or not scan.model.writes_down_corrections:
         return None
     return scan.options.start.transfer_floor
 

@@ -132,9 +132,6 @@ class ArchitectureFacts:
 ARCHITECTURES: dict[str, ArchitectureFacts] = {}
 """Registered architectures by name."""
 
-LIFTERS_OF_UPDATES: set[str] = set()
-"""Names of the lifters that see the update of the object by the counts, not the counts."""
-
 
 def add_architecture(name: str, facts: ArchitectureFacts) -> None:
     """Make an architecture a choice of ``generator.architecture``, with its group of options.
@@ -156,12 +153,10 @@ def add_architecture(name: str, facts: ArchitectureFacts) -> None:
     ARCHITECTURES[name] = facts
 
 
-def add_lifter(name: str, sees_updates: bool) -> None:
+def add_lifter(name: str) -> None:
     """Make a lifter a choice of ``generator.lifter``."""
     add_choice(choices.Lifters, name)
     make_anew(GeneratorOptions)
-    if sees_updates:
-        LIFTERS_OF_UPDATES.add(name)
 
 
 def own_options(generator: GeneratorOptions) -> Options | None:

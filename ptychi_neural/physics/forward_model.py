@@ -75,6 +75,11 @@ class ScanForwardModel(PlanarPtychographyForwardModel):
         return isinstance(self.free_space_propagator, FourierPropagator)
 
     @property
+    def refines_probe_or_positions(self) -> bool:
+        """Whether anything that the patterns are predicted with is found along with the object."""
+        return bool(self.probe.optimizable or self.probe_positions.optimizable)
+
+    @property
     def writes_down_corrections(self) -> bool:
         """Whether the change of exit waves by the counts can be written down: one slice, on a
         detector of the probe's size, without blur."""

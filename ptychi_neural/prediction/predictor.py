@@ -19,7 +19,7 @@ from ptychi_neural.options.choices import StitchWeightings
 from ptychi_neural.physics.losses import build_loss_function
 from ptychi_neural.prediction.deviation import deviation, reprojection_error
 from ptychi_neural.prediction.predicted_object import PredictedObject
-from ptychi_neural.prediction.stream import PredictionStream, as_counts
+from ptychi_neural.prediction.stream import PredictionStream, as_tensor_of_counts
 from ptychi_neural.scans import empty_object
 
 BATCH_SIZE = 64
@@ -86,7 +86,7 @@ class NeuralPredictor:
             If the generator needs more than patterns, or patterns of another size, or the
             patterns are not counts.
         """
-        counts = as_counts(patterns)
+        counts = as_tensor_of_counts(patterns)
         self.generator.check_patch_shape(counts.shape[1:])
         device = next(self.generator.parameters()).device
         with torch.no_grad():

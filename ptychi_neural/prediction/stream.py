@@ -10,6 +10,7 @@ from torch import Tensor
 from ptychi_neural.engine.scan_task import ScanTask
 from ptychi_neural.prediction.deviation import reprojection_error
 from ptychi_neural.prediction.predicted_object import PredictedObject
+from ptychi_neural.scans import as_counts
 
 
 class PredictionStream:
@@ -63,7 +64,7 @@ class PredictionStream:
             If shapes do not fit, values are not finite or negative, or a frame lies outside the
             canvas. Nothing is taken in then.
         """
-        counts = as_counts(patterns, self._scan.model.dataset.patterns.shape[-2:])
+        counts = as_tensor_of_counts(patterns, self._scan.model.dataset.patterns.shape[-2:])
         where = torch.from_numpy(np.array(positions, dtype=np.float32))
         ids = np.asarray(frame_ids)
         if (
@@ -142,18 +143,16 @@ class PredictionStream:
             )
 
 
-def as_counts(patterns: ArrayLike, shape: tuple[int, ...] | None = None) -> Tensor:
+def as_tensor_of_counts(patterns: ArrayLike, frame_shape: tuple[int, ...] | None = None) -> Tensor:
     """(n, h, w) patterns in single precision on the CPU, checked.
 
     Raises
     ------
     ValueError
-        If they are not of that rank, of another (h, w) ``shape``, not finite or negative.
+        If they are not real numbers of that rank, of another (h, w) ``frame_shape``, not finite or
+        negative.
     """
-    counts = torch.from_numpy(np.array(patterns, dtype=np.float32))
-    if counts.ndim != 3 or (shape is not None and counts.shape[1:] != torch.Size(shape)):
-        expected = "(n, h, w)" if shape is None else f"(n, {shape[0]}, {shape[1]})"
-        raise ValueError(f"patterns must have the shape {expected}, got {tuple(counts.shape)}.")
+    counts = torch.from_numpy(np.array(as_counts(patterns, frame_shape), dtype=np.float32))
     bad = ~torch.isfinite(counts) | (counts < 0)
     if bad.any():
         raise ValueError(

@@ -40,10 +40,10 @@ class AcceleratedProjections:
     Parameters
     ----------
     scan : ScanPhysics
-        The scan, with the (1, H, W) object to begin with as its start.
+        The scan, with the (n_slices, H, W) object to begin with as its start.
     loss_function : torch.nn.Module
-        Loss of predicted and measured counts, for held-out pixels; and what updates have to lower,
-        unless the probe is refined: that is the mean squared difference of the moduli then.
+        Loss of predicted and measured counts, for held-out pixels; and what updates have to lower.
+        Where probe or positions are refined, they lower the mean squared difference of the moduli.
     transfer : ContrastTransfer, optional
         The contrast transfer by which updates are divided.
     halves : tuple of Tensor, optional
@@ -62,7 +62,7 @@ class AcceleratedProjections:
         self.frames = (*(halves or ()), scan.frames)
         self.loss_function = self._lowered = loss_function
         # A probe yet to be found errs by more than the noise, most where little is predicted.
-        self.of_modulus = scan.model.probe.optimizable or scan.model.probe_positions.optimizable
+        self.of_modulus = scan.model.refines_probe_or_positions
         if self.of_modulus:
             self._lowered = build_loss_function(LossFunctions.MSE_SQRT)
         self.transfer = transfer
@@ -132,11 +132,11 @@ class AcceleratedProjections:
                 exposure += patches[:, 0].abs().square().sum(0)
         known = self._illuminations[part]
         self._illuminations[part] = illumination = illumination if known is None else known
+        if self._is_taken_back(lowered.value):
+            return held_out.value
         update = object_update(Canvas(updates, illumination), self.options.regularization)
         if self.transfer is not None:
             update = self.transfer.divide(update, self.object)
-        if self._is_taken_back(lowered.value):
-            return held_out.value
         update = self._watched(update, lowered.value, part)
         self.n_iterated += 1
         self.n_done += 1

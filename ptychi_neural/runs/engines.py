@@ -7,7 +7,7 @@ import ptychi.api as api
 from ptychi.api.options.task import PtychographyTaskOptions
 
 from ptychi_neural.engine.registration import register
-from ptychi_neural.options import NeuralPtychographyOptions
+from ptychi_neural.options import NeuralPtychographyOptions, StartOptions
 
 register()  # The command line imports the package without registering the engine.
 
@@ -54,7 +54,10 @@ CATALOGUE: dict[str, Engine] = {
     "neural": Engine(NeuralPtychographyOptions, comparison_settings={}),
     "network-off": Engine(NeuralPtychographyOptions, "neural", _PROJECTIONS),
     "network-off-tv": Engine(
-        NeuralPtychographyOptions, "neural", _PROJECTIONS, (0.01, 0.02, 0.05, 0.1, 0.2)
+        NeuralPtychographyOptions,
+        "neural",
+        _PROJECTIONS,
+        tuple(weight for weight in StartOptions().total_variation_weights if weight > 0),
     ),
     "lsqml": _classical(api.LSQMLOptions, reconstructor_options=_LSQML),
     "lsqml-poisson": _classical(

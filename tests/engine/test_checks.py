@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from ptychi.api.task import PtychographyTask
 
-import ptychi_neural.api as napi
-from ptychi_neural.evaluation import align, complex_error, scanned_area
 from ptychi_neural.simulation import Line, Raster, SimulationOptions, simulate
+from small_tasks import default_options, error_of, make_task
 
 
 @pytest.fixture(scope="module")
@@ -16,29 +14,11 @@ def simulated():
     return simulate(SimulationOptions(seed=6, photons_per_frame=1e4, scan=scan))
 
 
-def task_of(scan, num_epochs=2, **replaced):
-    options = napi.NeuralPtychographyOptions()
-    settings = options.reconstructor_options
-    settings.default_device, settings.random_seed = "cpu", 0
-    settings.num_epochs, settings.start.n_iterations = num_epochs, 40
-    options.probe_options.optimizable = False
-    for name in [name for name in replaced if hasattr(settings, name)]:
-        setattr(settings, name, replaced.pop(name))
-    data = {
-        "diffraction_data": scan.patterns,
-        "object_data": scan.object,
-        "probe_data": scan.probe,
-        "probe_position_x_px": scan.positions_px[:, 1],
-        "probe_position_y_px": scan.positions_px[:, 0],
-    }
-    return PtychographyTask(options, **(data | replaced))
-
-
-def error_of(task, simulated):
-    truth = simulated.truth
-    mask = scanned_area(truth.positions_px, truth.object.shape[-2:])
-    ours = task.get_data_to_cpu("object", as_numpy=True)[0]
-    return complex_error(align(ours, truth.object[0], mask=mask).aligned, truth.object[0], mask)
+def task_of(scan, num_epochs=2, least=None, **replaced):
+    options = default_options(num_epochs)
+    options.reconstructor_options.start.n_iterations = 40
+    options.reconstructor_options.exclude_measured_pixels_below = least
+    return make_task(options, scan, **replaced)
 
 
 def test_positions_in_metres_outside_or_an_object_of_zeros_are_refused_by_name(simulated):
@@ -87,9 +67,7 @@ def test_pixels_below_the_least_count_tell_nothing(simulated):
     patterns = np.maximum(simulated.scan.patterns, 5)
     errors = []
     for least in (None, 8.0):
-        task = task_of(
-            simulated.scan, 0, diffraction_data=patterns, exclude_measured_pixels_below=least
-        )
+        task = task_of(simulated.scan, 0, diffraction_data=patterns, least=least)
         task.run()
         errors.append(error_of(task, simulated))
     assert errors[1] < 0.6 * errors[0]

@@ -4,19 +4,13 @@ import numpy as np
 import pytest
 import torch
 from ptychi.api import LossFunctions
-from ptychi.api.task import PtychographyTask
 
 import ptychi_neural.api as napi
 from ptychi_neural.evaluation import align, complex_error, scanned_area
 from ptychi_neural.physics.exit_waves import correct_by_gradient, correct_exit_waves
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
 from ptychi_neural.simulation.simulate import build_forward_model
-
-
-@pytest.fixture(autouse=True)
-def _restore_torch_defaults():
-    yield
-    torch.set_default_dtype(torch.float32)
+from small_tasks import default_options, make_task
 
 
 @pytest.fixture(scope="module")
@@ -26,23 +20,9 @@ def simulated():
 
 
 def options_for(num_epochs=0, n_iterations=60):
-    options = napi.NeuralPtychographyOptions()
-    settings = options.reconstructor_options
-    settings.default_device, settings.random_seed = "cpu", 0
-    settings.num_epochs, settings.start.n_iterations = num_epochs, n_iterations
-    options.probe_options.optimizable = False
+    options = default_options(num_epochs)
+    options.reconstructor_options.start.n_iterations = n_iterations
     return options
-
-
-def task_of(options, scan, **replaced):
-    data = {
-        "diffraction_data": scan.patterns,
-        "object_data": scan.object,
-        "probe_data": scan.probe,
-        "probe_position_x_px": scan.positions_px[:, 1],
-        "probe_position_y_px": scan.positions_px[:, 0],
-    }
-    return PtychographyTask(options, **(data | replaced))
 
 
 @pytest.mark.parametrize("poisson", [True, False])
@@ -56,7 +36,7 @@ def test_the_gradient_is_the_written_down_correction(simulated, poisson, n_modes
     rng = np.random.default_rng(0)
     probe = simulated.scan.probe.repeat(n_modes, axis=1)
     probe = probe * (1 + 0.3 * rng.normal(size=probe.shape))
-    scan = task_of(options, simulated.scan, probe_data=probe).reconstructor.scan
+    scan = make_task(options, simulated.scan, probe_data=probe).reconstructor.scan
     frames = scan.frames[:7]
     patches = scan.start_patches(frames) * torch.polar(
         1 + 0.1 * torch.rand(7, 1, 32, 32), torch.rand(7, 1, 32, 32)
@@ -91,7 +71,7 @@ def cropped(patterns, size):
 
 def test_a_detector_smaller_than_the_probe_is_no_obstacle_to_the_defaults(simulated):
     """All of the pattern gave .02, three quarters of its sides .03 to .05 on three seeds."""
-    task = task_of(
+    task = make_task(
         options_for(4), simulated.scan, diffraction_data=cropped(simulated.scan.patterns, 24)
     )
     task.run()
@@ -105,7 +85,7 @@ def test_one_shot_generators_take_a_smaller_detector(simulated, architecture, li
     options.reconstructor_options.generator.architecture = architecture
     options.reconstructor_options.generator.lifter = lifter
     options.reconstructor_options.generator.width = 4
-    task = task_of(options, simulated.scan, diffraction_data=cropped(simulated.scan.patterns, 24))
+    task = make_task(options, simulated.scan, diffraction_data=cropped(simulated.scan.patterns, 24))
     task.run()
     losses = task.reconstructor.loss_tracker.table.loss
     assert losses.iloc[-1] < losses.iloc[0]
@@ -132,7 +112,7 @@ def test_two_slices_are_reconstructed_by_the_defaults(simulated):
     first = np.exp(0.5 * (simulated.truth.object - 1))
     truth = np.concatenate([first, np.roll(first, (5, -7), axis=(1, 2))])
     patterns, probe = simulate_with(options, truth, simulated)
-    task = task_of(
+    task = make_task(
         options, simulated.scan, diffraction_data=patterns, probe_data=probe,
         object_data=np.ones_like(truth),
     )  # fmt: skip
@@ -154,7 +134,7 @@ def test_blurred_patterns_are_fitted_by_blurred_predictions(simulated):
         blurred.diffraction_pattern_blur_sigma = 0.8
         patterns, probe = simulate_with(options, simulated.truth.object, simulated)
         blurred.diffraction_pattern_blur_sigma = 0.8 if told else None
-        task = task_of(options, simulated.scan, diffraction_data=patterns, probe_data=probe)
+        task = make_task(options, simulated.scan, diffraction_data=patterns, probe_data=probe)
         task.run()
         errors.append(error_of(task, simulated))
     assert errors[1] < 0.5 * errors[0]

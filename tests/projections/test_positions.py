@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from ptychi.api.task import PtychographyTask
 
-import ptychi_neural.api as napi
 from ptychi_neural.projections.positions import (
     PositionRefinement,
     affine_part,
@@ -13,24 +11,16 @@ from ptychi_neural.projections.positions import (
     slopes,
 )
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
+from small_tasks import default_options, make_task
 
 
-def make_task(scan, n_iterations, dtype="float32"):
-    options = napi.NeuralPtychographyOptions()
-    settings = options.reconstructor_options
-    settings.default_device, settings.default_dtype = "cpu", dtype
-    settings.random_seed, settings.num_epochs = 0, 0
-    settings.start.n_iterations = n_iterations
+def task_of(scan, n_iterations, dtype="float32"):
+    options = default_options(num_epochs=0)
+    options.reconstructor_options.default_dtype = dtype
+    options.reconstructor_options.start.n_iterations = n_iterations
     options.probe_options.optimizable = True
     options.probe_position_options.optimizable = True
-    return PtychographyTask(
-        options,
-        diffraction_data=scan.patterns,
-        object_data=scan.object,
-        probe_data=scan.probe,
-        probe_position_x_px=scan.positions_px[:, 1],
-        probe_position_y_px=scan.positions_px[:, 0],
-    )
+    return make_task(options, scan)
 
 
 def off_by(simulated, positions):
@@ -52,7 +42,7 @@ def small_scan(seed, **options):
 
 
 def test_changes_of_the_modulus_are_those_of_a_moved_object():
-    task = make_task(small_scan(0).truth, 0, "float64")
+    task = task_of(small_scan(0).truth, 0, "float64")
     rng = np.random.default_rng(1)
     probe = rng.normal(size=(2, 24, 24)) + 1j * rng.normal(size=(2, 24, 24))
     spectrum = np.zeros((40, 40), complex)
@@ -90,7 +80,7 @@ def test_a_step_finds_a_small_displacement_of_each_frame():
     apart = rng.normal(0, 0.05, simulated.truth.positions_px.shape)
     truth = simulated.truth
     truth.positions_px = truth.positions_px + apart
-    task = make_task(truth, 0)
+    task = task_of(truth, 0)
     scan = task.reconstructor.scan
     scan.options.start.position_damping = 1e-6
     refinement = PositionRefinement(scan)
@@ -114,7 +104,7 @@ def test_affine_part_of_an_affine_map_is_all_of_it():
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_positions_are_found_along_with_the_probe(seed):
     simulated = small_scan(seed, probe_defocus_error=0.3, position_error_px=0.7)
-    task = make_task(simulated.scan, 80)
+    task = task_of(simulated.scan, 80)
     task.run()
     found = task.get_data_to_cpu("probe_positions", as_numpy=True)
     assert off_by(simulated, found) < 0.5 * off_by(simulated, simulated.scan.positions_px)
@@ -122,7 +112,7 @@ def test_positions_are_found_along_with_the_probe(seed):
 
 def test_positions_follow_their_plan():
     simulated = small_scan(0, position_error_px=0.7)
-    task = make_task(simulated.scan, 15)
+    task = task_of(simulated.scan, 15)
     task.reconstructor.parameter_group.probe_positions.optimization_plan.stop = 5
     task.run()
     found = task.get_data_to_cpu("probe_positions", as_numpy=True)

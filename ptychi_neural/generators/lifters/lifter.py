@@ -138,7 +138,7 @@ def register_lifter(name: str) -> Callable[[Class], Class]:
     def registered(cls: Class) -> Class:
         if name in _CLASSES:
             raise ValueError(f"There is a lifter {name!r} already: choose another name.")
-        add_lifter(name, cls.sees_updates)
+        add_lifter(name)
         _CLASSES[name] = cls
         return cls
 
