@@ -15,8 +15,8 @@ from ptychi_neural.engine.judge import HeldOutJudge
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.projections.accelerated import AcceleratedProjections, divides_jointly
 from ptychi_neural.projections.contrast_transfer import ContrastTransfer
+from ptychi_neural.projections.frame_parameters import FrameParameters
 from ptychi_neural.projections.halves import interleaved_halves
-from ptychi_neural.projections.positions import PositionRefinement
 from ptychi_neural.projections.total_variation import denoised
 
 logger = logging.getLogger(__name__)
@@ -100,24 +100,22 @@ class Start:
             halves = interleaved_halves(scan.model.positions(scan.frames))
         projections = self._projections(scan, halves)
         n_iterations = self.n_iterations(scan, split)
-        positions = None
-        is_joint = split is None and scan.model.writes_down_corrections
-        if is_joint and scan.model.probe_positions.optimizable:
-            positions = PositionRefinement(scan)
+        of_frames = FrameParameters(scan) if split is None else None
         n_of_halves = 0 if halves is None else int(options.share_of_halves * n_iterations)
         without = "" if split is None else f" without split {split + 1}"
         bar = self.observer.bar(n_iterations, f"projections{without}")
-        moved = scan.model.probe_positions
-        lowest, best = math.inf, (0, projections.object, (probe.data, moved.data))
+        refined = (probe, scan.model.probe_positions, scan.model.opr_mode_weights)
+        lowest, best = math.inf, (0, projections.object, [each.data for each in refined])
         try:
             for iteration in bar:
-                found = (probe.data.clone(), moved.data.clone())
+                found = [each.data.clone() for each in refined]
                 before = (iteration, projections.object, found)
-                refined = probe.optimizable and iteration >= probe.optimization_plan.start
+                if of_frames is not None:
+                    of_frames.begin(iteration, projections.object)
                 loss = projections.iterate(
-                    update_probe=split is None and refined,
+                    update_probe=split is None and probe.optimization_enabled(iteration),
                     part=iteration % 2 if iteration < n_of_halves else -1,
-                    positions=positions if positions and positions.is_due(iteration) else None,
+                    of_frames=of_frames,
                 )
                 if not math.isnan(loss):
                     bar.set_postfix_str(self._progress(scan, loss))
@@ -127,10 +125,10 @@ class Start:
                 if loss < lowest:
                     lowest, best = loss, before
                 elif split is None and self._has_risen(scan, loss, lowest, iteration - best[0]):
-                    self.n_iterated, projections.object, (probe_then, positions_then) = best
+                    self.n_iterated, projections.object, found = best
                     with torch.no_grad():
-                        probe.set_data(probe_then)
-                        moved.set_data(positions_then)
+                        for each, data in zip(refined, found):
+                            each.set_data(data)
                     break
                 if projections.converged:
                     logger.info("Projection %d: no step lowers the loss.", iteration + 1)

@@ -134,9 +134,15 @@ class StartOptions(Options):
     position_momentum: float = PydanticField(default=0.8, ge=0, lt=1)
     """Share of a position's last displacement that is added to its step."""
 
-    position_damping: float = PydanticField(default=0.1, gt=0)
-    """Added to the system of each frame, relative to the mean of all frames: frames with little
-    contrast move less."""
+    first_weight_iteration: int = PydanticField(default=20, ge=0)
+    """Number of iterations before the OPR weights are refined, where they are."""
+
+    weight_step: float = PydanticField(default=0.5, gt=0, le=1)
+    """Length of a step of the OPR weights, relative to that which fits each frame best."""
+
+    frame_damping: float = PydanticField(default=0.1, gt=0)
+    """Added to the system of each frame, relative to the mean of all frames: what a frame tells
+    little of changes less."""
 
     moment_iterations: int = PydanticField(default=0, ge=0)
     """With a known probe and patterns of the far field, so many early iterations also turn the

@@ -39,7 +39,10 @@ class Correction(Protocol):
         """(n, n_slices, h, w) intensity of the wave that falls on each slice."""
 
     def probe_change(self, model: ScanForwardModel, frames: Tensor, patches: Tensor) -> Tensor:
-        """(n_modes, h, w) sum_j O_j^* d_j of some frames, each without its sub-pixel shift."""
+        """(n_opr_modes, n_modes, h, w) sum_j w_jk O_j^* d_j, each without its sub-pixel shift.
+
+        The weights w_jk are those of the OPR modes, which only the first mode has.
+        """
 
 
 class ExitWaveCorrection(NamedTuple):
@@ -72,7 +75,10 @@ class ExitWaveCorrection(NamedTuple):
             method=model.object.options.patch_interpolation_method,
             adjoint=True,
         )
-        return torch.cat([shifted_back[:, None], directions[:, 1:]], dim=1).sum(0)
+        change = torch.zeros_like(model.probe.data)
+        change[:, 0] = torch.einsum("jk,jhw->khw", model.weights(frames), shifted_back)
+        change[0, 1:] = directions[:, 1:].sum(0)
+        return change
 
 
 class GradientCorrection(NamedTuple):
@@ -85,7 +91,7 @@ class GradientCorrection(NamedTuple):
     """(n, n_slices, h, w) intensity of the wave that falls on each slice."""
 
     of_probe: Tensor
-    """(n_modes, h, w) in the place of sum_j O_j^* d_j; zeros where the probe is not refined."""
+    """(n_opr_modes, n_modes, h, w) in the place of sum_j w_jk O_j^* d_j; zeros where the probe is not refined."""
 
     predicted: Tensor
     """(n, h, w) predicted counts."""
@@ -189,9 +195,9 @@ def correct_by_gradient(
     factor = -1 / (model.power_gain * scale * (2 if largest_change is None else 4))
     with torch.no_grad():
         probe = model.incident_probes(frames)
-        of_probe = torch.zeros_like(probe[0])
+        of_probe = torch.zeros_like(model.probe.data)
         if refines_probe:
-            of_probe = factor * torch.view_as_complex(gradients[1].contiguous())[0]
+            of_probe = factor * torch.view_as_complex(gradients[1].contiguous())
         incident = []
         wave = probe
         for slice_ in range(patches.shape[1]):

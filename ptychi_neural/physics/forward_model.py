@@ -126,6 +126,19 @@ class ScanForwardModel(PlanarPtychographyForwardModel):
             frames, self.get_unique_probes(frames), first_mode_only=True
         )
 
+    def weights(self, frames: Tensor) -> Tensor:
+        """(n, n_opr_modes) weights of the OPR modes, as complex numbers."""
+        return self.opr_mode_weights.data[frames].to(self.probe.data.dtype)
+
+    def opr_modes(self, frames: Tensor) -> Tensor:
+        """(n, n_opr_modes, h, w) OPR modes of the first probe mode at the sub-pixel shifts."""
+        modes = self.probe.data[:, :1]
+        of_frames = frames.repeat_interleave(len(modes))
+        shifted = super().shift_unique_probes(
+            of_frames, modes.repeat(len(frames), 1, 1, 1), first_mode_only=True
+        )
+        return shifted[:, 0].unflatten(0, (len(frames), len(modes)))
+
     def shift_unique_probes(
         self, indices: Tensor, unique_probes: Tensor, first_mode_only: bool = False
     ) -> Tensor:

@@ -28,7 +28,7 @@ from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.physics.stitching import Canvas
 from ptychi_neural.projections.contrast_transfer import ContrastTransfer
 from ptychi_neural.projections.first_moments import FirstMoments
-from ptychi_neural.projections.positions import PositionRefinement
+from ptychi_neural.projections.frame_parameters import FrameParameters
 
 DARK_PUPIL = 1e-4
 """Power in the pupil, relative to its maximum, below which there is no phase to speak of."""
@@ -81,7 +81,7 @@ class AcceleratedProjections:
 
     @torch.no_grad()
     def iterate(
-        self, update_probe: bool, part: int = -1, positions: PositionRefinement | None = None
+        self, update_probe: bool, part: int = -1, of_frames: FrameParameters | None = None
     ) -> float:
         """Do one iteration.
 
@@ -91,8 +91,8 @@ class AcceleratedProjections:
             Whether the probe is refined too.
         part : int
             0 or 1: over one of the halves; -1: over everything.
-        positions : PositionRefinement, optional
-            What refines the positions too.
+        of_frames : FrameParameters, optional
+            What refines positions and OPR weights too.
 
         Returns
         -------
@@ -105,11 +105,10 @@ class AcceleratedProjections:
         moments = self.moments if self._moments_are_due else None
         updates, illumination = torch.zeros_like(self.object), torch.zeros_like(self.object[0].real)
         lacking = torch.zeros_like(self.object)
-        probe_change = torch.zeros_like(model.probe.data[0])
-        exposure = torch.zeros_like(probe_change.real[0])
+        probe_change = torch.zeros_like(model.probe.data)
+        exposure = torch.zeros_like(probe_change.real[:, 0])
         held_out, lowered = MeanLoss(), MeanLoss()
-        if positions is not None:
-            positions.begin(self.object)
+        refines_frames = of_frames is not None and of_frames.are_due
         for batch in self.frames[part].split(scan.options.batch_size):
             patches = scan.extract(self.object, batch)
             measured = model.measured(batch)
@@ -125,11 +124,12 @@ class AcceleratedProjections:
                 illumination = illumination + scan.illumination(correction, batch)
             if moments is not None:
                 lacking += moments.accumulate(correction, measured, batch)
-            if positions is not None:
-                positions.accumulate(cast(ExitWaveCorrection, correction), patches, measured, batch)
+            if of_frames is not None and refines_frames:
+                of_frames.accumulate(cast(ExitWaveCorrection, correction), patches, measured, batch)
             if update_probe:
                 probe_change += correction.probe_change(model, batch, patches)
-                exposure += patches[:, 0].abs().square().sum(0)
+                weights = model.weights(batch).abs().square()
+                exposure += torch.einsum("jk,jhw->khw", weights, patches[:, 0].abs().square())
         known = self._illuminations[part]
         self._illuminations[part] = illumination = illumination if known is None else known
         if self._is_taken_back(lowered.value):
@@ -150,8 +150,8 @@ class AcceleratedProjections:
         self.object, self._last_object = self._ahead(new, self._last_object), new
         if update_probe:
             self._update_probe(length, probe_change, exposure)
-        if positions is not None:
-            positions.take()
+        if of_frames is not None and refines_frames:
+            of_frames.take()
             self._illuminations = [None] * len(self.frames)
         return held_out.value
 
@@ -213,13 +213,15 @@ class AcceleratedProjections:
         return self._n_rises >= self.options.most_rises
 
     def _update_probe(self, length: float, change: Tensor, exposure: Tensor) -> None:
-        """Take a step of the probe from its summed (n_modes, h, w) change and (h, w) exposure."""
+        """Take a step of the probe from its summed change and (n_opr_modes, h, w) exposure."""
         probe = self.scan.model.probe
-        step = length * change / (exposure + self.options.regularization * exposure.max())
+        most = exposure.amax(dim=(-2, -1), keepdim=True)
+        weight = exposure + self.options.regularization * most + torch.finfo(exposure.dtype).tiny
+        step = length * change / weight[:, None]
         if self.scan.model.is_far_field:
-            step = with_longer_phase_steps(step, probe.data[0], self.options.pupil_phase_gain)
-        new = probe.data.clone()
-        new[0] += step
+            gain = self.options.pupil_phase_gain
+            step[0] = with_longer_phase_steps(step[0], probe.data[0], gain)
+        new = probe.data + step
         probe.set_data(self._ahead(new, self._last_probe))
         self._last_probe = new
         self._illuminations = [None] * len(self.frames)
@@ -230,14 +232,10 @@ class AcceleratedProjections:
 
 
 def divides_jointly(scan: ScanPhysics) -> bool:
-    """Whether updates are divided by the contrast transfer once a refined probe is nearly found.
-
-    Positions that are refined along would follow such steps of the object.
-    """
+    """Whether updates are divided by the contrast transfer once a refined probe is nearly found."""
     return (
         scan.options.start.first_divided_iteration is not None
         and bool(scan.model.probe.optimizable)
-        and not scan.model.probe_positions.optimizable
         and scan.model.writes_down_corrections
     )
 

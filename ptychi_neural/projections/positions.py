@@ -1,4 +1,4 @@
-"""Gauss-Newton steps of the scan positions, in closed form for each frame.
+"""Steps of the scan positions, and of other things that each frame has of its own.
 
 When a position moves by s, the modulus of its pattern changes by s . D with
 
@@ -19,13 +19,11 @@ import ptychi.maths as pmath
 import torch
 from torch import Tensor
 
-from ptychi_neural.physics.exit_waves import ExitWaveCorrection
-from ptychi_neural.physics.forward_model import ScanForwardModel
 from ptychi_neural.physics.scan_physics import ScanPhysics
 
 
 class PositionRefinement:
-    """Steps of the positions of a scan, gathered batch by batch.
+    """Steps of the positions of a scan.
 
     Parameters
     ----------
@@ -33,12 +31,13 @@ class PositionRefinement:
         The scan whose positions are refined.
     """
 
+    n_unknowns = 2
+
     def __init__(self, scan: ScanPhysics) -> None:
         self.model = scan.model
         self.options = scan.options.start
         self.positions = scan.model.probe_positions
         self._nominal = self.positions.data.clone()
-        self._steps = torch.zeros_like(self.positions.data)
         self._velocity = torch.zeros_like(self.positions.data)
         self._slopes = torch.empty(0)
 
@@ -50,32 +49,20 @@ class PositionRefinement:
     def begin(self, object_: Tensor) -> None:
         """Take the slopes of the (1, H, W) object from which patches will be cut."""
         self._slopes = slopes(object_)
-        self._steps = torch.zeros_like(self._steps)
 
-    def accumulate(
-        self, correction: ExitWaveCorrection, patches: Tensor, measured: Tensor, frames: Tensor
-    ) -> None:
-        """Find the steps of some frames from their (n, h, w) counts and (n, 1, h, w) patches."""
+    def wave_changes(self, probe: Tensor, patches: Tensor, frames: Tensor) -> list[Tensor]:
+        """(n, n_modes, h, w) changes of the exit waves along y and along x, per pixel."""
         where = self.model.positions(frames)
-        of_patches = torch.cat([self.model.stitching.extract(s, where) for s in self._slopes], 1)
-        changes = modulus_changes(self.model, correction.probe, patches, of_patches)
-        changes = self.model.intensity_scale.value.sqrt() * changes
-        residual = torch.where(correction.seen, measured.sqrt() - correction.predicted.sqrt(), 0.0)
-        changes = torch.where(correction.seen[..., None, :, :], changes, 0.0).flatten(2)
-        normal = changes @ changes.mT
-        asked = changes @ residual.flatten(1)[..., None]
-        damping = self.options.position_damping * normal.diagonal(dim1=1, dim2=2).mean()
-        normal = normal + damping * torch.eye(2, dtype=normal.dtype)
-        self._steps[frames] = torch.linalg.solve(normal, asked)[..., 0]
+        return [probe * self.model.stitching.extract(s, where) for s in self._slopes]
 
-    def take(self) -> None:
-        """Move the positions, within the limits of pty-chi's options.
+    def take(self, steps: Tensor) -> None:
+        """Move the positions by (n, 2) steps, within the limits of pty-chi's options.
 
         What an affine map would do to all positions is left out of the steps: object and probe can
         take part in it (a shift of both; a scale that more defocus undoes), so that early errors of
         the probe would drive it far.
         """
-        step = self._limited(self.options.position_step * self._steps)
+        step = self._limited(self.options.position_step * steps)
         self._velocity = self.options.position_momentum * self._velocity + step
         self._velocity = self._velocity - affine_part(self._velocity, self._nominal)
         self.positions.set_data(self.positions.data + self._velocity)
@@ -108,29 +95,3 @@ def slopes(object_: Tensor) -> Tensor:
     spectrum = torch.fft.fft2(object_)
     ky, kx = (2j * math.pi * torch.fft.fftfreq(n) for n in object_.shape[-2:])
     return torch.stack([torch.fft.ifft2(ky[:, None] * spectrum), torch.fft.ifft2(kx * spectrum)])
-
-
-def modulus_changes(
-    model: ScanForwardModel, probe: Tensor, patches: Tensor, of_patches: Tensor
-) -> Tensor:
-    """(n, 2, h, w) derivatives of the patterns' moduli by the positions, without the scale.
-
-    Parameters
-    ----------
-    model : ScanForwardModel
-        The propagation.
-    probe : Tensor
-        (n, n_modes, h, w) probes at their sub-pixel shifts.
-    patches : Tensor
-        (n, 1, h, w) patches of the object.
-    of_patches : Tensor
-        (n, 2, h, w) derivatives of the patches along y and x.
-    """
-    far = model.forward_far_field(probe * patches)
-    modulus = far.abs().square().sum(1).sqrt()
-    modulus = modulus + 1e-6 * modulus.mean(dim=(-2, -1), keepdim=True)
-    along = [
-        (far.conj() * model.forward_far_field(probe * of_axis[:, None])).real.sum(1) / modulus
-        for of_axis in of_patches.unbind(1)
-    ]
-    return torch.stack(along, 1)

@@ -1,0 +1,125 @@
+"""What each frame has of its own, found from its counts: its position, its beam.
+
+All that changes the modulus of a frame's pattern by D_i per unit is found together, by a
+Gauss-Newton step of the frame's own small system,
+
+    (sum D D^T) s = sum D (sqrt(Y_meas) - sqrt(Y_pred)),     D_i = Re(Psi^* F(psi_i)) / |Psi|,
+
+where psi_i is the change of its exit waves.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from ptychi_neural.physics.exit_waves import ExitWaveCorrection
+from ptychi_neural.physics.forward_model import ScanForwardModel
+from ptychi_neural.physics.scan_physics import ScanPhysics
+from ptychi_neural.projections.opr_weights import WeightRefinement
+from ptychi_neural.projections.positions import PositionRefinement
+
+
+class Refinement(Protocol):
+    """Steps of something that each frame has of its own."""
+
+    n_unknowns: int
+
+    def is_due(self, iteration: int) -> bool:
+        """Whether an iteration of this number takes steps."""
+
+    def begin(self, object_: Tensor) -> None:
+        """Take the (1, H, W) object from which patches will be cut."""
+
+    def wave_changes(self, probe: Tensor, patches: Tensor, frames: Tensor) -> list[Tensor]:
+        """Changes of the exit waves, (n, n_modes or 1, h, w) for each unknown."""
+
+    def take(self, steps: Tensor) -> None:
+        """Take (n, n_unknowns) steps."""
+
+
+class FrameParameters:
+    """Everything that is refined for each frame by itself.
+
+    Parameters
+    ----------
+    scan : ScanPhysics
+        The scan; its task's options tell what is refined.
+    """
+
+    def __init__(self, scan: ScanPhysics) -> None:
+        self.model, self.damping = scan.model, scan.options.start.frame_damping
+        self._refinements: list[Refinement] = []
+        if scan.model.writes_down_corrections:
+            if scan.model.probe_positions.optimizable:
+                self._refinements.append(PositionRefinement(scan))
+            if scan.model.opr_mode_weights.optimizable:
+                self._refinements.append(WeightRefinement(scan))
+        self._due: Sequence[Refinement] = ()
+        self._steps = torch.empty(0)
+
+    def begin(self, iteration: int, object_: Tensor) -> None:
+        """Begin an iteration of the (1, H, W) object."""
+        self._due = [each for each in self._refinements if each.is_due(iteration)]
+        for each in self._due:
+            each.begin(object_)
+        n_unknowns = sum(each.n_unknowns for each in self._due)
+        self._steps = object_.real.new_zeros(len(self.model.everything), n_unknowns)
+
+    @property
+    def are_due(self) -> bool:
+        """Whether this iteration changes anything of the frames."""
+        return self._steps.numel() > 0
+
+    def accumulate(
+        self, correction: ExitWaveCorrection, patches: Tensor, measured: Tensor, frames: Tensor
+    ) -> None:
+        """Find the steps of some frames from their (n, h, w) counts and (n, 1, h, w) patches."""
+        waves = [
+            change
+            for each in self._due
+            for change in each.wave_changes(correction.probe, patches, frames)
+        ]
+        changes = modulus_changes(self.model, correction.probe * patches, waves)
+        changes = self.model.intensity_scale.value.sqrt() * changes
+        residual = torch.where(correction.seen, measured.sqrt() - correction.predicted.sqrt(), 0.0)
+        changes = torch.where(correction.seen[..., None, :, :], changes, 0.0).flatten(2)
+        normal = changes @ changes.mT
+        asked = changes @ residual.flatten(1)[..., None]
+        damping = self.damping * normal.diagonal(dim1=1, dim2=2).mean(0)
+        tiny = torch.finfo(damping.dtype).tiny
+        normal = normal + torch.diag(damping.clamp(min=tiny))
+        self._steps[frames] = torch.linalg.solve(normal, asked)[..., 0]
+
+    def take(self) -> None:
+        """Take the steps that were found."""
+        for each, steps in zip(
+            self._due, self._steps.split([each.n_unknowns for each in self._due], dim=1)
+        ):
+            each.take(steps)
+
+
+def modulus_changes(
+    model: ScanForwardModel, exit_waves: Tensor, changes: Sequence[Tensor]
+) -> Tensor:
+    """(n, n_unknowns, h, w) derivatives of the patterns' moduli, without the scale.
+
+    Parameters
+    ----------
+    model : ScanForwardModel
+        The propagation.
+    exit_waves : Tensor
+        (n, n_modes, h, w) exit waves.
+    changes : sequence of Tensor
+        (n, n_modes, h, w) derivatives of the exit waves by each unknown; (n, 1, h, w) where only
+        the first mode changes.
+    """
+    far = model.forward_far_field(exit_waves)
+    modulus = far.abs().square().sum(1).sqrt()
+    modulus = modulus + 1e-6 * modulus.mean(dim=(-2, -1), keepdim=True)
+    along = [
+        (far[:, : change.shape[1]].conj() * model.forward_far_field(change)).real.sum(1) / modulus
+        for change in changes
+    ]
+    return torch.stack(along, 1)
