@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from ptychi_neural.engine.judge import HeldOutJudge
 from ptychi_neural.physics.scan_physics import ScanPhysics
-from ptychi_neural.projections.accelerated import AcceleratedProjections, divides_jointly
-from ptychi_neural.projections.contrast_transfer import ContrastTransfer
+from ptychi_neural.projections.accelerated import AcceleratedProjections
+from ptychi_neural.projections.contrast_transfer import ContrastTransfer, divides_jointly
 from ptychi_neural.projections.frame_parameters import FrameParameters
 from ptychi_neural.projections.halves import interleaved_halves
 from ptychi_neural.projections.total_variation import denoised
@@ -101,6 +101,8 @@ class Start:
         projections = self._projections(scan, halves)
         n_iterations = self.n_iterations(scan, split)
         of_frames = FrameParameters(scan) if split is None else None
+        # While the probe is found, the held-out pixels tell of the probe more than of the noise.
+        n_unwatched = options.first_divided_iteration if divides_jointly(scan) else 0
         n_of_halves = 0 if halves is None else int(options.share_of_halves * n_iterations)
         without = "" if split is None else f" without split {split + 1}"
         bar = self.observer.bar(n_iterations, f"projections{without}")
@@ -122,9 +124,13 @@ class Start:
                 if split is None:
                     self.judge.record("projections", iteration, loss)
                 self.observer.iterated(split, projections.object)
-                if loss < lowest:
+                if loss < lowest or iteration == n_unwatched:
                     lowest, best = loss, before
-                elif split is None and self._has_risen(scan, loss, lowest, iteration - best[0]):
+                elif (
+                    split is None
+                    and iteration > n_unwatched
+                    and self._has_risen(scan, loss, lowest, iteration - best[0])
+                ):
                     self.n_iterated, projections.object, found = best
                     with torch.no_grad():
                         for each, data in zip(refined, found):
@@ -180,8 +186,8 @@ class Start:
             factor = options.iterations_per_root_count
             if split is not None:
                 most = options.most_split_iterations
-        if divides_jointly(scan):
-            most = options.most_joint_iterations
+        if divides_jointly(scan) and split is None:
+            return options.joint_iterations
         if scan.model.probe.optimizable and split is not None:
             most = options.most_joint_split_iterations
         n_open = factor * math.sqrt(counts / n_pixels)

@@ -68,14 +68,22 @@ HONOURED = {
     "probe_position_options.correction_options.clip_update_magnitude_by_mad": "as in pty-chi",
     "probe_position_options.correction_options.update_magnitude_limit": "as in pty-chi",
     "probe_position_options.affine_transform_constraint": "in the generator's epochs",
-    "opr_mode_weight_options.optimizable": "in the generator's epochs",
-    "opr_mode_weight_options.optimization_plan": "as in pty-chi",
+    "opr_mode_weight_options.optimizable": (
+        "in the initial reconstruction and in the generator's epochs"
+    ),
+    "opr_mode_weight_options.optimization_plan": (
+        "in the initial reconstruction, counted in its iterations, and in the epochs"
+    ),
     "opr_mode_weight_options.optimizer": "in the generator's epochs",
     "opr_mode_weight_options.step_size": "in the generator's epochs",
     "opr_mode_weight_options.optimizer_params": "in the generator's epochs",
     "opr_mode_weight_options.initial_weights": "as in pty-chi (deprecated there)",
-    "opr_mode_weight_options.optimize_eigenmode_weights": "in the generator's epochs",
-    "opr_mode_weight_options.optimize_intensity_variation": "in the generator's epochs",
+    "opr_mode_weight_options.optimize_eigenmode_weights": (
+        "in the initial reconstruction and in the generator's epochs"
+    ),
+    "opr_mode_weight_options.optimize_intensity_variation": (
+        "in the initial reconstruction and in the generator's epochs"
+    ),
     "opr_mode_weight_options.smoothing": "in the generator's epochs",
     "opr_mode_weight_options.primary_mode_weight_floor": "as in pty-chi",
 }

@@ -26,7 +26,7 @@ from ptychi_neural.physics.exit_waves import ExitWaveCorrection, object_update
 from ptychi_neural.physics.losses import MeanLoss, build_loss_function, losses_of_pixels
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.physics.stitching import Canvas
-from ptychi_neural.projections.contrast_transfer import ContrastTransfer
+from ptychi_neural.projections.contrast_transfer import ContrastTransfer, divides_jointly
 from ptychi_neural.projections.first_moments import FirstMoments
 from ptychi_neural.projections.frame_parameters import FrameParameters
 
@@ -229,15 +229,6 @@ class AcceleratedProjections:
     def _ahead(self, new: Tensor, last: Tensor) -> Tensor:
         momentum = min(self.n_done / (self.n_done + 3), self.options.momentum)
         return new + momentum * (new - last)
-
-
-def divides_jointly(scan: ScanPhysics) -> bool:
-    """Whether updates are divided by the contrast transfer once a refined probe is nearly found."""
-    return (
-        scan.options.start.first_divided_iteration is not None
-        and bool(scan.model.probe.optimizable)
-        and scan.model.writes_down_corrections
-    )
 
 
 def with_longer_phase_steps(step: Tensor, probe: Tensor, gain: float) -> Tensor:

@@ -106,3 +106,12 @@ def responses(scan: ScanPhysics, frequencies: Tensor) -> Tensor:
         of_each.append(of_waves.unflatten(1, (len(some), N_DIRECTIONS)).sum(-1))
     response = torch.cat(of_each, dim=1)
     return cast(Tensor, response / response.sum(0))
+
+
+def divides_jointly(scan: ScanPhysics) -> bool:
+    """Whether updates are divided by the contrast transfer once a refined probe is nearly found."""
+    return (
+        scan.options.start.first_divided_iteration is not None
+        and bool(scan.model.probe.optimizable)
+        and scan.model.writes_down_corrections
+    )

@@ -14,12 +14,14 @@ Opt. Express 26, 3108 (2018), eq. 24) the system does not count it as a change.
 """
 
 import math
+from typing import cast
 
 import ptychi.maths as pmath
 import torch
 from torch import Tensor
 
 from ptychi_neural.physics.scan_physics import ScanPhysics
+from ptychi_neural.projections.contrast_transfer import divides_jointly
 
 
 class PositionRefinement:
@@ -37,14 +39,16 @@ class PositionRefinement:
         self.model = scan.model
         self.options = scan.options.start
         self.positions = scan.model.probe_positions
+        self._first = self.options.first_position_iteration
+        if divides_jointly(scan):
+            self._first = cast(int, self.options.first_divided_iteration)
         self._nominal = self.positions.data.clone()
         self._velocity = torch.zeros_like(self.positions.data)
         self._slopes = torch.empty(0)
 
     def is_due(self, iteration: int) -> bool:
         """Whether an iteration of this number moves the positions, by the options and the plan."""
-        n_since = iteration - self.options.first_position_iteration
-        return n_since >= 0 and self.positions.optimization_enabled(iteration)
+        return iteration >= self._first and self.positions.optimization_enabled(iteration)
 
     def begin(self, object_: Tensor) -> None:
         """Take the slopes of the (1, H, W) object from which patches will be cut."""

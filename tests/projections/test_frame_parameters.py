@@ -1,0 +1,156 @@
+"""What each frame has of its own: steps against finite differences, and what they find."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from ptychi.api.options.task import PtychographyTaskOptions
+
+from ptychi_neural.comparison.target import Target
+from ptychi_neural.projections.frame_parameters import FrameParameters, modulus_changes
+from ptychi_neural.projections.positions import slopes
+from ptychi_neural.simulation import Raster, SimulationOptions, simulate
+from ptychi_neural.simulation.precision import double_precision_on_cpu
+from ptychi_neural.simulation.simulate import build_forward_model
+from small_tasks import default_options, make_task, object_of
+
+N = 81
+
+
+def small_scan(seed, **options):
+    options = {"photons_per_frame": 1e5, **options}
+    scan = Raster(n_y=9, n_x=9, step_px=3.0)
+    return simulate(SimulationOptions(seed=seed, frame_shape=(24, 24), scan=scan, **options))
+
+
+def options_for(n_iterations, dtype="float32"):
+    options = default_options(num_epochs=0)
+    options.reconstructor_options.default_dtype = dtype
+    options.reconstructor_options.start.n_iterations = n_iterations
+    options.probe_options.optimizable = True
+    return options
+
+
+def make_opr_task(options, scan):
+    return make_task(options, scan, opr_mode_weights_data=scan.opr_mode_weights)
+
+
+def exposed(simulated, probe, weights, seed=0):
+    """The scan as a beam of (n_opr_modes, n_modes, h, w) probe and (n, n_opr_modes) weights
+    would have exposed it."""
+    truth = simulated.truth
+    with double_precision_on_cpu(), torch.no_grad():
+        options = PtychographyTaskOptions()
+        model = build_forward_model(truth.object, probe, truth.positions_px, options, weights)
+        expected = torch.fft.fftshift(model(torch.arange(N)), dim=(-2, -1)).numpy()
+    patterns = np.random.default_rng(seed).poisson(expected).astype(np.uint32)
+    return replace(simulated.scan, patterns=patterns)
+
+
+def tilted(probe):
+    """A second OPR mode that turns the beam: orthogonal to the (1, n_modes, h, w) probe."""
+    first = probe[0, 0]
+    mode = first * (np.indices(first.shape)[1] - first.shape[1] // 2)
+    mode = mode - first * np.vdot(first, mode) / np.vdot(first, first)
+    both = np.stack([probe[0], np.zeros_like(probe[0])])
+    both[1, 0] = mode * np.linalg.norm(first) / np.linalg.norm(mode)
+    return both
+
+
+@torch.no_grad()
+def test_changes_of_the_modulus_are_those_of_a_moved_object():
+    task = make_task(options_for(0, "float64"), small_scan(0, n_probe_modes=2).truth)
+    rng = np.random.default_rng(1)
+    probe = rng.normal(size=(2, 24, 24)) + 1j * rng.normal(size=(2, 24, 24))
+    spectrum = np.zeros((40, 40), complex)
+    spectrum[:6, :6] = rng.normal(size=(6, 6)) + 1j * rng.normal(size=(6, 6))
+    frequencies = 2 * np.pi * np.fft.fftfreq(40)
+
+    def moved(y, x):
+        turn = np.exp(1j * (frequencies[:, None] * y + frequencies * x))
+        return np.fft.ifft2(spectrum * turn)
+
+    def modulus(y, x):
+        far = np.fft.fft2(probe * moved(y, x)[5:29, 7:31])
+        return np.sqrt((np.abs(far) ** 2).sum(0))
+
+    h = 1e-4
+    expected = [
+        (modulus(h, 0) - modulus(-h, 0)) / (2 * h),
+        (modulus(0, h) - modulus(0, -h)) / (2 * h),
+    ]
+    canvas = torch.as_tensor(moved(0, 0))[None]
+    cut = (..., slice(5, 29), slice(7, 31))
+    probe = torch.as_tensor(probe)[None]
+    waves = [probe * slope[cut][None] for slope in slopes(canvas)]
+    found = modulus_changes(task.reconstructor.model, probe * canvas[cut][None], waves)
+    assert found[0].numpy() == pytest.approx(np.array(expected), rel=1e-3, abs=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("what", ["positions", "weights", "both"])
+def test_a_step_finds_a_small_error_of_each_frame(what):
+    rng = np.random.default_rng(0)
+    simulated = small_scan(2)
+    probe = tilted(1e3 * simulated.truth.probe)
+    weights = np.stack([np.ones(N), 0.2 * rng.normal(size=N)], 1)
+    scan = exposed(simulated, probe, weights)
+    apart = rng.normal(0, 0.05, simulated.truth.positions_px.shape)
+    off = 0.02 * rng.normal(size=(N, 2))
+    wrong = {
+        "object": simulated.truth.object,
+        "probe": probe,
+        "positions_px": simulated.truth.positions_px + apart * (what != "weights"),
+        "opr_mode_weights": weights + off * (what != "positions"),
+    }
+    options = options_for(0, "float64")
+    options.probe_position_options.optimizable = what != "weights"
+    options.opr_mode_weight_options.optimizable = what != "positions"
+    options.opr_mode_weight_options.optimize_eigenmode_weights = True
+    options.opr_mode_weight_options.optimize_intensity_variation = True
+    physics = make_opr_task(options, replace(scan, **wrong)).reconstructor.scan
+    physics.options.start.frame_damping = 1e-6
+    parameters = FrameParameters(physics)
+    parameters.begin(100, physics.start)
+    patches = physics.start_patches(physics.frames)
+    measured = physics.model.measured(physics.frames)
+    correction = physics.correction(physics.frames, patches, measured, of_modulus=True)
+    parameters.accumulate(correction, patches, measured, physics.frames)
+    true = {"positions": [apart], "weights": [off], "both": [apart, off]}[what]
+    true = np.concatenate(true, 1)
+    left = parameters._steps.numpy() + true
+    assert np.all(np.median(np.abs(left), 0) < 0.2 * np.median(np.abs(true), 0))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_beam_and_opr_modes_are_found_from_a_guess(seed):
+    """What the beam does at each position is found along with object and probe."""
+    rng = np.random.default_rng(seed)
+    simulated = small_scan(seed, probe_defocus_error=0.3)
+    probe = tilted(simulated.truth.probe)
+    weights = np.stack([1 + 0.2 * rng.normal(size=N), 0.3 * rng.normal(size=N)], 1)
+    scan = exposed(simulated, probe, weights, seed)
+    noise = rng.normal(size=probe[0].shape) * np.abs(scan.probe[0])
+    scan = replace(
+        scan,
+        probe=np.stack([scan.probe[0], noise]),
+        opr_mode_weights=np.stack([np.ones(N), 0.01 * rng.normal(size=N)], 1),
+    )
+    options = options_for(100)
+    refined = options.opr_mode_weight_options
+    refined.optimizable = refined.optimize_eigenmode_weights = True
+    refined.optimize_intensity_variation = True
+    task = make_opr_task(options, scan)
+    task.run()
+    found = task.get_data_to_cpu("opr_mode_weights", as_numpy=True)
+    assert np.corrcoef(found[:, 0], weights[:, 0])[0, 1] > 0.95
+    assert abs(np.corrcoef(found[:, 1], weights[:, 1])[0, 1]) > 0.95
+    refined.optimizable = False
+    without = make_opr_task(options, scan)
+    without.run()
+    errors = [
+        Target(simulated.truth.object, "ground truth").error(object_of(each), scan, refined=True)
+        for each in (task, without)
+    ]
+    assert errors[0] < 0.5 * errors[1]
