@@ -28,6 +28,7 @@ from ptychi_neural.generators import Generator
 from ptychi_neural.generators.files import save_generator
 from ptychi_neural.options import NeuralObjectOptions, NeuralReconstructorOptions
 from ptychi_neural.options.choices import StitchScopes
+from ptychi_neural.physics.centring import centre
 from ptychi_neural.physics.forward_model import ScanForwardModel
 from ptychi_neural.physics.losses import build_loss_function
 from ptychi_neural.physics.pixel_splits import deal_pixels
@@ -348,6 +349,10 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             gradient[:, 1:] = 0
 
     def run_post_epoch_hooks(self) -> None:
+        probe = self.parameter_group.probe
+        if probe.options.center_constraint.is_enabled_on_this_epoch(self.current_epoch):
+            self.start.move_by(centre(probe))
+            self.object_is_assembled = False
         super().run_post_epoch_hooks()
         if (self.current_epoch + 1) % self.options.consistency.canvas_update_stride == 0:
             self.assemble_object()

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ptychi_neural.engine.judge import HeldOutJudge
+from ptychi_neural.physics.centring import moved
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.projections.accelerated import AcceleratedProjections
 from ptychi_neural.projections.contrast_transfer import ContrastTransfer, divides_jointly
@@ -232,6 +233,12 @@ class Start:
         self.objects = {split: object_.to(device) for split, object_ in self.objects.items()}
         if self.unprojected is not None:
             self.unprojected = self.unprojected.to(device)
+
+    def move_by(self, distance: Tensor) -> None:
+        """Move the objects by (2,) pixels, as the probe has moved."""
+        self.objects = {split: moved(object_, distance) for split, object_ in self.objects.items()}
+        if self.unprojected is not None:
+            self.unprojected = moved(self.unprojected, distance)
 
     def state_dict(self) -> dict[str, Any]:
         """What a file keeps."""

@@ -47,7 +47,7 @@ HONOURED = {
     "object_options.position_origin_coords": "as in pty-chi",
     "probe_options.optimizable": "in the initial reconstruction and in the generator's epochs",
     "probe_options.optimization_plan": (
-        "its start counts iterations of the initial reconstruction, and epochs"
+        "in the initial reconstruction, counted in its iterations, and in the epochs"
     ),
     "probe_options.optimizer": "in the generator's epochs",
     "probe_options.step_size": "in the generator's epochs, relative to the probe's peak",
@@ -55,16 +55,24 @@ HONOURED = {
     "probe_options.initial_guess": "as in pty-chi (deprecated there)",
     "probe_options.orthogonalize_incoherent_modes": "in the generator's epochs",
     "probe_options.orthogonalize_opr_modes": "in the generator's epochs",
-    "probe_options.support_constraint": "in the generator's epochs",
-    "probe_options.center_constraint": "in the generator's epochs",
+    "probe_options.support_constraint": (
+        "in the initial reconstruction, counted in its iterations, and in the epochs"
+    ),
+    "probe_options.center_constraint": (
+        "in the initial reconstruction, counted in its iterations, and in the epochs"
+    ),
     "probe_position_options.optimizable": "as probe_options.optimizable",
-    "probe_position_options.optimization_plan": "as in pty-chi",
+    "probe_position_options.optimization_plan": (
+        "in the initial reconstruction, counted in its iterations, and in the epochs"
+    ),
     "probe_position_options.optimizer": "in the generator's epochs",
     "probe_position_options.step_size": "in the generator's epochs, in pixels",
     "probe_position_options.optimizer_params": "in the generator's epochs",
     "probe_position_options.position_x_px": "as in pty-chi (deprecated there)",
     "probe_position_options.position_y_px": "as in pty-chi (deprecated there)",
-    "probe_position_options.constrain_position_mean": "in the generator's epochs",
+    "probe_position_options.constrain_position_mean": (
+        "in the initial reconstruction and in the generator's epochs"
+    ),
     "probe_position_options.correction_options.clip_update_magnitude_by_mad": "as in pty-chi",
     "probe_position_options.correction_options.update_magnitude_limit": "as in pty-chi",
     "probe_position_options.affine_transform_constraint": "in the generator's epochs",

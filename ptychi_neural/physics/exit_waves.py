@@ -91,7 +91,8 @@ class GradientCorrection(NamedTuple):
     """(n, n_slices, h, w) intensity of the wave that falls on each slice."""
 
     of_probe: Tensor
-    """(n_opr_modes, n_modes, h, w) in the place of sum_j w_jk O_j^* d_j; zeros where the probe is not refined."""
+    """(n_opr_modes, n_modes, h, w) in the place of sum_j w_jk O_j^* d_j; zeros where the probe is
+    not refined."""
 
     predicted: Tensor
     """(n, h, w) predicted counts."""

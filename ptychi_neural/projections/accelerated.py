@@ -22,6 +22,7 @@ import torch
 from ptychi.api.enums import LossFunctions
 from torch import Tensor
 
+from ptychi_neural.physics.centring import centre, moved
 from ptychi_neural.physics.exit_waves import ExitWaveCorrection, object_update
 from ptychi_neural.physics.losses import MeanLoss, build_loss_function, losses_of_pixels
 from ptychi_neural.physics.scan_physics import ScanPhysics
@@ -224,7 +225,20 @@ class AcceleratedProjections:
         new = probe.data + step
         probe.set_data(self._ahead(new, self._last_probe))
         self._last_probe = new
+        self._constrain_probe()
         self._illuminations = [None] * len(self.frames)
+
+    def _constrain_probe(self) -> None:
+        """Apply the probe's constraints whose plans have them in this iteration."""
+        probe = self.scan.model.probe
+        if probe.options.support_constraint.is_enabled_on_this_epoch(self.n_iterated - 1):
+            probe.constrain_support()
+        if probe.options.center_constraint.is_enabled_on_this_epoch(self.n_iterated - 1):
+            distance = centre(probe)
+            self.object, self._last_object = (
+                moved(object_, distance) for object_ in (self.object, self._last_object)
+            )
+            self._last_probe = moved(self._last_probe.flatten(0, 1), distance).view_as(probe.data)
 
     def _ahead(self, new: Tensor, last: Tensor) -> Tensor:
         momentum = min(self.n_done / (self.n_done + 3), self.options.momentum)

@@ -9,7 +9,7 @@ where psi_i is the change of its exit waves.
 """
 
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor

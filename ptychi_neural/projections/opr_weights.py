@@ -5,7 +5,6 @@ intensity, those of the others tell how the probe differs from its mean (Odstrci
 Express 24, 8360 (2016)).
 """
 
-import torch
 from torch import Tensor
 
 from ptychi_neural.physics.scan_physics import ScanPhysics
