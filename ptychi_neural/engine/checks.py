@@ -33,13 +33,7 @@ def check_data(group: PlanarPtychographyParameterGroup, dataset: PtychographyDat
     """
     if torch.is_inference_mode_enabled():
         raise ValueError("torch.inference_mode: nothing can be fitted in it; build tasks outside.")
-    if not group.probe_positions.data.isfinite().all():
-        raise ValueError(f"{group.probe_positions.name}: has NaN or Inf; give finite values.")
-    check_start(
-        group.object.data.numpy(force=True),
-        group.probe.data.numpy(force=True),
-        names=("object_data", "probe_data"),
-    )
+    check_start_of(group)
     _mask_bad_pixels(dataset)
     valid = dataset.valid_pixel_mask.to(dataset.patterns.device)
     if not valid.any():
@@ -55,6 +49,24 @@ def check_data(group: PlanarPtychographyParameterGroup, dataset: PtychographyDat
             n_empty,
             len(counts),
         )
+
+
+def check_start_of(group: PlanarPtychographyParameterGroup) -> None:
+    """Check that object, probe, positions and OPR weights are finite, and let light through.
+
+    Raises
+    ------
+    ValueError
+        Naming what is wrong and the remedy.
+    """
+    for parameter in (group.probe_positions, group.opr_mode_weights, group.object.slice_spacings):
+        if not parameter.data.isfinite().all():
+            raise ValueError(f"{parameter.name}: has NaN or Inf; give finite values.")
+    check_start(
+        group.object.data.numpy(force=True),
+        group.probe.data.numpy(force=True),
+        names=("object_data", "probe_data"),
+    )
 
 
 def check_inside(group: PlanarPtychographyParameterGroup) -> None:

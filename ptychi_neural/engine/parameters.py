@@ -68,13 +68,19 @@ class NeuralParameterGroup(PlanarPtychographyParameterGroup):
 
     def fitted(self) -> dict[str, ReconstructParameter]:
         """What a run changes beside the network, by name."""
-        return {
+        return self.of_task() | {"intensity_scale": self.intensity_scale}
+
+    def of_task(self) -> dict[str, ReconstructParameter]:
+        """What a script or another task may replace between two runs, by name."""
+        parameters = {
             "object": self.object,
             "probe": self.probe,
             "positions": self.probe_positions,
             "opr_mode_weights": self.opr_mode_weights,
-            "intensity_scale": self.intensity_scale,
         }
+        if self.object.is_multislice:
+            parameters["slice_spacings"] = self.object.slice_spacings
+        return parameters
 
 
 def with_generator(

@@ -18,19 +18,17 @@ class WorkingUnits:
 
     During a run the probe is kept relative to its initial peak amplitude and the intensity scale
     carries the power, so that step sizes do not depend on the dose. When a run ends the scale is
-    folded into the probe: probe and object alone then reproduce the measured intensities.
+    folded into the probe: probe and object alone then reproduce the measured intensities, and the
+    common factor of the two is removed by pty-chi where its options ask for it.
 
     Parameters
     ----------
     group : NeuralParameterGroup
         Probe, object and scale.
-    remove_ambiguity : bool
-        Whether the common factor of object and probe is removed when a run ends, by pty-chi.
     """
 
-    def __init__(self, group: NeuralParameterGroup, remove_ambiguity: bool) -> None:
+    def __init__(self, group: NeuralParameterGroup) -> None:
         self.group = group
-        self.remove_ambiguity = remove_ambiguity
         self.peak_amplitude: Tensor | None = None
 
     @torch.no_grad()
@@ -72,7 +70,7 @@ class WorkingUnits:
         group = self.group
         group.probe.set_data(group.probe.data * group.intensity_scale.value.sqrt())
         group.intensity_scale.set_data(torch.zeros(1))
-        if self.remove_ambiguity:
+        if group.object.options.remove_object_probe_ambiguity.enabled:
             self._remove_ambiguity(update_preconditioners)
 
     def _remove_ambiguity(self, update_preconditioners: Callable[[], None]) -> None:
