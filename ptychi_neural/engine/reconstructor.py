@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ptychi_neural.engine.changes import AskedOptions, take_up
-from ptychi_neural.engine.checks import check_data, check_inside, check_start_of
+from ptychi_neural.engine.checks import check_inside, check_start_of
 from ptychi_neural.engine.judge import HeldOutJudge
 from ptychi_neural.engine.objective import objective, penalties
 from ptychi_neural.engine.parameters import NeuralParameterGroup, with_generator
@@ -74,7 +74,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        check_data(parameter_group, dataset)
+        check_start_of(parameter_group)
         asked, options = options, completed_options(options, parameter_group.probe.optimizable)
         group = with_generator(parameter_group, generator_for(parameter_group, options), options)
         options.batch_size = batch_size_for(options, group.generator.network, dataset)
@@ -236,7 +236,8 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         if self.continuation is not None:
             return self.continuation.replaced(self.parameter_group)
         positions = self.parameter_group.probe_positions
-        return set() if torch.equal(positions.data, positions.initial_positions) else {"positions"}
+        initial = cast(Tensor, positions.initial_positions)
+        return set() if torch.equal(positions.data, initial) else {"positions"}
 
     def _check_replaced(self, replaced: set[str]) -> None:
         group = self.parameter_group
@@ -381,12 +382,25 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             gradient[:, 1:] = 0
 
     def run_post_epoch_hooks(self) -> None:
-        removal = self.parameter_group.object.options.remove_object_probe_ambiguity
-        asked, removal.enabled = removal.enabled, False  # A run does it, when it ends.
+        group = self.parameter_group
+        # A run ends with the former; the latter is not for modes and weights that are known.
+        unwanted = [group.object.options.remove_object_probe_ambiguity]
+        if not group.probe.optimizable:
+            unwanted.append(group.probe.options.orthogonalize_opr_modes)
+        asked = [option.enabled for option in unwanted]
+        known_weights = None
+        if not (group.opr_mode_weights.optimizable or group.probe.optimizable):
+            known_weights = group.opr_mode_weights.data.detach()
+        for option in unwanted:
+            option.enabled = False
         try:
             super().run_post_epoch_hooks()
         finally:
-            removal.enabled = asked
+            for option, enabled in zip(unwanted, asked):
+                option.enabled = enabled
+        if known_weights is not None:  # pty-chi cuts off what it takes for outliers.
+            with torch.no_grad():
+                group.opr_mode_weights.set_data(known_weights)
         if (self.current_epoch + 1) % self.options.consistency.canvas_update_stride == 0:
             self.assemble_object()
             self._judge_object(self.current_epoch + 1)

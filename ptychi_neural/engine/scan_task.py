@@ -8,7 +8,7 @@ from ptychi.api.task import PtychographyTask
 from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGroup
 from ptychi.io_handles import PtychographyDataset
 
-from ptychi_neural.engine.checks import check_data, check_inside
+from ptychi_neural.engine.checks import check_inside
 from ptychi_neural.engine.parameters import with_generator
 from ptychi_neural.engine.trained import batch_size_for
 from ptychi_neural.generators import Generator
@@ -57,7 +57,6 @@ class ScanTask(PtychographyTask):
         group = PlanarPtychographyParameterGroup(**built)
         dataset: PtychographyDataset = self.dataset  # type: ignore[assignment]
         settings = copy.copy(cast(NeuralReconstructorOptions, self.reconstructor_options))
-        check_data(group, dataset)
         self.generator.check_patch_shape(tuple(group.probe.get_spatial_shape()))
         device = torch.get_default_device()
         settings.batch_size = batch_size_for(settings, self.generator, dataset)

@@ -4,7 +4,9 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import ptychi.maths as pmath
 import torch
+from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGroup
 from torch import Tensor
 
 from ptychi_neural.engine.parameters import NeuralParameterGroup
@@ -72,6 +74,8 @@ class WorkingUnits:
         group.intensity_scale.set_data(torch.zeros(1))
         if group.object.options.remove_object_probe_ambiguity.enabled:
             self._remove_ambiguity(update_preconditioners)
+        if group.probe.has_multiple_opr_modes:
+            normalize_eigenmodes(group)
 
     def _remove_ambiguity(self, update_preconditioners: Callable[[], None]) -> None:
         object_, probe = self.group.object, self.group.probe
@@ -94,3 +98,19 @@ class WorkingUnits:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what ``state_dict`` gave."""
         self.peak_amplitude = state["peak_amplitude"]
+
+
+@torch.no_grad()
+def normalize_eigenmodes(group: PlanarPtychographyParameterGroup) -> None:
+    """Give eigenmodes the mean intensity 1, and their weights what is due to the first mode.
+
+    This is pty-chi's normalisation, to which its other engines bring eigenmodes without a change of
+    the weights. Weights belong to the first incoherent mode, the only one that varies.
+    """
+    probe, weights = group.probe.data, group.opr_mode_weights.data
+    norms = pmath.mnorm(probe[1:], dim=(-2, -1), keepdims=True)
+    norms = torch.where(norms > 0, norms, 1.0)
+    probe[1:] /= norms
+    weights[:, 1:] *= norms[:, 0, 0, 0]
+    group.probe.set_data(probe)
+    group.opr_mode_weights.set_data(weights)

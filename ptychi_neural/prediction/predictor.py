@@ -57,6 +57,7 @@ class NeuralPredictor:
         weighting = self.metadata["consistency"]["stitch_weighting"]
         settings.consistency.stitch_weighting = StitchWeightings(weighting)
         settings.validation.held_out = 0.0
+        self.options.object_options.remove_object_probe_ambiguity.enabled = False
 
     @classmethod
     def from_file(cls, path: str | Path) -> "NeuralPredictor":
@@ -132,7 +133,7 @@ class NeuralPredictor:
         where = np.asarray(positions, dtype=np.float64)
         task = self._task(np.asarray(patterns), where, np.asarray(probe), object_shape, **task_data)
         settings = task.scan.options
-        units = WorkingUnits(task.group, remove_ambiguity=False)
+        units = WorkingUnits(task.group)
         judge = HeldOutJudge(settings.validation, build_loss_function(settings.loss_function))
         start = Start(judge, settings.start.total_variation)
         with torch.no_grad(), without_default_device():
