@@ -80,9 +80,7 @@ def _check(func, args, tensors, there):
         return
     if func in INDEXED and isinstance(args[0], OnDevice):
         here = [t for t in here if not any(t is index for index in args[1])]
-    if any(t.dim() > 0 for t in here) or (
-        func in INDEXED and not isinstance(args[0], OnDevice)
-    ):
+    if any(t.dim() > 0 for t in here) or (func in INDEXED and not isinstance(args[0], OnDevice)):
         shapes = [tuple(t.shape) for t in here]
         raise RuntimeError(f"{func} got tensors of the device, and of the host: {shapes}")
 

@@ -12,7 +12,8 @@ from small_tasks import default_options, make_task
 def test_the_emulated_device_fails_where_a_real_one_does(monkeypatch):
     with emulated_device(monkeypatch):
         there, here = torch.ones(3, device=DEVICE), torch.ones(3, device="cpu")
-        assert isinstance(there, OnDevice) and there.device == DEVICE
+        assert isinstance(there, OnDevice)
+        assert there.device == DEVICE
         with pytest.raises(RuntimeError, match="of the host"):
             there + here
         with pytest.raises(RuntimeError, match="of the host"):
@@ -21,7 +22,8 @@ def test_the_emulated_device_fails_where_a_real_one_does(monkeypatch):
         assert there[torch.tensor([1], device="cpu")].device == DEVICE
         assert torch.equal(there.cpu(), here)
         gradient = torch.autograd.grad((there.requires_grad_() ** 2).sum(), there)[0]
-        assert gradient.device == DEVICE and float(gradient[0]) == 2
+        assert gradient.device == DEVICE
+        assert float(gradient[0]) == 2
 
 
 def test_total_variation_stays_on_the_device(monkeypatch):
