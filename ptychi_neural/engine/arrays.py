@@ -21,15 +21,12 @@ logger = logging.getLogger(__name__)
 
 
 def check_arrays(task: PtychographyTask) -> None:
-    """Check the arrays of a task that is about to be built; mask and drop what is broken.
-
-    Real numbers stay real in pty-chi, which then fails; complex patterns it squares. Frames are
-    dropped with their positions and OPR weights.
+    """Refuse arrays on which pty-chi would fail, or fail to notice.
 
     Parameters
     ----------
     task : PtychographyTask
-        The task, whose arrays may be replaced.
+        A task that is about to be built.
 
     Raises
     ------
@@ -39,24 +36,40 @@ def check_arrays(task: PtychographyTask) -> None:
     if torch.is_inference_mode_enabled():
         raise ValueError("torch.inference_mode: nothing can be fitted in it; build tasks outside.")
     data = task._task_data
-    object_, probe = _numpy(data.object_data), _numpy(data.probe_data)
-    check_start(object_, probe, names=("object_data", "probe_data"))
+    names = ("object_data", "probe_data")
+    check_start(*(_numpy(getattr(data, name)) for name in names), names=names)
     for name in ("probe_position_y_px", "probe_position_x_px", "opr_mode_weights_data"):
         value = getattr(data, name)
         if value is not None and not np.isfinite(_numpy(value)).all():
             raise ValueError(f"{name}: has NaN or Inf; give finite numbers, or leave frames out.")
-    changed: dict[str, Any] = {}
+
+
+def repair_arrays(task: PtychographyTask) -> None:
+    """Mask and drop broken counts as those of files, and fill dark modes of a refined probe.
+
+    Frames are dropped with their positions and OPR weights.
+
+    Parameters
+    ----------
+    task : PtychographyTask
+        A task that is about to be built, whose arrays may be replaced.
+
+    Raises
+    ------
+    ValueError
+        If there is no repair.
+    """
+    changed = _repaired(task._task_data, task.data_options)
     if task.probe_options.optimizable:
-        filled, dark = with_filled_modes(probe)
+        filled, dark = with_filled_modes(_numpy(task._task_data.probe_data))
         if dark:
             logger.warning(
                 "probe_data: modes %s are zero and would stay so; Hermite modes take their place.",
                 ", ".join(map(str, dark)),
             )
             changed["probe_data"] = filled
-    changed |= _repaired(data, task.data_options)
     if changed:
-        task._task_data = dataclasses.replace(data, **changed)
+        task._task_data = dataclasses.replace(task._task_data, **changed)
 
 
 def _repaired(data: Any, options: PtychographyDataOptions) -> dict[str, Any]:

@@ -382,25 +382,8 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             gradient[:, 1:] = 0
 
     def run_post_epoch_hooks(self) -> None:
-        group = self.parameter_group
-        # A run ends with the former; the latter is not for modes and weights that are known.
-        unwanted = [group.object.options.remove_object_probe_ambiguity]
-        if not group.probe.optimizable:
-            unwanted.append(group.probe.options.orthogonalize_opr_modes)
-        asked = [option.enabled for option in unwanted]
-        known_weights = None
-        if not (group.opr_mode_weights.optimizable or group.probe.optimizable):
-            known_weights = group.opr_mode_weights.data.detach()
-        for option in unwanted:
-            option.enabled = False
-        try:
+        with self.parameter_group.known_parts_kept():
             super().run_post_epoch_hooks()
-        finally:
-            for option, enabled in zip(unwanted, asked):
-                option.enabled = enabled
-        if known_weights is not None:  # pty-chi cuts off what it takes for outliers.
-            with torch.no_grad():
-                group.opr_mode_weights.set_data(known_weights)
         if (self.current_epoch + 1) % self.options.consistency.canvas_update_stride == 0:
             self.assemble_object()
             self._judge_object(self.current_epoch + 1)

@@ -41,11 +41,13 @@ def _with_checked_arrays(
 
     @functools.wraps(check)
     def wrapper(task: PtychographyTask) -> None:
-        check(task)
-        if isinstance(task.options, options.NeuralPtychographyOptions):
-            from ptychi_neural.engine.arrays import check_arrays
+        if not isinstance(task.options, options.NeuralPtychographyOptions):
+            return check(task)
+        from ptychi_neural.engine.arrays import check_arrays, repair_arrays
 
-            check_arrays(task)
+        check_arrays(task)
+        check(task)
+        repair_arrays(task)
 
     wrapper.checks_arrays = True  # type: ignore[attr-defined]
     return wrapper

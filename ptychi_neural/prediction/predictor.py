@@ -57,7 +57,6 @@ class NeuralPredictor:
         weighting = self.metadata["consistency"]["stitch_weighting"]
         settings.consistency.stitch_weighting = StitchWeightings(weighting)
         settings.validation.held_out = 0.0
-        self.options.object_options.remove_object_probe_ambiguity.enabled = False
 
     @classmethod
     def from_file(cls, path: str | Path) -> "NeuralPredictor":
