@@ -6,6 +6,7 @@ accelerator allows it: numbers without dimensions, indices, and copies.
 """
 
 import contextlib
+import functools
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
@@ -39,6 +40,11 @@ class OnDevice(torch.Tensor):
 
     def __init__(self, data):
         self.data_on_host = data
+
+    def numpy(self, *, force=False):
+        if not force:
+            raise TypeError("a tensor of the device is no array; copy it to the host first")
+        return self.detach().cpu().numpy(force=True)
 
     def __repr__(self, **_):
         return f"OnDevice({self.data_on_host!r})"
@@ -91,10 +97,25 @@ def _check(func, args, tensors, there):
         raise RuntimeError(f"{func} got tensors of the device, and of the host: {shapes}")
 
 
+def _made_on_host_first(make):
+    """``torch.tensor`` without its special case for the name of the device."""
+
+    @functools.wraps(make)
+    def made(data, *, device=None, **kwargs):
+        device = torch.get_default_device() if device is None else device
+        if isinstance(data, torch.Tensor):
+            return data.to(device, **kwargs)
+        return make(data, device="cpu", **kwargs).to(device)
+
+    return made
+
+
 @contextlib.contextmanager
 def emulated_device(monkeypatch):
     """Let pty-chi's tasks take the emulated device for the one they are to run on."""
     generator = torch.Generator
+    for name in ("tensor", "as_tensor"):
+        monkeypatch.setattr(torch, name, _made_on_host_first(getattr(torch, name)))
     monkeypatch.setattr("ptychi.maps.get_device_by_enum", lambda choice: str(DEVICE))
     monkeypatch.setattr(torch, "Generator", lambda device=None: generator())
     try:

@@ -135,7 +135,7 @@ def test_slices_and_the_near_field_need_a_wavelength_unless_one_was_set(simulate
         build_task(options, scan)
 
 
-@pytest.mark.parametrize("n_modes", [1, 2, 3, 51, 200])
+@pytest.mark.parametrize("n_modes", [1, 2, 51])
 def test_further_modes_leave_most_of_the_energy_to_the_first(n_modes, simulated):
     probe = with_modes(simulated.scan.probe, n_modes)
     energies = np.square(np.abs(probe[0])).sum(axis=(1, 2))

@@ -40,7 +40,6 @@ def options_of(variant):
     settings.batch_size = 32
     settings.allow_nondeterministic_algorithms = False
     settings.start.n_iterations = 3
-    settings.generator.unrolled.n_splits = 2
     settings.generator.width = 2
     options.probe_options.optimizable = options.probe_position_options.optimizable = (
         variant == "refined"
@@ -51,8 +50,11 @@ def options_of(variant):
         settings.start.first_moment_iteration = 0
     elif variant == "blurred":
         settings.forward_model_options.diffraction_pattern_blur_sigma = 0.4
-    elif variant in ("cascaded", "hybrid_uno", "cnn"):
+    if variant not in ("cascaded", "hybrid_uno", "cnn"):
+        settings.generator.unrolled.n_splits = 2
+    else:
         settings.generator.architecture = variant
+        settings.generator.width = 4
         settings.consistency.scope = "scan"
     return options
 
