@@ -102,7 +102,7 @@ def _made_on_host_first(make):
 
     @functools.wraps(make)
     def made(data, *, device=None, **kwargs):
-        device = torch.get_default_device() if device is None else device
+        device = torch.empty(0).device if device is None else device
         if isinstance(data, torch.Tensor):
             return data.to(device, **kwargs)
         return make(data, device="cpu", **kwargs).to(device)
