@@ -105,7 +105,8 @@ def _made_on_host_first(make):
         device = torch.empty(0).device if device is None else device
         if isinstance(data, torch.Tensor):
             return data.to(device, **kwargs)
-        return make(data, device="cpu", **kwargs).to(device)
+        numbers = tree_map(lambda a: a.item() if isinstance(a, OnDevice) else a, data)
+        return make(numbers, device="cpu", **kwargs).to(device)
 
     return made
 

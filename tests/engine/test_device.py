@@ -59,9 +59,13 @@ def options_of(variant):
     return options
 
 
-@pytest.mark.parametrize(
-    "variant", ["known", "refined", "moments", "blurred", "cascaded", "hybrid_uno", "cnn"]
-)
+SLOW = [
+    pytest.param(variant, marks=pytest.mark.slow)
+    for variant in ("refined", "moments", "blurred", "cascaded", "hybrid_uno", "cnn")
+]
+
+
+@pytest.mark.parametrize("variant", ["known", *SLOW])
 def test_a_run_on_the_device_is_that_on_the_cpu(variant, simulated, monkeypatch):
     on_cpu = make_task(options_of(variant), simulated.scan)
     on_cpu.run()
