@@ -101,6 +101,10 @@ class HeldOutJudge:
             self.best_loss, self.patience_from = loss, epoch
             self.best = snapshot()
 
+    def forget(self) -> None:
+        """Forget all candidates: what comes is judged anew."""
+        self.best = self.last_finite = None
+
     def is_out_of_patience(self, epoch: int) -> bool:
         """Whether the pixels have not been predicted better for as long as patience lasts."""
         patience = self.options.patience or math.inf

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -68,13 +70,39 @@ class NeuralParameterGroup(PlanarPtychographyParameterGroup):
 
     def fitted(self) -> dict[str, ReconstructParameter]:
         """What a run changes beside the network, by name."""
-        return {
+        return self.of_task() | {"intensity_scale": self.intensity_scale}
+
+    def of_task(self) -> dict[str, ReconstructParameter]:
+        """What a script or another task may replace between two runs, by name."""
+        parameters = {
             "object": self.object,
             "probe": self.probe,
             "positions": self.probe_positions,
             "opr_mode_weights": self.opr_mode_weights,
-            "intensity_scale": self.intensity_scale,
         }
+        if self.object.is_multislice:
+            parameters["slice_spacings"] = self.object.slice_spacings
+        return parameters
+
+    @contextmanager
+    def known_parts_kept(self) -> Iterator[None]:
+        """Keep pty-chi's constraints after an epoch from OPR modes and weights that are known, and
+        from the common factor of object and probe, which is removed when a run ends."""
+        unwanted: list[Any] = [self.object.options.remove_object_probe_ambiguity]
+        if not self.probe.optimizable:
+            unwanted.append(self.probe.options.orthogonalize_opr_modes)
+        asked = [option.enabled for option in unwanted]
+        weights = self.opr_mode_weights.data.detach()
+        for option in unwanted:
+            option.enabled = False
+        try:
+            yield
+        finally:
+            for option, enabled in zip(unwanted, asked):
+                option.enabled = enabled
+        if not (self.opr_mode_weights.optimizable or self.probe.optimizable):
+            with torch.no_grad():  # pty-chi cuts off what it takes for outliers.
+                self.opr_mode_weights.set_data(weights)
 
 
 def with_generator(

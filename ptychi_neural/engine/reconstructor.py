@@ -15,14 +15,15 @@ from ptychi.reconstructors.base import LossTracker
 from torch import Tensor
 from tqdm import tqdm
 
-from ptychi_neural.engine.checks import check_data, check_inside
-from ptychi_neural.engine.device import without_default_device
+from ptychi_neural.engine.changes import AskedOptions, take_up
+from ptychi_neural.engine.checks import check_inside, check_start_of
 from ptychi_neural.engine.judge import HeldOutJudge
 from ptychi_neural.engine.objective import objective, penalties
 from ptychi_neural.engine.parameters import NeuralParameterGroup, with_generator
 from ptychi_neural.engine.snapshot import Continuation, Snapshot
 from ptychi_neural.engine.start import Start, StartObserver
-from ptychi_neural.engine.trained import completed_options, generator_for
+from ptychi_neural.engine.surroundings import Surroundings
+from ptychi_neural.engine.trained import batch_size_for, completed_options, generator_for
 from ptychi_neural.engine.working_units import WorkingUnits
 from ptychi_neural.generators import Generator
 from ptychi_neural.generators.files import save_generator
@@ -74,27 +75,19 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        check_data(parameter_group, dataset)
-        options = completed_options(options, parameter_group.probe.optimizable)
+        check_start_of(parameter_group)
+        asked, options = options, completed_options(options, parameter_group.probe.optimizable)
         group = with_generator(parameter_group, generator_for(parameter_group, options), options)
-        if options.batch_size is None:
-            n_pixels = dataset.patterns[0].numel()
-            network = group.generator.network
-            options.batch_size = network.open_batch_size(len(dataset), n_pixels)
+        options.batch_size = batch_size_for(options, group.generator.network, dataset)
         super().__init__(group, dataset, options, *args, **kwargs)  # type: ignore[arg-type]
         check_inside(group)
         self.loss_function = build_loss_function(options.loss_function)
         if options.displayed_loss_function is not None:
             self.displayed_loss_function = build_loss_function(options.displayed_loss_function)
-        # pty-chi would remove the ambiguity between epochs, behind the generator's back.
-        removes_ambiguity = group.object.options.remove_object_probe_ambiguity.enabled
-        self._object_options = cast(NeuralObjectOptions, copy.deepcopy(group.object.options))
-        self._object_options.remove_object_probe_ambiguity.enabled = False
-        group.object.options = self._object_options
-        self.units = WorkingUnits(group, removes_ambiguity)
+        self.asked = AskedOptions(group, asked)
+        self.units = WorkingUnits(group)
         self.judge = HeldOutJudge(options.validation, self.loss_function)
-        observer = StartObserver(self._bar, self._iterated, self._started)
-        self.start = Start(self.judge, options.start.total_variation, observer)
+        self.start = self._new_start()
         self.continuation: Continuation | None = None
         self.normalization_pending = options.generator.checkpoint is None
         self.object_is_assembled = False
@@ -108,6 +101,11 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         super().build()
         self.start_from(self.parameter_group.object.data.detach().clone())
         self.generator.check_scan(self.scan)
+        self.surroundings = Surroundings(seeded=self.options.random_seed is not None)
+
+    def _new_start(self) -> Start:
+        observer = StartObserver(self._bar, self._iterated, self._started)
+        return Start(self.judge, self.options.start.total_variation, observer)
 
     def build_forward_model(self) -> None:
         self.forward_model_class = ScanForwardModel
@@ -183,7 +181,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         Best is what predicts the held-out pixels best; without any, what was reached last.
         """
         # Whoever calls may have switched gradients off, without which nothing is fitted.
-        with torch.inference_mode(False), torch.enable_grad(), without_default_device():
+        with torch.inference_mode(False), torch.enable_grad(), self.surroundings.entered():
             self.forward_model.zero_grad()  # An interrupted batch leaves gradients.
             self.begin_run()
             n_epochs = self.n_epochs if n_epochs is None else n_epochs
@@ -203,23 +201,66 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         super().run(n_epochs)
 
     def begin_run(self) -> None:
-        """Go from physical units to working units, unless that is where the last run ended."""
-        group = self.parameter_group
+        """Go from physical units to working units, unless that is where the last run ended.
+
+        Raises
+        ------
+        ValueError
+            If options were changed, or data replaced, that the run cannot go on with.
+        """
+        group, last_run = self.parameter_group, self.continuation
+        changed = self.asked.changes(start_is_made=self.start.unprojected is not None)
+        if changed:
+            take_up(self, changed)
         self.judge.patience_from = self.current_epoch
         self.units.note_peak_amplitude()
-        if self.continuation is not None and self.continuation.is_untouched(group):
-            self.continuation.last.restore(group)
+        replaced = self._replaced()
+        if last_run is not None and not replaced:
+            last_run.last.restore(group)
             return
-        self.judge.best = None
-        object_ = group.object.data.detach().clone()
-        if self.continuation is not None and self.continuation.object_was_replaced(group):
-            self._restart_generator()
-        elif self.options.start.from_empty:
-            object_ = torch.ones_like(object_)
-        self.start_from(object_)
+        self.judge.forget()
+        self._check_replaced(replaced)
+        if last_run is None:
+            if self.options.start.from_empty:
+                group.object.set_data(torch.ones_like(group.object.data))
+            self.start_from(group.object.data.detach().clone())
+        elif "object" in replaced:
+            self._start_anew(self.start, group.object.data.detach().clone(), replaced)
+        elif last_run.matters(group, replaced) and self.start.unprojected is not None:
+            self._start_anew(self._new_start(), self.start.unprojected, replaced)
         self.units.enter()
         if self.options.intensity_scale.start_from_data:
             self.units.fit_scale(self.scan)
+
+    def _replaced(self) -> set[str]:
+        """What somebody has put into the task since it was built, or since the last run."""
+        if self.continuation is not None:
+            return self.continuation.replaced(self.parameter_group)
+        positions = self.parameter_group.probe_positions
+        initial = cast(Tensor, positions.initial_positions)
+        return set() if torch.equal(positions.data, initial) else {"positions"}
+
+    def _check_replaced(self, replaced: set[str]) -> None:
+        group = self.parameter_group
+        check_start_of(group)
+        check_inside(group)
+        for name in replaced:
+            group.of_task()[name].build_optimizer()
+        if "positions" in replaced:
+            group.object.build_roi_bounding_box(group.probe_positions)
+            self.model.forget_neighbours()
+            self.build_dataloader()
+
+    def _start_anew(self, start: Start, object_: Tensor, replaced: set[str]) -> None:
+        """Start from another object, with a new generator: the old has nothing to add to it."""
+        what = ", ".join(sorted(replaced))
+        logger.warning("Replaced between two runs: %s. The generator starts anew.", what)
+        self.start = start
+        self.start_from(object_)
+        parameter = self.parameter_group.generator
+        parameter.network = generator_for(self.parameter_group, self.options)
+        parameter.build_optimizer()
+        self.normalization_pending = True
 
     def end_run(self) -> None:
         """Take the best state, and go back to physical units."""
@@ -236,14 +277,6 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             best.restore(group)
         self.units.leave(self.update_preconditioners)
         self.continuation = Continuation.of(last, group)
-
-    def _restart_generator(self) -> None:
-        """Build the generator anew: one trained on another start has nothing to add."""
-        logger.warning("The object was replaced between two runs: the generator starts anew.")
-        parameter = self.parameter_group.generator
-        parameter.network = generator_for(self.parameter_group, self.options)
-        parameter.build_optimizer()
-        self.normalization_pending = True
 
     def fit_normalization(self) -> None:
         """Take the units of the generator's input, unless a trained one has its own."""
@@ -310,9 +343,10 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         scan = self.scan.without(self.present_split).of(self._on_device(input_data[0]))
         if self.latest is not None:
             scan = scan.stitched_along(self.latest)
+        options = cast(NeuralObjectOptions, self.parameter_group.object.options)
         found = objective(
             *(self.generator, scan, y_true, self.loss_function),
-            penalty=lambda object_: penalties(object_, self._object_options, self.current_epoch),
+            penalty=lambda object_: penalties(object_, options, self.current_epoch),
         )
         self._stop_if_not_finite(found.objective)
 
@@ -353,14 +387,15 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         if probe.options.center_constraint.is_enabled_on_this_epoch(self.current_epoch):
             self.start.move_by(centre(probe))
             self.object_is_assembled = False
-        super().run_post_epoch_hooks()
+        with self.parameter_group.known_parts_kept():
+            super().run_post_epoch_hooks()
         if (self.current_epoch + 1) % self.options.consistency.canvas_update_stride == 0:
             self.assemble_object()
             self._judge_object(self.current_epoch + 1)
 
     def _judge_start(self) -> None:
         """Let the start be the first candidate: a result is never worse than it, nor NaN."""
-        if self.judge.best is None and self.current_epoch == 0:
+        if self.judge.best is None and (self.judge.judges or self.current_epoch == 0):
             self.parameter_group.object.set_data(self.scan.start)
             self._judge_object(self.current_epoch)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import ptychi.maps
 from ptychi.api.registry import RECONSTRUCTOR_OPTIONS_MAP
+from ptychi.api.task import PtychographyTask
 
 import ptychi_neural.generators  # noqa: F401  The architectures add their groups to the options.
 from ptychi_neural import options
@@ -27,6 +28,29 @@ def register() -> None:
         ptychi.maps.get_reconstructor_by_enum = _knowing_neural_engine(  # type: ignore[assignment]
             lookup
         )
+    if not hasattr(PtychographyTask.check_task_data, "checks_arrays"):
+        PtychographyTask.check_task_data = _with_checked_arrays(  # type: ignore[method-assign]
+            PtychographyTask.check_task_data
+        )
+
+
+def _with_checked_arrays(
+    check: Callable[[PtychographyTask], None],
+) -> Callable[[PtychographyTask], None]:
+    """pty-chi's check of a task's arrays, and the engine's own of the engine's tasks."""
+
+    @functools.wraps(check)
+    def wrapper(task: PtychographyTask) -> None:
+        if not isinstance(task.options, options.NeuralPtychographyOptions):
+            return check(task)
+        from ptychi_neural.engine.arrays import check_arrays, repair_arrays
+
+        check_arrays(task)
+        check(task)
+        repair_arrays(task)
+
+    wrapper.checks_arrays = True  # type: ignore[attr-defined]
+    return wrapper
 
 
 def _knowing_neural_engine(lookup: Callable[[Any], type]) -> Callable[[Any], type]:

@@ -8,8 +8,9 @@ from ptychi.api.task import PtychographyTask
 from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGroup
 from ptychi.io_handles import PtychographyDataset
 
-from ptychi_neural.engine.checks import check_data, check_inside
+from ptychi_neural.engine.checks import check_inside
 from ptychi_neural.engine.parameters import with_generator
+from ptychi_neural.engine.trained import batch_size_for
 from ptychi_neural.generators import Generator
 from ptychi_neural.options import NeuralPtychographyOptions, NeuralReconstructorOptions
 from ptychi_neural.physics.forward_model import ScanForwardModel
@@ -56,12 +57,9 @@ class ScanTask(PtychographyTask):
         group = PlanarPtychographyParameterGroup(**built)
         dataset: PtychographyDataset = self.dataset  # type: ignore[assignment]
         settings = copy.copy(cast(NeuralReconstructorOptions, self.reconstructor_options))
-        check_data(group, dataset)
         self.generator.check_patch_shape(tuple(group.probe.get_spatial_shape()))
         device = torch.get_default_device()
-        if settings.batch_size is None:
-            n_pixels = dataset.patterns[0].numel()
-            settings.batch_size = self.generator.open_batch_size(len(dataset), n_pixels)
+        settings.batch_size = batch_size_for(settings, self.generator, dataset)
         group.object.update_pos_origin_coordinates(group.probe_positions.data)
         check_inside(group)
         dataset.move_attributes_to_device(device)

@@ -9,6 +9,12 @@ from torch import Tensor
 
 from ptychi_neural.engine.parameters import NeuralParameterGroup
 
+LARGEST_SHIFT_PX = 0.05
+"""Mean shift of the positions up to which a start that was made with others is kept."""
+
+LARGEST_CHANGE = 0.02
+"""Relative change of probe, OPR weights or slice spacings up to which a start is kept."""
+
 
 @dataclass
 class Snapshot:
@@ -36,8 +42,9 @@ class Snapshot:
     @torch.no_grad()
     def restore(self, group: NeuralParameterGroup) -> None:
         """Give a parameter group this state."""
-        for name, parameter in group.fitted().items():
-            parameter.set_data(self.parameters[name])
+        fitted = group.fitted()
+        for name, data in self.parameters.items():
+            fitted[name].set_data(data)
         group.generator.network.load_state_dict(self.generator)
 
     def state_dict(self) -> dict[str, Any]:
@@ -56,26 +63,36 @@ class Snapshot:
 
 @dataclass
 class Continuation:
-    """What a run left behind, from which the next one goes on unless another task changed it."""
+    """What a run left behind, from which the next one goes on unless something was replaced."""
 
     last: Snapshot
     """The last state, which need not be the best that the run left in the task."""
 
     left: dict[str, Tensor]
-    """Object and probe as the run left them in the task."""
+    """What the run left in the task: all that ``NeuralParameterGroup.of_task`` names."""
 
     @classmethod
     def of(cls, last: Snapshot, group: NeuralParameterGroup) -> "Continuation":
         """Take note of what a run leaves in a parameter group."""
-        return cls(last, {name: data.clone() for name, data in _shared(group).items()})
+        return cls(last, {name: p.data.detach().clone() for name, p in group.of_task().items()})
 
-    def is_untouched(self, group: NeuralParameterGroup) -> bool:
-        """Whether object and probe are as the run left them."""
-        return all(torch.equal(data, self.left[name]) for name, data in _shared(group).items())
+    def replaced(self, group: NeuralParameterGroup) -> set[str]:
+        """Names of what is another than the run left."""
+        now = group.of_task()
+        return {name for name, data in self.left.items() if not torch.equal(now[name].data, data)}
 
-    def object_was_replaced(self, group: NeuralParameterGroup) -> bool:
-        """Whether the object is another than the run left."""
-        return not torch.equal(_shared(group)["object"], self.left["object"])
+    def matters(self, group: NeuralParameterGroup, replaced: set[str]) -> bool:
+        """Whether what was replaced has moved by more than a start can be kept for."""
+        now = group.of_task()
+        for name in replaced:
+            before, after = self.left[name], now[name].data.detach()
+            if name == "positions":
+                moved, most = (after - before).square().mean().sqrt(), LARGEST_SHIFT_PX
+            else:
+                moved, most = (after - before).norm() / before.norm(), LARGEST_CHANGE
+            if not moved <= most:
+                return True
+        return False
 
     def state_dict(self) -> dict[str, Any]:
         """What a file keeps."""
@@ -89,8 +106,3 @@ class Continuation:
         last = Snapshot.from_state_dict(state["last"])
         assert last is not None
         return cls(last, state["left"])
-
-
-def _shared(group: NeuralParameterGroup) -> dict[str, Tensor]:
-    """What another task may change between two runs."""
-    return {"object": group.object.data.detach(), "probe": group.probe.data.detach()}

@@ -13,7 +13,6 @@ from ptychi.data_structures.base import ReconstructParameter
 from ptychi.utils import move_nested_tensors_to_device
 from torch.utils.data import DataLoader
 
-from ptychi_neural.engine.random_state import random_state, restore_random_state
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.engine.snapshot import Continuation
 from ptychi_neural.engine.state_files import State, read_state, write_state
@@ -33,7 +32,8 @@ def save_training_state(path: str | Path, reconstructor: NeuralReconstructor) ->
     reconstructor : NeuralReconstructor
         ``task.reconstructor``.
     """
-    state = {"scan": reconstructor_state(reconstructor), "random": random_state()}
+    random = reconstructor.surroundings.random_state()
+    state = {"scan": reconstructor_state(reconstructor), "random": random}
     write_state(path, "reconstruction", state)
 
 
@@ -59,7 +59,7 @@ def load_training_state(path: str | Path, reconstructor: NeuralReconstructor) ->
         restore_reconstructor(reconstructor, state["scan"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    restore_random_state(state["random"])
+    reconstructor.surroundings.restore_random_state(state["random"])
 
 
 def reconstructor_state(reconstructor: NeuralReconstructor, generator: bool = True) -> State:
@@ -118,15 +118,16 @@ def restore_reconstructor(reconstructor: NeuralReconstructor, state: State) -> N
     parameters = group.fitted()
     device = group.object.data.device
     try:
-        for name, parameter in parameters.items():
-            parameter.load_state_dict(state["parameters"][name])
+        for name, values in state["parameters"].items():
+            parameters[name].load_state_dict(values)
     except RuntimeError as error:
         raise ValueError(f"the state is that of other options: {error}") from error
     if "generator" in state:
         reconstructor.generator.load_tensors(state["generator"])
         restore_optimizer(group.generator, state["optimizers"]["generator"])
     for name, parameter in parameters.items():
-        restore_optimizer(parameter, state["optimizers"][name])
+        if name in state["optimizers"]:  # Earlier files have none of slice spacings.
+            restore_optimizer(parameter, state["optimizers"][name])
     values = {
         name: move_nested_tensors_to_device(state[name], device)
         for name in ("units", "judge", "start", "continuation", "latest_patches")

@@ -4,10 +4,11 @@ from collections.abc import Collection
 from typing import Any
 
 import numpy as np
+from ptychi.api.options.data import PtychographyDataOptions
 from ptychi.api.options.task import PtychographyTaskOptions
 from ptychi.api.task import PtychographyTask
 
-from ptychi_neural.scans import Scan
+from ptychi_neural.scans import Scan, check_geometry
 
 
 def build_task(
@@ -43,6 +44,11 @@ def build_task(
             ("data_options", "free_space_propagation_distance_m", distance),
             ("data_options", "fft_shift", False),
         )
+    near_field_m = options.data_options.free_space_propagation_distance_m
+    near_field_m = near_field_m if distance is None or chosen in keep else distance
+    default_m = PtychographyDataOptions().wavelength_m
+    if "data_options.wavelength_m" not in keep and options.data_options.wavelength_m == default_m:
+        check_geometry(len(scan.object), scan.wavelength_m, near_field_m)
     for group, name, value in geometry:
         if value is not None and f"{group}.{name}" not in keep:
             setattr(getattr(options, group), name, np.asarray(value).tolist())

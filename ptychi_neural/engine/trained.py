@@ -5,6 +5,7 @@ from typing import cast
 
 import torch
 from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGroup
+from ptychi.io_handles import PtychographyDataset
 
 from ptychi_neural.generators import Generator, build_generator
 from ptychi_neural.generators.files import load_generator
@@ -38,6 +39,15 @@ def completed_options(
         start.n_iterations = None  # A probe yet to be found takes longer than that of training.
     options.start = start
     return options
+
+
+def batch_size_for(
+    options: NeuralReconstructorOptions, network: Generator, dataset: PtychographyDataset
+) -> int:
+    """Frames in a batch: those of the options, or as many as suit generator and scan."""
+    if options.batch_size is not None:
+        return options.batch_size
+    return network.open_batch_size(len(dataset), dataset.patterns[0].numel())
 
 
 def generator_for(

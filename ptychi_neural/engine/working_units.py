@@ -4,7 +4,9 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import ptychi.maths as pmath
 import torch
+from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGroup
 from torch import Tensor
 
 from ptychi_neural.engine.parameters import NeuralParameterGroup
@@ -18,19 +20,17 @@ class WorkingUnits:
 
     During a run the probe is kept relative to its initial peak amplitude and the intensity scale
     carries the power, so that step sizes do not depend on the dose. When a run ends the scale is
-    folded into the probe: probe and object alone then reproduce the measured intensities.
+    folded into the probe: probe and object alone then reproduce the measured intensities, and the
+    common factor of the two is removed by pty-chi where its options ask for it.
 
     Parameters
     ----------
     group : NeuralParameterGroup
         Probe, object and scale.
-    remove_ambiguity : bool
-        Whether the common factor of object and probe is removed when a run ends, by pty-chi.
     """
 
-    def __init__(self, group: NeuralParameterGroup, remove_ambiguity: bool) -> None:
+    def __init__(self, group: NeuralParameterGroup) -> None:
         self.group = group
-        self.remove_ambiguity = remove_ambiguity
         self.peak_amplitude: Tensor | None = None
 
     @torch.no_grad()
@@ -72,8 +72,10 @@ class WorkingUnits:
         group = self.group
         group.probe.set_data(group.probe.data * group.intensity_scale.value.sqrt())
         group.intensity_scale.set_data(torch.zeros(1))
-        if self.remove_ambiguity:
+        if group.object.options.remove_object_probe_ambiguity.enabled:
             self._remove_ambiguity(update_preconditioners)
+        if group.probe.has_multiple_opr_modes:
+            normalize_eigenmodes(group)
 
     def _remove_ambiguity(self, update_preconditioners: Callable[[], None]) -> None:
         object_, probe = self.group.object, self.group.probe
@@ -96,3 +98,19 @@ class WorkingUnits:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what ``state_dict`` gave."""
         self.peak_amplitude = state["peak_amplitude"]
+
+
+@torch.no_grad()
+def normalize_eigenmodes(group: PlanarPtychographyParameterGroup) -> None:
+    """Give eigenmodes the mean intensity 1, and their weights what is due to the first mode.
+
+    This is pty-chi's normalisation, to which its other engines bring eigenmodes without a change of
+    the weights. Weights belong to the first incoherent mode, the only one that varies.
+    """
+    probe, weights = group.probe.data, group.opr_mode_weights.data
+    norms = pmath.mnorm(probe[1:], dim=(-2, -1), keepdims=True)
+    norms = torch.where(norms > 0, norms, 1.0)
+    probe[1:] /= norms
+    weights[:, 1:] *= norms[:, 0, 0, 0]
+    group.probe.set_data(probe)
+    group.opr_mode_weights.set_data(weights)

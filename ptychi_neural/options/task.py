@@ -4,6 +4,7 @@ from dataclasses import field
 
 import ptychi.api.enums as pty_enums
 import ptychi.api.options.ad_ptychography as ad
+from ptychi.api.options.base import Options
 from pydantic import Field as PydanticField
 from pydantic.dataclasses import dataclass
 
@@ -94,6 +95,16 @@ class NeuralPtychographyOptions(ad.AutodiffPtychographyOptions):
     opr_mode_weight_options: NeuralOPRModeWeightsOptions = field(
         default_factory=NeuralOPRModeWeightsOptions
     )
+
+    def load_from_dict(self, d: dict, strict: bool = False) -> "NeuralPtychographyOptions":
+        """Load values as pty-chi does, into the same groups: a task that has them learns of it."""
+        groups = {name: group for name, group in vars(self).items() if isinstance(group, Options)}
+        super().load_from_dict(d, strict)
+        for name, group in groups.items():
+            for option, value in vars(getattr(self, name)).items():
+                setattr(group, option, value)
+            setattr(self, name, group)
+        return self
 
     def check(self, *args: object, **kwargs: object) -> None:
         super().check(*args, **kwargs)

@@ -168,6 +168,10 @@ class ScanForwardModel(PlanarPtychographyForwardModel):
             )
         return self._neighbours[grid_size]
 
+    def forget_neighbours(self) -> None:
+        """Look for neighbours again: the positions are other ones now."""
+        self._neighbours = {}
+
 
 def _neighbours(positions: Tensor, grid_size: int) -> Tensor:
     if len(positions) < grid_size**2:

@@ -8,6 +8,7 @@ The stitch is a convex combination at every pixel, so that the rim is not amplif
 extraction after stitching is a projection.
 """
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,9 @@ from ptychi_neural.options.choices import StitchWeightings
 
 COVERAGE_FLOOR = 1e-8
 """Pixels with less than this share of the largest total weight count as not stitched."""
+
+CHUNK_PIXELS = 2**20
+"""Pixels of all patches that are stitched at a time where a whole scan is stitched."""
 
 
 def coverage(weight: Tensor, damping: float) -> Tensor:
@@ -104,7 +108,12 @@ class Stitching:
 
     def total_weight(self, positions: Tensor) -> Tensor:
         """(H, W) sum of the patches' weights at (n, 2) positions."""
-        return self.place(self.weights().expand(len(positions), 1, -1, -1), positions)[0]
+        weights = self.weights()
+        placed = (
+            self.place(weights.expand(len(some), 1, -1, -1), some)[0]
+            for some in positions.split(_chunk(weights))
+        )
+        return functools.reduce(torch.add, placed)
 
     def __call__(self, patches: Tensor, positions: Tensor, elsewhere: Tensor) -> Tensor:
         """The consistent patches: cut out of the object stitched of ``patches``."""
@@ -132,7 +141,11 @@ class LatestPatches:
     @torch.no_grad()
     def refresh(self, positions: Tensor) -> None:
         """Stitch everything anew, with (n, 2) positions and the probe as they are now."""
-        self.total = self.stitching.accumulate(self.patches, positions)
+        size = _chunk(self.patches[0])
+        parts = zip(self.patches.split(size), positions.split(size))
+        self.total = functools.reduce(
+            Canvas.__add__, (self.stitching.accumulate(*part) for part in parts)
+        )
 
     def complete(
         self, canvas: Canvas, members: Tensor, patches: Tensor, positions: Tensor
@@ -165,6 +178,11 @@ class LatestPatches:
         """Move all tensors to a device."""
         self.patches = self.patches.to(device)
         self.total = Canvas(*(part.to(device) for part in self.total))
+
+
+def _chunk(patch: Tensor) -> int:
+    """Number of patches that are stitched at a time, to bound the memory."""
+    return max(1, CHUNK_PIXELS // patch.numel())
 
 
 def _stacked(slices: list[Tensor], dim: int = 0) -> Tensor:

@@ -132,7 +132,7 @@ class NeuralPredictor:
         where = np.asarray(positions, dtype=np.float64)
         task = self._task(np.asarray(patterns), where, np.asarray(probe), object_shape, **task_data)
         settings = task.scan.options
-        units = WorkingUnits(task.group, remove_ambiguity=False)
+        units = WorkingUnits(task.group)
         judge = HeldOutJudge(settings.validation, build_loss_function(settings.loss_function))
         start = Start(judge, settings.start.total_variation)
         with torch.no_grad(), without_default_device():

@@ -3,12 +3,11 @@
 import dataclasses
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from ptychi.api.options.task import PtychographyTaskOptions
 from ptychi.api.task import PtychographyTask
-from ptychi.utils import orthogonalize_initial_probe
 
+from ptychi_neural.engine.modes import with_modes
 from ptychi_neural.runs.run_file import RunFile
 from ptychi_neural.scans import Scan, load_scan
 from ptychi_neural.scans.hdf5 import dataset, opened
@@ -36,7 +35,7 @@ def load(run: RunFile) -> tuple[Scan, NDArray[np.complexfloating] | None]:
     )
     n_modes = run.data.n_probe_modes
     if n_modes is not None and n_modes != scan.probe.shape[1]:
-        scan.probe = _with_modes(scan.probe, n_modes)
+        scan.probe = with_modes(scan.probe, n_modes)
     if run.data.reference is None:
         return scan, None
     with opened(folder / run.data.reference) as file:
@@ -68,7 +67,7 @@ def reconstructed(scan: Scan, task: PtychographyTask, how: str) -> Scan:
         How the task came there, which is added to the scan's comments.
     """
     weights = scan.opr_mode_weights
-    if task.opr_mode_weight_options.optimizable:
+    if weights is not None or task.opr_mode_weight_options.optimizable:
         weights = task.get_data("opr_mode_weights").numpy(force=True)
     return dataclasses.replace(
         scan,
@@ -78,10 +77,3 @@ def reconstructed(scan: Scan, task: PtychographyTask, how: str) -> Scan:
         opr_mode_weights=weights,
         comments=f"{scan.comments} Reconstructed: {how}.".strip(),
     )
-
-
-def _with_modes(probe: NDArray[np.complexfloating], n_modes: int) -> NDArray[np.complexfloating]:
-    """Make a (n_opr_modes, n_modes, h, w) probe with Hermite modes from the first mode."""
-    modes = torch.zeros(len(probe), n_modes, *probe.shape[-2:], dtype=torch.complex64)
-    modes[:, 0] = torch.from_numpy(probe[:, 0])
-    return orthogonalize_initial_probe(modes).numpy()

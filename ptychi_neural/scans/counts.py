@@ -14,7 +14,9 @@ True light is not taken for a defect: speckle of a probe smaller than the field 
 than a pixel, so that neighbouring pixels and other frames tell what a pixel can count.
 """
 
+import functools
 from typing import Literal, NamedTuple, get_args
+from weakref import ref
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,6 +39,10 @@ MOST_NAMED = 8
 
 OnBadData = Literal["mask", "error"]
 """What is done about defects: mask and drop them, or refuse the data."""
+
+
+_REPAIRED: dict[int, tuple[ref, float]] = {}
+"""Arrays that ``repair`` returned, while they exist, and the sums of their counts."""
 
 
 class Repaired(NamedTuple):
@@ -179,12 +185,21 @@ def repair(
         )
     if whole_scan and not search.kept.any():
         raise ValueError("no frame holds a count in a valid pixel; check patterns and mask.")
-    return Repaired(
-        search.patterns if search.kept.all() else search.patterns[search.kept],
-        None if valid.all() else valid,
-        search.kept,
-        report,
-    )
+    kept = search.patterns if search.kept.all() else search.patterns[search.kept]
+    if whole_scan:
+        forget = functools.partial(_REPAIRED.pop, id(kept))
+        _REPAIRED[id(kept)] = (ref(kept, lambda _: forget(None)), _sum(kept))
+    return Repaired(kept, None if valid.all() else valid, search.kept, report)
+
+
+def is_repaired(patterns: NDArray[np.generic]) -> bool:
+    """Whether an array of counts is what ``repair`` made of a whole scan, and still the same."""
+    known, total = _REPAIRED.get(id(patterns), (None, 0.0))
+    return known is not None and known() is patterns and _sum(patterns) == total
+
+
+def _sum(patterns: NDArray[np.generic]) -> float:
+    return float(patterns.sum(dtype=np.float64))
 
 
 class _Search:

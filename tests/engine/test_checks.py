@@ -41,7 +41,7 @@ def test_gap_markers_in_arrays_are_masked_with_one_warning(simulated, marker, ca
     patterns = np.where(gap, marker, simulated.scan.patterns).astype(np.float64)
     with caplog.at_level("WARNING", logger="ptychi_neural"):
         task = task_of(simulated.scan, 0, diffraction_data=patterns)
-    assert len([r for r in caplog.records if f"{gap.sum()} detector pixels" in r.message]) == 1
+    assert len([r for r in caplog.records if f"masked {gap.sum()} pixels" in r.message]) == 1
     task.run()
     masked = task_of(simulated.scan, 0, valid_pixel_mask=~gap)
     masked.run()

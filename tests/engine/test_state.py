@@ -79,7 +79,7 @@ def same(one, other, where):
 @pytest.mark.parametrize(
     ("name", "constant"),
     [
-        ("units", {"group", "remove_ambiguity"}),
+        ("units", {"group"}),
         ("judge", {"options", "loss_function", "_least_loss"}),  # The data make the latter.
         ("start", {"judge", "observer", "_transfer"}),  # Probe and positions make the latter.
         ("continuation", set()),
