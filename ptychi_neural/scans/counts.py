@@ -23,7 +23,7 @@ from ptychi_neural.scans.blocks import blocks_without_counts
 from ptychi_neural.scans.defects import dead, hot, saturated, unit_of_counts
 from ptychi_neural.scans.hdf5 import native
 from ptychi_neural.scans.markers import broken_counts, marked_counts
-from ptychi_neural.scans.odd_frames import too_bright, too_dark
+from ptychi_neural.scans.odd_frames import evenly_lit, too_bright, too_dark
 
 BROKEN_FRACTION = 0.5
 """Part of its pixels from which a frame counts as broken, part of the frames from which a pixel
@@ -226,6 +226,7 @@ class _Search:
         self.drop("frames far too bright", too_bright(light, self.kept))
         dark = too_dark(patterns, light, self.kept, pixels, unit)
         self.drop("frames with next to no light", dark)
+        self.drop("evenly lit frames", evenly_lit(patterns, light, self.kept, pixels, unit))
 
     def look_for_defects(self, unit: float) -> None:
         """Mask dead and hot pixels and blocks without counts."""
