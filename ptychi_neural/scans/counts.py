@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptychi_neural.scans.blocks import blocks_without_counts
-from ptychi_neural.scans.defects import dead, hot, saturated, unit_of_counts
+from ptychi_neural.scans.defects import dead, flashing, hot, saturated, stuck, unit_of_counts
 from ptychi_neural.scans.hdf5 import native
 from ptychi_neural.scans.markers import broken_counts, marked_counts
 from ptychi_neural.scans.odd_frames import evenly_lit, too_bright, too_dark
@@ -161,6 +161,11 @@ def repair(
         search.look_for_defects(unit)
     overexposed = saturated(search.patterns, search.kept, search.valid, unit)
     search.mask("saturated pixels", overexposed)
+    flashes = flashing(search.patterns, search.kept, search.valid, unit)
+    search.mask("pixels with a flash in one frame", flashes)
+    if valid_pixel_mask is None:
+        constant = stuck(search.patterns, search.kept, search.valid, unit)
+        search.mask("stuck pixels", constant)
 
     valid, n_masked = search.valid, sum(int(bad.sum()) for bad in search.pixels.values())
     if n_masked > BROKEN_FRACTION * valid.size or not valid.any():

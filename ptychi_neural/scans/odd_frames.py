@@ -180,9 +180,11 @@ def _is_flat(
     counts: NDArray[np.float64], mean: NDArray[np.float64], pixels: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
     """Whether (m, k) counts of pixels are even, and like neither a mean pattern nor a blurred one."""
-    blurred = ndimage.gaussian_filter(mean, np.asarray(mean.shape) * BLUR)
-    flat = ~_is_like(counts, mean[pixels], DEVIATIONS) & ~_is_like(counts, blurred[pixels])
-    flat[flat] = _is_even(counts[flat], pixels)
+    flat = ~_is_like(counts, mean[pixels], DEVIATIONS)
+    if flat.any():
+        blurred = ndimage.gaussian_filter(mean, np.asarray(mean.shape) * BLUR)
+        flat[flat] = ~_is_like(counts[flat], blurred[pixels])
+        flat[flat] = _is_even(counts[flat], pixels)
     return flat
 
 
