@@ -14,6 +14,7 @@ True light is not taken for a defect: speckle of a probe smaller than the field 
 than a pixel, so that neighbouring pixels and other frames tell what a pixel can count.
 """
 
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -23,7 +24,7 @@ from ptychi_neural.scans.blocks import blocks_without_counts
 from ptychi_neural.scans.defects import dead, flashing, hot, saturated, stuck, unit_of_counts
 from ptychi_neural.scans.hdf5 import native
 from ptychi_neural.scans.markers import broken_counts, marked_counts
-from ptychi_neural.scans.odd_frames import evenly_lit, too_bright, too_dark
+from ptychi_neural.scans.odd_frames import evenly_lit, far_darker, too_bright, too_dark
 
 BROKEN_FRACTION = 0.5
 """Part of its pixels from which a frame counts as broken, part of the frames from which a pixel
@@ -31,6 +32,8 @@ does, and part of the detector that may be masked."""
 
 FEWEST_FRAMES_WITHOUT_COUNTS = 4
 """Frames without counts from which a dark pixel is no dark spot of the speckle."""
+
+TOO_BRIGHT, TOO_DARK = "frames far too bright", "frames with next to no light"
 
 MOST_NAMED = 8
 """Pixels or frames that a message names one by one."""
@@ -53,6 +56,23 @@ class Repaired(NamedTuple):
 
     report: list[str]
     """What was masked and dropped, counted and named; empty if nothing was."""
+
+
+@dataclass
+class EarlierFrames:
+    """What is known of a scan from the frames that came before a block."""
+
+    valid: NDArray[np.bool_]
+    """(h, w) True for pixels that are no known defect."""
+
+    n_frames: int
+    """Number of frames that were kept."""
+
+    counts: NDArray[np.float64]
+    """(h, w) sum of their counts."""
+
+    light: NDArray[np.float64]
+    """(n_frames,) counts of each of them."""
 
 
 def as_counts(
@@ -105,6 +125,7 @@ def repair(
     *,
     frame_numbers: NDArray[np.integer] | None = None,
     whole_scan: bool = True,
+    earlier: EarlierFrames | None = None,
 ) -> Repaired:
     """Mask and drop what is broken.
 
@@ -119,8 +140,10 @@ def repair(
     frame_numbers : ndarray, optional
         (n,) numbers by which frames are named; None: 0 ... n - 1.
     whole_scan : bool
-        False for a block of frames of a scan that goes on: frames are not compared with others,
-        and none needs to be left.
+        False for a block of frames of a scan that goes on: none needs to be left, and frames are
+        compared with ``earlier`` ones only.
+    earlier : EarlierFrames, optional
+        What is known of the scan from earlier blocks.
 
     Returns
     -------
@@ -144,29 +167,8 @@ def repair(
         )
     numbers = np.arange(len(patterns)) if frame_numbers is None else np.asarray(frame_numbers)
     valid = np.ones(frame_shape, bool) if valid_pixel_mask is None else valid_pixel_mask != 0
-    search = _Search(patterns, valid)
-    broken = broken_counts(patterns)
-    if broken is not None:
-        what = "pixels with NaN, Inf, negative or overflown counts"
-        search.clear(what, "broken frames", broken)
-    marked = marked_counts(search.patterns)
-    unit = unit_of_counts(search.patterns if marked is None else marked.others())
-    if whole_scan:
-        search.look_for_odd_frames(None if marked is None else marked.suspects, unit)
-    if marked is not None:
-        markers = marked.among(search.kept)
-        what = f"pixels with a detector's gap marker ({marked.named(markers)})"
-        search.clear(what, "frames full of gap markers", markers)
-    if valid_pixel_mask is None:
-        search.look_for_defects(unit)
-    overexposed = saturated(search.patterns, search.kept, search.valid, unit)
-    search.mask("saturated pixels", overexposed)
-    flashes = flashing(search.patterns, search.kept, search.valid, unit)
-    search.mask("pixels with a flash in one frame", flashes)
-    if valid_pixel_mask is None:
-        constant = stuck(search.patterns, search.kept, search.valid, unit)
-        search.mask("stuck pixels", constant)
-
+    search = _Search(patterns, valid if earlier is None else valid & earlier.valid, earlier)
+    search.look_for_everything(whole_scan, with_dead_and_hot=valid_pixel_mask is None)
     valid, n_masked = search.valid, sum(int(bad.sum()) for bad in search.pixels.values())
     if n_masked > BROKEN_FRACTION * valid.size or not valid.any():
         raise ValueError(
@@ -195,9 +197,15 @@ def repair(
 class _Search:
     """What has been found so far, and what is left of the scan."""
 
-    def __init__(self, patterns: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
+    def __init__(
+        self,
+        patterns: NDArray[np.generic],
+        valid: NDArray[np.bool_],
+        earlier: EarlierFrames | None,
+    ) -> None:
         self.patterns = patterns
         self.valid = valid
+        self.earlier = earlier
         self.kept = np.ones(len(patterns), bool)
         self.pixels: dict[str, NDArray[np.bool_]] = {}
         self.frames: dict[str, NDArray[np.bool_]] = {}
@@ -221,23 +229,58 @@ class _Search:
         self.drop(frames, sporadic.mean(axis=(1, 2)) > BROKEN_FRACTION)
         self.mask(what, np.asarray(bad[self.kept].any(axis=0)))
 
+    def look_for_everything(self, whole_scan: bool, with_dead_and_hot: bool) -> None:
+        """Look for all that is broken, in an order in which nothing hides anything else."""
+        broken = broken_counts(self.patterns)
+        if broken is not None:
+            what = "pixels with NaN, Inf, negative or overflown counts"
+            self.clear(what, "broken frames", broken)
+        marked = marked_counts(self.patterns)
+        unit = unit_of_counts(self.patterns if marked is None else marked.others())
+        if whole_scan or self.earlier is not None:
+            self.look_for_odd_frames(None if marked is None else marked.suspects, unit)
+        if marked is not None:
+            markers = marked.among(self.kept)
+            what = f"pixels with a detector's gap marker ({marked.named(markers)})"
+            self.clear(what, "frames full of gap markers", markers)
+        if with_dead_and_hot:
+            self.look_for_dead_and_hot(unit)
+        kinds = {"saturated pixels": saturated, "pixels with a flash in one frame": flashing}
+        if with_dead_and_hot:
+            kinds["stuck pixels"] = stuck
+        for what, find in kinds.items():
+            self.mask(what, find(self.patterns, self.kept, self.valid, unit))
+
     def look_for_odd_frames(self, suspects: NDArray[np.bool_] | None, unit: float) -> None:
-        """Drop frames that are far too bright or have next to no light."""
-        patterns = self.patterns
+        """Drop frames that are far too bright, have next to no light, or no pattern."""
+        patterns, earlier = self.patterns, self.earlier
         if suspects is not None:  # markers are no light
             patterns = np.where(suspects, patterns.dtype.type(0), patterns)
         pixels = self.valid & ~hot(patterns.sum(axis=0, dtype=np.float64), unit)
         light = patterns.sum(axis=(1, 2), dtype=np.float64, where=pixels)
-        self.drop("frames far too bright", too_bright(light, self.kept))
-        dark = too_dark(patterns, light, self.kept, pixels, unit)
-        self.drop("frames with next to no light", dark)
-        self.drop("evenly lit frames", evenly_lit(patterns, light, self.kept, pixels, unit))
+        if earlier is None:
+            self.drop(TOO_BRIGHT, too_bright(light, self.kept))
+            self.drop(TOO_DARK, too_dark(patterns, light, self.kept, pixels, unit))
+            before = None
+        else:
+            every_light = np.concatenate([earlier.light, light])
+            for what, odd in ((TOO_BRIGHT, too_bright), (TOO_DARK, far_darker)):
+                every_kept = np.concatenate([np.ones(earlier.n_frames, bool), self.kept])
+                self.drop(what, odd(every_light, every_kept)[earlier.n_frames :])
+            before = earlier.n_frames, earlier.counts
+        even = evenly_lit(patterns, light, self.kept, pixels, unit, before)
+        self.drop("evenly lit frames", even)
 
-    def look_for_defects(self, unit: float) -> None:
+    def look_for_dead_and_hot(self, unit: float) -> None:
         """Mask dead and hot pixels and blocks without counts."""
-        kept = self.kept[:, None, None]
-        scan_counts = self.patterns.sum(axis=0, dtype=np.float64, where=kept)
-        enough = self.kept.sum() >= FEWEST_FRAMES_WITHOUT_COUNTS
+        scan_counts = self.patterns.sum(
+            axis=0, dtype=np.float64, where=self.kept[:, None, None] & self.valid
+        )
+        n_frames = int(self.kept.sum())
+        if self.earlier is not None:
+            scan_counts += np.where(self.valid, self.earlier.counts, 0)
+            n_frames += self.earlier.n_frames
+        enough = n_frames >= FEWEST_FRAMES_WITHOUT_COUNTS
         if enough:
             self.mask("dead pixels", dead(scan_counts, self.valid, unit))
         self.mask("hot pixels", hot(scan_counts, unit))

@@ -114,12 +114,11 @@ def too_dark(
     ndarray
         (n,) True for frames that do not belong.
     """
-    dark = np.zeros(len(light), bool)
     middle = np.median(light[kept]) if kept.sum() >= FEWEST_FRAMES else 0.0
+    dark = far_darker(light, kept)
     if middle <= 0:
         return dark
     kept = kept & (light > 0)
-    dark |= _alone(1 / np.where(kept, light, 1), kept & (light < DARK_FRACTION * middle), kept)
     faint = kept & ~dark
     weak = _alone(
         1 / np.where(kept, light, 1), faint & (light < FLAT_FRACTION * middle), faint, FLAT_GAP
@@ -136,12 +135,22 @@ def too_dark(
     return dark | weak if flat else dark
 
 
+def far_darker(light: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(n,) True for frames whose light is not zero, but next to nothing beside that of others."""
+    middle = np.median(light[kept]) if kept.sum() >= FEWEST_FRAMES else 0.0
+    if middle <= 0:
+        return np.zeros(len(light), bool)
+    kept = kept & (light > 0)
+    return _alone(1 / np.where(kept, light, 1), kept & (light < DARK_FRACTION * middle), kept)
+
+
 def evenly_lit(
     patterns: NDArray[np.generic],
     light: NDArray[np.float64],
     kept: NDArray[np.bool_],
     pixels: NDArray[np.bool_],
     unit: float,
+    earlier: tuple[int, NDArray[np.float64]] | None = None,
 ) -> NDArray[np.bool_]:
     """Find frames whose light is spread evenly over the detector where the others have a pattern.
 
@@ -152,6 +161,8 @@ def evenly_lit(
     ----------
     patterns, light, kept, pixels, unit
         As ``too_dark`` takes them.
+    earlier : tuple, optional
+        Number of frames that came before these, and the (h, w) sum of their counts.
 
     Returns
     -------
@@ -160,20 +171,23 @@ def evenly_lit(
     """
     flat = np.zeros(len(light), bool)
     rows = np.flatnonzero(kept & (light >= FEWEST_COUNTS_ALONE * unit))
-    if kept.sum() < FEWEST_FRAMES or not pixels.any():
+    n_earlier, sum_of_earlier = (0, 0.0) if earlier is None else earlier
+    n_frames = n_earlier + int(kept.sum())
+    if n_frames < FEWEST_FRAMES or not pixels.any():
         return flat
-    mean = patterns.sum(axis=0, dtype=np.float64, where=kept[:, None, None] & pixels) / unit
+    mean = patterns.sum(axis=0, dtype=np.float64, where=kept[:, None, None] & pixels)
+    mean = (mean + np.where(pixels, sum_of_earlier, 0)) / unit
     background = np.quantile(mean[pixels], BACKGROUND)  # every frame has it
     mean = (mean - background).clip(min=0)
     if not mean.any() or _gain(mean[pixels]) @ mean[pixels] < PEAKED * mean[pixels].sum():
         return flat
-    background /= kept.sum()
+    background /= n_frames
     counted = light[rows] / unit
     rows = rows[counted - background * pixels.sum() > DEVIATIONS * np.sqrt(counted)]
     for some in np.split(rows, range(CHUNK, len(rows), CHUNK)):
         counts = patterns[some][:, pixels].astype(np.float64) / unit - background
         flat[some] = _is_flat(counts, mean, pixels)
-    return flat if 2 * flat.sum() < kept.sum() else np.zeros(len(light), bool)
+    return flat if 2 * flat.sum() < n_frames else np.zeros(len(light), bool)
 
 
 def _is_flat(
