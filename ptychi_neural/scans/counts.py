@@ -5,10 +5,10 @@ What no loss may see is masked or dropped, counted and named:
 - Counts that are NaN, infinite, negative, the largest number of an unsigned type of two bytes or
   more, or the number with which detectors mark gaps (``markers``): a pixel is masked in all
   frames, unless most of a frame is broken; then the frame is dropped.
-- Frames that do not belong to the scan, because the shutter was closed or the beam far too bright
-  (``odd_frames``), and frames without a single count: dropped.
-- Dead and hot pixels and blocks without counts, looked for where nobody gave a mask, and pixels
-  that saturate (``defects``): masked.
+- Frames that do not belong to the scan, because the shutter was closed, the beam far too bright or
+  the light even (``odd_frames``), and frames without a single count: dropped.
+- Dead, hot and stuck pixels and blocks without counts, looked for where nobody gave a mask, and
+  pixels that saturate or flash in one frame (``defects``): masked.
 
 True light is not taken for a defect: speckle of a probe smaller than the field of view is wider
 than a pixel, so that neighbouring pixels and other frames tell what a pixel can count.
@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from ptychi_neural.scans.blocks import blocks_without_counts
 from ptychi_neural.scans.defects import dead, flashing, hot, saturated, stuck, unit_of_counts
 from ptychi_neural.scans.hdf5 import native
+from ptychi_neural.scans.hints import hints
 from ptychi_neural.scans.markers import broken_counts, marked_counts
 from ptychi_neural.scans.odd_frames import evenly_lit, far_darker, too_bright, too_dark
 
@@ -32,6 +33,10 @@ does, and part of the detector that may be masked."""
 
 FEWEST_FRAMES_WITHOUT_COUNTS = 4
 """Frames without counts from which a dark pixel is no dark spot of the speckle."""
+
+NEGATIVE_HINT = (
+    " Negative counts come of a subtracted background, which may be cut off at 0, or of logarithms."
+)
 
 TOO_BRIGHT, TOO_DARK = "frames far too bright", "frames with next to no light"
 
@@ -55,7 +60,8 @@ class Repaired(NamedTuple):
     """(n,), False where a frame was dropped."""
 
     report: list[str]
-    """What was masked and dropped, counted and named; empty if nothing was."""
+    """What was masked and dropped, counted and named, and what patterns look like if they do not
+    look like counts with DC at the centre; empty if there is nothing to tell."""
 
 
 @dataclass
@@ -175,7 +181,7 @@ def repair(
             f"{n_masked} of {valid.size} detector pixels hold NaN, Inf, negative or overflown "
             "counts or gap markers, saturate, or are dead or hot, and "
             f"{int(valid.sum())} valid ones are left; correct the patterns or pass "
-            "valid_pixel_mask."
+            f"valid_pixel_mask.{NEGATIVE_HINT if (patterns < 0).any() else ''}"
         )
     search.drop("empty frames", np.asarray(~search.patterns.any(axis=(1, 2), where=valid)))
     report = search.report(numbers)
@@ -186,6 +192,8 @@ def repair(
         )
     if whole_scan and not search.kept.any():
         raise ValueError("no frame holds a count in a valid pixel; check patterns and mask.")
+    if whole_scan:
+        report += hints(search.patterns, valid)
     return Repaired(
         search.patterns if search.kept.all() else search.patterns[search.kept],
         None if valid.all() else valid,

@@ -1,0 +1,65 @@
+"""Counts of any numbers: finite counts, a mask and words come of them, or a refusal."""
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from hostile_scans import FEW_AND_MANY, for_all
+from ptychi_neural.scans import StreamedCounts, repair
+
+DTYPES = st.one_of(
+    arrays.integer_dtypes(endianness="?"),
+    arrays.unsigned_integer_dtypes(endianness="?"),
+    arrays.floating_dtypes(endianness="?"),
+    arrays.boolean_dtypes(),
+    st.sampled_from([np.dtype("c8"), np.dtype("S3"), np.dtype(object)]),
+)
+SHAPES = st.one_of(
+    arrays.array_shapes(min_dims=3, max_dims=3, max_side=12),
+    arrays.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4),
+)
+PATTERNS = st.tuples(DTYPES, SHAPES).flatmap(
+    lambda kind: st.one_of(
+        arrays.arrays(kind[0], kind[1]) if kind[0] != object else st.just(np.empty(kind[1], object)),
+        st.integers(0, 2**31).map(lambda seed: drawn(seed, *kind)),
+    )
+)
+
+
+def drawn(seed, dtype, shape):
+    """Poisson counts with extreme numbers in some places."""
+    rng = np.random.default_rng(seed)
+    counts = rng.poisson(rng.choice([0.1, 5, 1000]), shape).astype(np.float64)
+    places = rng.random(shape) < rng.choice([0, 0.01, 0.5])
+    counts[places] = rng.choice([np.nan, np.inf, -1, 65535, 2**32 - 1, 1e300, 1e-300, 0])
+    with np.errstate(all="ignore"):
+        return counts.astype(dtype)
+
+
+@FEW_AND_MANY
+def test_any_array_is_repaired_or_refused(n):
+    def check(example):
+        patterns, blocks = example
+        with np.errstate(all="ignore"):
+            try:
+                if blocks and np.ndim(patterns) == 3:
+                    check = StreamedCounts()
+                    for first in range(0, len(patterns), 2):
+                        some = patterns[first : first + 2]
+                        found = check.add(some, np.arange(first, first + len(some)))
+                else:
+                    found = repair(patterns)
+                    assert len(found.patterns) > 0
+            except ValueError as error:
+                assert str(error)
+                return
+            if blocks:
+                return
+        assert np.isfinite(found.patterns).all()
+        assert (found.patterns >= 0).all()
+        valid = found.valid_pixel_mask
+        assert valid is None or 2 * valid.sum() >= valid.size
+        assert len(found.kept) == len(patterns)
+        assert len(found.patterns) == found.kept.sum()
+
+    for_all(n, st.tuples(PATTERNS, st.booleans()), check)
