@@ -79,6 +79,14 @@ def by_blocks(sim, counts, folder):
 ROUTES = {"array": by_array, "file": by_file, "blocks": by_blocks}
 
 
+def result_or_words(function, *arguments, errors=(ValueError,)):
+    """What a function returns and None, or None and what it says instead."""
+    try:
+        return function(*arguments), None
+    except errors as error:
+        return None, str(error)
+
+
 def for_all(n, strategy, check):
     """Check n examples of a strategy, the same ones in every run."""
 

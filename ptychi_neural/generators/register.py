@@ -81,7 +81,9 @@ def build_generator(
         than memory.
     """
     with torch.device("meta"):  # shapes alone
-        n_numbers = sum(t.numel() for t in _built(options, n_slices, patch_shape).tensors().values())
+        n_numbers = sum(
+            t.numel() for t in _built(options, n_slices, patch_shape).tensors().values()
+        )
     size, memory = 4 * n_numbers, available_memory()
     if size > memory:
         raise ValueError(

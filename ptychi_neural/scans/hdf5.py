@@ -171,7 +171,7 @@ def check_size(data: h5py.Dataset, rows: slice = slice(None)) -> None:
     if size > memory:
         raise ValueError(
             f"{where(data)} declares {size / 2**30:.3g} GiB ({shape} {data.dtype}), more than the "
-            f"{memory / 2**30:.3g} GiB of memory that are free; read part of the frames, crop or bin."
+            f"{memory / 2**30:.3g} GiB of memory that are free; read fewer frames, crop or bin."
         )
 
 

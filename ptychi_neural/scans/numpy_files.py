@@ -75,5 +75,5 @@ def _check_size(what: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
     if size > memory:
         raise ValueError(
             f"{what} declares {size / 2**30:.3g} GiB ({shape} {dtype}), more than the "
-            f"{memory / 2**30:.3g} GiB of memory that are free; read part of the frames, crop or bin."
+            f"{memory / 2**30:.3g} GiB of memory that are free; read fewer frames, crop or bin."
         )

@@ -193,7 +193,7 @@ def evenly_lit(
 def _is_flat(
     counts: NDArray[np.float64], mean: NDArray[np.float64], pixels: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """Whether (m, k) counts of pixels are even, and like neither a mean pattern nor a blurred one."""
+    """Whether (m, k) counts are even, and like neither a mean pattern nor a blurred one."""
     flat = ~_is_like(counts, mean[pixels], DEVIATIONS)
     if flat.any():
         blurred = ndimage.gaussian_filter(mean, np.asarray(mean.shape) * BLUR)

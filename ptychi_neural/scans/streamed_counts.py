@@ -24,6 +24,7 @@ class StreamedCounts:
         self._given = valid_pixel_mask
         self._earlier: EarlierFrames | None = None
         self._numbers: list[int] = []
+        self._odd_before = False
         self.dropped: set[int] = set()
         """Numbers of frames that do not belong to the scan."""
         self.outdated = False
@@ -53,38 +54,48 @@ class StreamedCounts:
         """
         patterns = as_counts(patterns)
         earlier = self._earlier or _nothing(patterns.shape[1:])
+        known = np.isin(numbers, list(self.dropped))
+        numbers = numbers[~known]
         block = repair(
-            patterns, self._given, frame_numbers=numbers, whole_scan=False, earlier=earlier
+            patterns[~known],
+            self._given,
+            frame_numbers=numbers,
+            whole_scan=False,
+            earlier=earlier,
         )
-        kept = block.kept & ~np.isin(numbers, list(self.dropped))
-        block = block._replace(patterns=block.patterns[kept[block.kept]], kept=kept)
-        self.dropped.update(numbers[~kept].tolist())
+        self.dropped.update(numbers[~block.kept].tolist())
+        self._numbers += numbers[block.kept].tolist()
         valid = np.ones(patterns.shape[1:], bool)
         valid = valid if block.valid_pixel_mask is None else block.valid_pixel_mask
         light = block.patterns.sum(axis=(1, 2), dtype=np.float64, where=valid)
-        known = EarlierFrames(
+        self._earlier = EarlierFrames(
             valid,
             earlier.n_frames + len(light),
             np.where(valid, earlier.counts + block.patterns.sum(axis=0, dtype=np.float64), 0),
             np.concatenate([earlier.light, light]),
         )
-        self._numbers += numbers[kept].tolist()
-        odd = np.zeros(known.n_frames, bool)
+        odd = np.zeros(self._earlier.n_frames, bool)
         for find in (too_bright, far_darker):
-            odd |= find(known.light, ~odd)
+            odd |= find(self._earlier.light, ~odd)
         self.dropped.update(np.array(self._numbers, dtype=np.int64)[odd].tolist())
+        self._odd_before = self._odd_before or bool(odd.any())
         masked_later = earlier.n_frames > 0 and bool((earlier.valid & ~valid).any())
-        self.outdated = bool(self.outdated or odd.any() or masked_later)
-        self._earlier = known
-        return block
+        self.outdated = self.outdated or self._odd_before or masked_later
+        kept = ~known
+        kept[~known] = block.kept
+        return block._replace(kept=kept)
 
     def begin_again(self) -> None:
-        """Forget the frames, but not which pixels and frames are bad."""
+        """Forget the frames, but neither those that do not belong nor the bad pixels.
+
+        Pixels that seemed to be bad beside a frame that does not belong are looked at anew.
+        """
         if self._earlier is not None:
             nothing = _nothing(self._earlier.valid.shape)
-            nothing.valid = self._earlier.valid
+            if not self._odd_before:
+                nothing.valid = self._earlier.valid
             self._earlier = nothing
-        self._numbers, self.outdated = [], False
+        self._numbers, self.outdated, self._odd_before = [], False, False
 
 
 def _nothing(frame_shape: tuple[int, ...]) -> EarlierFrames:

@@ -58,14 +58,16 @@ def test_blocks_are_repaired_as_the_whole_scan_is(simulated, kind, n_block):
     counts, bad, odd = spoilt(simulated(), kind)
     whole = repair(counts)
     check, kept = passes(counts, n_block)
-    valid = np.ones((SIZE, SIZE), bool) if check.valid_pixel_mask is None else check.valid_pixel_mask
+    valid = (
+        np.ones((SIZE, SIZE), bool) if check.valid_pixel_mask is None else check.valid_pixel_mask
+    )
     np.testing.assert_array_equal(~valid, bad)
     assert kept == np.flatnonzero(whole.kept).tolist()
     assert sorted(check.dropped) == odd
 
 
 def test_a_given_mask_is_trusted_about_dead_and_hot_pixels(simulated):
-    counts, bad, _ = spoilt(simulated(), "stop")
+    counts, _, _ = spoilt(simulated(), "stop")
     given = np.ones((SIZE, SIZE), bool)
     given[0, 0] = False
     check, _ = passes(counts, 10, given)
