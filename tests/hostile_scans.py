@@ -6,7 +6,7 @@ import warnings
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 
 from ptychi_neural.scans import Scan, StreamedCounts, load_scan, repair, write_product
 
@@ -90,7 +90,13 @@ def result_or_words(function, *arguments, errors=(ValueError,)):
 def for_all(n, strategy, check):
     """Check n examples of a strategy, the same ones in every run."""
 
-    @settings(max_examples=n, deadline=None, database=None, derandomize=True)
+    @settings(
+        max_examples=n,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(strategy)
     def every(example):
         check(example)

@@ -24,6 +24,8 @@ OLDEST_READ = 2
 METADATA_KEY = "ptychi_neural"
 
 MOST_SLICES = 1000
+SMALL = 10**6
+"""Weights of a network that is built whatever the file holds."""
 Side = Annotated[int, Field(ge=2, le=2**14)]
 """Pixels along a side of a pattern."""
 
@@ -42,7 +44,7 @@ class Description(BaseModel):
     def _check(self) -> "Description":
         self.options()
         StartOptions().load_from_dict(self.start)
-        ConsistencyOptions().load_from_dict(self.consistency)
+        ConsistencyOptions(stitch_weighting=self.consistency["stitch_weighting"])
         return self
 
     def options(self) -> GeneratorOptions:
@@ -151,9 +153,17 @@ def load_generator(
         saved = Description.model_validate(metadata)
         if options is None:
             options = saved.options()
+        n_held = sum(tensor.numel() for tensor in tensors.values())
+        with torch.device("meta"):  # shapes alone
+            declared = build_generator(options, saved.n_slices, saved.patch_shape).tensors()
+        n_declared = sum(tensor.numel() for tensor in declared.values())
+        if n_declared > 2 * n_held + SMALL:
+            raise ValueError(
+                f"it declares a network of {n_declared:.3g} weights, and holds {n_held:.3g}"
+            )
         with torch.device("cpu"):
             network = build_generator(options, saved.n_slices, saved.patch_shape)
             network.load_tensors(tensors)
-    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, TypeError, AttributeError, LookupError, RuntimeError) as error:
         raise ValueError(f"{path}: is damaged, or no generator ({error}).") from error
     return network.eval(), options, metadata

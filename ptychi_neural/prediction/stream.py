@@ -88,21 +88,21 @@ class PredictionStream:
                 f"frame_ids, not {tuple(where.shape)} and {ids.dtype} {ids.shape}."
             )
         self._check_inside(where, ids)
-        ids, first_rows = np.unique(ids, return_index=True)
-        new = np.sort(first_rows[~np.isin(ids, list(self._known | self._check.dropped))])
+        different, first_rows = np.unique(ids, return_index=True)
+        new = np.sort(first_rows[~np.isin(different, list(self._known | self._check.dropped))])
         if len(new) == 0:
             return 0
-        numbers = np.asarray(frame_ids)[new]
+        numbers = ids[new]
         block = self._check.add(counts[new], numbers)
         self._tell(block)
         self._scan.valid.copy_(self._shifted(torch.from_numpy(self._valid())))
         taken = torch.from_numpy(np.array(block.patterns, dtype=np.float32))
-        new = new[block.kept]
+        where = where[torch.from_numpy(new[block.kept])]
         self._known.update(numbers[block.kept].tolist())
-        for rows in torch.arange(len(new), device="cpu").split(self._batch_size):
+        for rows in torch.arange(len(taken), device="cpu").split(self._batch_size):
             if len(rows):
-                self._take(taken[rows], where[new[rows]])
-        return len(new)
+                self._take(taken[rows], where[rows])
+        return len(taken)
 
     @torch.no_grad()
     def current(self) -> PredictedObject:

@@ -77,7 +77,7 @@ class StreamedCounts:
         odd = np.zeros(self._earlier.n_frames, bool)
         for find in (too_bright, far_darker):
             odd |= find(self._earlier.light, ~odd)
-        self.dropped.update(np.array(self._numbers, dtype=np.int64)[odd].tolist())
+        self.dropped.update(np.array(self._numbers)[odd].tolist())
         self._odd_before = self._odd_before or bool(odd.any())
         masked_later = earlier.n_frames > 0 and bool((earlier.valid & ~valid).any())
         self.outdated = self.outdated or self._odd_before or masked_later
