@@ -63,14 +63,14 @@ def by_file(sim, counts, folder):
 
 
 def by_blocks(sim, counts, folder):
-    """The same of counts that arrive 10 frames at a time."""
+    """The same of counts that arrive 20 frames at a time."""
     check, told = StreamedCounts(), set()
     for n_pass in range(4):
         if n_pass and not check.outdated:
             break
         check.begin_again()
-        for first in range(0, len(counts), 10):
-            numbers = np.arange(first, min(first + 10, len(counts)))
+        for first in range(0, len(counts), 20):
+            numbers = np.arange(first, min(first + 20, len(counts)))
             told.update(check.add(counts[numbers], numbers).report)
     assert not check.outdated
     return check.valid_pixel_mask, sorted(check.dropped), ", ".join(told)

@@ -77,7 +77,7 @@ TABLE = [
     ("minus one in an int32 gap", marked(-1, "i4"), GAP, [], "negative"),
     ("NaN in a gap", marked(np.nan, "f4"), GAP, [], "NaN"),
     ("infinite points", marked(np.inf, "f4", POINTS), POINTS, [], "Inf"),
-    ("an unheard-of marker", marked(123456, "f4"), GAP, [], "stuck"),
+    ("an unheard-of marker", marked(123456, "f4"), GAP, [], "saturated|stuck"),
     ("beam stop of zeros", marked(0, "u4", STOP), STOP, [], "without counts"),
     ("dead pixel", marked(0, "u4", at((MIDDLE, MIDDLE))), at((MIDDLE, MIDDLE)), [], "dead"),
     ("hot pixels", marked(10**6, "u4", POINTS), POINTS, [], "hot"),
