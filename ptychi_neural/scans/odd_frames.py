@@ -171,7 +171,7 @@ def evenly_lit(
     """
     flat = np.zeros(len(light), bool)
     rows = np.flatnonzero(kept & (light >= FEWEST_COUNTS_ALONE * unit))
-    n_earlier, sum_of_earlier = (0, 0.0) if earlier is None else earlier
+    n_earlier, sum_of_earlier = earlier or (0, np.zeros(pixels.shape))
     n_frames = n_earlier + int(kept.sum())
     if n_frames < FEWEST_FRAMES or not pixels.any():
         return flat
