@@ -135,7 +135,7 @@ def test_a_state_sets_declared_fields_only(task, saved, tmp_path):
     assert not hasattr(task.reconstructor.dataloader.batch_sampler, "__iter__") or callable(
         task.reconstructor.dataloader.batch_sampler.__iter__
     )
-    values["optimizers"]["dict"][0][1]["dict"][0][1]["dict"][1][1]["list"][0]["dict"].append(
+    values["optimizers"]["dict"][-1][1]["dict"][0][1]["dict"][1][1]["list"][0]["dict"].append(
         ["step", 1]
     )
     with pytest.raises(ValueError, match="optimiser of"):
