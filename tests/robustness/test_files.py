@@ -29,7 +29,7 @@ def data(name, value, file="diffraction.h5"):
     def change(folder):
         with h5py.File(folder / file, "r+") as h:
             attributes = {} if name not in h else dict(h[name].attrs)
-            for alias in (name, "patterns") if name == "dp" else (name,):
+            for alias in ("dp", "patterns", "indexes", "bad_pixels") if name == "dp" else (name,):
                 if alias in h:
                     del h[alias]
             if callable(value):
@@ -68,7 +68,7 @@ def scaled(factor):
 
 
 def declares_much(h):
-    h.create_dataset("dp", (10**6, 1024, 1024), "u4", chunks=(1, 1024, 1024))
+    h.create_dataset("dp", (N, 2**16, 2**16), "u4", chunks=(1, 1024, 1024))
 
 
 def virtual(h):
@@ -95,7 +95,7 @@ TABLE = [
     ("missing", lambda folder: os.remove(folder / "diffraction.h5"), "does not exist"),
     ("no patterns", data("dp", None), "no dataset"),
     ("a group", data("dp", lambda h: h.create_group("dp")), "no dataset"),
-    ("declares 4 TiB", data("dp", declares_much), "GiB .*more than"),
+    ("declares 784 GiB", data("dp", declares_much), "GiB .*more than"),
     ("text for counts", data("dp", np.array([b"abc"] * N)), "real numbers"),
     ("complex counts", data("dp", np.ones((N, SIZE, SIZE), complex)), "real numbers"),
     ("one frame less", data("dp", np.ones((N - 1, SIZE, SIZE), "u2")), "lacks 1 of them"),
