@@ -80,6 +80,10 @@ def opened(path: StrPath) -> Iterator[h5py.File]:
             if isinstance(error, FileNotFoundError | FileExistsError):
                 raise
             raise ValueError(f"{path} cannot be read ({error}); it may be damaged.") from error
+        except ValueError as error:
+            if str(path) in str(error):
+                raise
+            raise ValueError(f"{path}: {error}") from error
 
 
 def names_like(file: h5py.File, pattern: str) -> list[str]:
