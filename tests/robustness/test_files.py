@@ -133,7 +133,7 @@ TABLE = [
     ("pixels of NaN", attribute("object", "pixel_width_m", np.nan), "finite length"),
     ("pixel sizes of text", attribute("object", "pixel_width_m", "10 nm"), "one number"),
     ("several pixel sizes", attribute("object", "pixel_width_m", [1e-8, 2e-8]), "one number"),
-    ("an empty pixel size", attribute("object", "pixel_width_m", h5py.Empty("f8")), "finite length"),
+    ("no pixel size", attribute("object", "pixel_width_m", h5py.Empty("f8")), "finite length"),
 ]  # fmt: skip
 
 
