@@ -14,17 +14,20 @@ DTYPES = st.one_of(
     arrays.boolean_dtypes(),
     st.sampled_from([np.dtype("c8"), np.dtype("S3"), np.dtype(object)]),
 )
-SHAPES = st.one_of(
-    arrays.array_shapes(min_dims=3, max_dims=3, max_side=12),
-    arrays.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4),
-)
-PATTERNS = st.tuples(DTYPES, SHAPES).flatmap(
-    lambda kind: st.one_of(
-        arrays.arrays(kind[0], kind[1])
-        if kind[0].kind != "O"
-        else st.just(np.empty(kind[1], object)),
-        st.integers(0, 2**31).map(lambda seed: drawn(seed, *kind)),
-    )
+SMALL = arrays.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=3)
+LARGER = arrays.array_shapes(min_dims=3, max_dims=3, max_side=16)
+PATTERNS = st.one_of(
+    st.tuples(DTYPES, SMALL).flatmap(
+        lambda kind: (
+            st.just(np.empty(kind[1], object)) if kind[0].kind == "O" else arrays.arrays(*kind)
+        )
+    ),
+    st.builds(
+        lambda seed, dtype, shape: drawn(seed, dtype, shape),
+        st.integers(0, 2**31),
+        DTYPES,
+        LARGER,
+    ),
 )
 
 
