@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.engine.snapshot import Continuation
-from ptychi_neural.engine.state_files import State, read_state, write_state
+from ptychi_neural.engine.state_files import State, damage_told, read_state, write_state
 
 BATCHES = ("clusters_of_indices", "batches_of_indices")
 """Where pty-chi's compact and uniform samplers keep their batches."""
@@ -55,11 +55,9 @@ def load_training_state(path: str | Path, reconstructor: NeuralReconstructor) ->
         If it is no state of a reconstruction, or that of another scan or other options.
     """
     state = read_state(path, "reconstruction")
-    try:
+    with damage_told(path):
         restore_reconstructor(reconstructor, state["scan"])
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    reconstructor.surroundings.restore_random_state(state["random"])
+        reconstructor.surroundings.restore_random_state(state["random"])
 
 
 def reconstructor_state(reconstructor: NeuralReconstructor, generator: bool = True) -> State:
@@ -142,8 +140,9 @@ def restore_reconstructor(reconstructor: NeuralReconstructor, state: State) -> N
     if reconstructor.latest is not None:
         reconstructor.latest.patches = values["latest_patches"]
         reconstructor.latest.refresh(reconstructor.model.positions(reconstructor.model.everything))
-    for name, batches in state["batches"].items():
-        setattr(_loader(reconstructor).batch_sampler, name, batches)
+    for name in BATCHES:
+        if name in state["batches"]:
+            setattr(_loader(reconstructor).batch_sampler, name, state["batches"][name])
     _loader(reconstructor).generator.set_state(state["shuffle"])
     if state["losses"]["epoch"]:
         reconstructor.loss_tracker.table = pd.DataFrame(state["losses"])
@@ -207,8 +206,23 @@ def restore_optimizer(parameter: ReconstructParameter, state: State) -> None:
             f"the state is that of other options: {parameter.name} had {sorted(state)}, now it "
             f"has {sorted(optimizer_state(parameter))}."
         )
+    for own, saved in zip(_declared(optimizer_state(parameter)), _declared(state)):
+        if own != saved:
+            raise ValueError(
+                f"the optimiser of {parameter.name} has {sorted(own)}, its state {sorted(saved)}: "
+                "it is that of another optimiser or version."
+            )
     if parameter.optimizer is not None:
         parameter.optimizer.load_state_dict(state["optimizer"])
     if parameter.step_size_scheduler is not None:
         parameter.step_size_scheduler.load_state_dict(state["scheduler"])
     parameter.sync_step_size_from_optimizer()
+
+
+def _declared(state: State) -> list[set[str]]:
+    """Names that optimiser and scheduler would take from a state; each group of weights has some.
+
+    A scheduler takes over any name, and with it would lose a method of this name.
+    """
+    groups = state.get("optimizer", {}).get("param_groups", [])
+    return [set(state.get("scheduler", {})), *(set(group) for group in groups)]

@@ -1,5 +1,7 @@
 """States as files: safetensors with a JSON description inside, no pickle."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,7 @@ def read_state(path: str | Path, kind: str) -> State:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is no state, of another kind, or of a later format.
+        If it is no state, damaged, of another kind, or of a later format.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such training state.")
@@ -55,9 +57,32 @@ def read_state(path: str | Path, kind: str) -> State:
             f"{path}: has format {content['format_version']}, this version reads up to "
             f"{FORMAT_VERSION}: upgrade ptychi_neural."
         )
-    if content["kind"] != kind:
-        raise ValueError(f"{path}: is the state of a {content['kind']}, not of a {kind}.")
-    return _restored(content["state"], tensors)
+    if content.get("kind") != kind:
+        raise ValueError(f"{path}: is the state of a {content.get('kind')}, not of a {kind}.")
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise ValueError(f"{path}: holds NaN or Inf; begin anew, or from an earlier state.")
+    with damage_told(path):
+        state = _restored(content["state"], tensors)
+        return dict(state)
+
+
+@contextmanager
+def damage_told(path: str | Path) -> Iterator[None]:
+    """Turn what a file of the right kind and the wrong content leads to into an error of its own.
+
+    Raises
+    ------
+    ValueError
+        Naming the file, in the place of any error of a name, type or shape within this block.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
+        raise ValueError(
+            f"{path}: is damaged, or the state of something else ({type(error).__name__}: {error})."
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _described(value: Any, tensors: dict[str, Tensor]) -> Any:

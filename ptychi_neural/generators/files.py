@@ -1,20 +1,57 @@
 """Trained generators as files: one safetensors file, with JSON metadata inside, no pickle."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from ptychi.api.enums import LossFunctions
+from pydantic import BaseModel, Field, model_validator
 
 from ptychi_neural import __version__
 from ptychi_neural.generators.contract import Generator
 from ptychi_neural.generators.register import build_generator
 from ptychi_neural.generators.tensor_files import read_tensors, write_tensors
-from ptychi_neural.options import GeneratorOptions, NeuralReconstructorOptions
+from ptychi_neural.options import (
+    ConsistencyOptions,
+    GeneratorOptions,
+    NeuralReconstructorOptions,
+    StartOptions,
+)
 
 FORMAT_VERSION = 4
 OLDEST_READ = 2
 """Files of earlier formats lack options of today, whose defaults are what they did."""
 METADATA_KEY = "ptychi_neural"
+
+MOST_SLICES = 1000
+SMALL = 10**6
+"""Weights of a network that is built whatever the file holds."""
+Side = Annotated[int, Field(ge=2, le=2**14)]
+"""Pixels along a side of a pattern."""
+
+
+class Description(BaseModel):
+    """What a file must tell of a generator, within bounds, before anything is built of it."""
+
+    generator: dict[str, Any]
+    loss_function: LossFunctions
+    start: dict[str, Any]
+    consistency: dict[str, Any]
+    n_slices: int = Field(ge=1, le=MOST_SLICES)
+    patch_shape: tuple[Side, Side]
+
+    @model_validator(mode="after")
+    def _check(self) -> "Description":
+        self.options()
+        StartOptions().load_from_dict(self.start)
+        ConsistencyOptions(stitch_weighting=self.consistency["stitch_weighting"])
+        return self
+
+    def options(self) -> GeneratorOptions:
+        """Options of the network; a file of elsewhere names no further file to be read."""
+        options = GeneratorOptions()
+        options.load_from_dict({**self.generator, "checkpoint": None})
+        return options
 
 
 def save_generator(
@@ -109,10 +146,24 @@ def load_generator(
             f"{metadata['ptychi_neural_version']}; this version reads {OLDEST_READ} to "
             f"{FORMAT_VERSION}: {remedy}."
         )
-    if options is None:
-        options = GeneratorOptions()
-        options.load_from_dict(metadata["generator"])
-    with torch.device("cpu"):
-        network = build_generator(options, metadata["n_slices"], tuple(metadata["patch_shape"]))
-        network.load_tensors(tensors)
+    bad = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if bad:
+        raise ValueError(f"{path}: NaN or Inf in {', '.join(bad[:3])}; train the generator anew.")
+    try:
+        saved = Description.model_validate(metadata)
+        if options is None:
+            options = saved.options()
+        n_held = sum(tensor.numel() for tensor in tensors.values())
+        with torch.device("meta"):  # shapes alone
+            declared = build_generator(options, saved.n_slices, saved.patch_shape).tensors()
+        n_declared = sum(tensor.numel() for tensor in declared.values())
+        if n_declared > 2 * n_held + SMALL:
+            raise ValueError(
+                f"it declares a network of {n_declared:.3g} weights, and holds {n_held:.3g}"
+            )
+        with torch.device("cpu"):
+            network = build_generator(options, saved.n_slices, saved.patch_shape)
+            network.load_tensors(tensors)
+    except (ValueError, TypeError, AttributeError, LookupError, RuntimeError) as error:
+        raise ValueError(f"{path}: is damaged, or no generator ({error}).") from error
     return network.eval(), options, metadata

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+import torch
 from ptychi.api.options.base import Options
 from torch import nn
 
@@ -10,6 +11,7 @@ from ptychi_neural.generators.contract import Generator
 from ptychi_neural.generators.one_shot import OneShot, OneShotNetwork
 from ptychi_neural.options import GeneratorOptions
 from ptychi_neural.options.generator import ArchitectureFacts, add_architecture
+from ptychi_neural.scans.hdf5 import available_memory
 
 _CLASSES: dict[str, type[Generator] | type[OneShotNetwork]] = {}
 
@@ -75,8 +77,24 @@ def build_generator(
     Raises
     ------
     ValueError
-        If the options contradict each other or do not fit the patch shape.
+        If the options contradict each other or do not fit the patch shape, or the network is larger
+        than memory.
     """
+    with torch.device("meta"):  # shapes alone
+        n_numbers = sum(
+            t.numel() for t in _built(options, n_slices, patch_shape).tensors().values()
+        )
+    size, memory = 4 * n_numbers, available_memory()
+    if size > memory:
+        raise ValueError(
+            f"generator: a network of {n_numbers:.3g} weights takes {size / 2**30:.3g} GiB, more "
+            f"than the {memory / 2**30:.3g} GiB of memory that are free; lower width, n_modes or "
+            "the number of layers."
+        )
+    return _built(options, n_slices, patch_shape)
+
+
+def _built(options: GeneratorOptions, n_slices: int, patch_shape: tuple[int, int]) -> Generator:
     cls = _CLASSES[options.architecture]
     if issubclass(cls, OneShotNetwork):
         return OneShot(options, n_slices, patch_shape, cls)

@@ -9,7 +9,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ptychi_neural.scans.hdf5 import replacing
+from ptychi_neural.scans.hdf5 import available_memory, replacing
+
+VERSION = "format_version"
+"""Key that every description has."""
 
 
 def write_tensors(
@@ -58,8 +61,14 @@ def read_tensors(path: str | Path, key: str, what: str) -> tuple[dict[str, Any],
     Raises
     ------
     ValueError
-        If the file is truncated, or has no such description.
+        If the file is truncated, larger than memory, or has no such description.
     """
+    size, memory = Path(path).stat().st_size, available_memory()
+    if size > memory:
+        raise ValueError(
+            f"{path}: has {size / 2**30:.3g} GiB, more than the {memory / 2**30:.3g} GiB of memory "
+            "that are free."
+        )
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             description = json.loads((file.metadata() or {})[key])
@@ -68,4 +77,8 @@ def read_tensors(path: str | Path, key: str, what: str) -> tuple[dict[str, Any],
         raise ValueError(f"{path}: not a whole safetensors file ({error}).") from error
     except KeyError as error:
         raise ValueError(f"{path}: has no {key!r} metadata: no {what}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: its {key!r} metadata is no JSON ({error}).") from error
+    if not isinstance(description, dict) or not isinstance(description.get(VERSION), int):
+        raise ValueError(f"{path}: its {key!r} metadata has no {VERSION!r}: no {what}.")
     return description, tensors

@@ -11,7 +11,7 @@ from ptychi_neural.options.open_choices import open_dataclass
 class UnrolledOptions(Options):
     """Unrolled generator: data-consistency updates, each corrected by a small network."""
 
-    n_iterations: int = PydanticField(default=1, ge=1)
+    n_iterations: int = PydanticField(default=1, ge=1, le=1000)
     """Number of unrolled iterations (K)."""
 
     shared_weights: bool = True
@@ -20,7 +20,7 @@ class UnrolledOptions(Options):
     network: UnrolledNetworks = UnrolledNetworks.DILATED
     """The correcting network."""
 
-    n_layers: int = PydanticField(default=4, ge=1)
+    n_layers: int = PydanticField(default=4, ge=1, le=100)
     """Blocks (dilated, spectral) or levels (U-Net, hybrid U-NO) of the network. Four dilated blocks
     see 21 pixels far; two see 7, and err 1 to 5 % more where light is scarce."""
 

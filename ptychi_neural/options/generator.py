@@ -40,7 +40,7 @@ class GeneratorOptions(ParameterOptions):
     shallow_cnn: bool = True
     """Lift with 3x3 convolution, GELU, 3x3 convolution; False: with one 1x1 convolution."""
 
-    width: int = PydanticField(default=16, ge=1)
+    width: int = PydanticField(default=16, ge=1, le=4096)
     """Channels at the input resolution."""
 
     block: choices.Blocks = choices.Blocks.PTYCHO
@@ -58,7 +58,7 @@ class GeneratorOptions(ParameterOptions):
     """Upper limit of the amplitude that the amplitude/phase head can give, relative to the
     object it starts from. None: learned, starting at 2."""
 
-    grid_size: int = PydanticField(default=1, ge=1)
+    grid_size: int = PydanticField(default=1, ge=1, le=16)
     """g: patterns of g x g neighbouring positions enter as g^2 channels, and g^2 patches leave
     (PtychoPINN's grouping)."""
 

@@ -14,7 +14,7 @@ class StartOptions(Options):
     patches are stitched into one object, and the object carries momentum.
     """
 
-    n_iterations: int | None = PydanticField(default=None, ge=0)
+    n_iterations: int | None = PydanticField(default=None, ge=0, le=100_000)
     """Number of iterations over the whole scan before the first epoch; fewer where no step lowers
     the loss any more. None: from the counts per object pixel (see ``iterations_per_root_count``),
     because more iterations follow finer features of the likelihood, which are noise where light is

@@ -1,5 +1,6 @@
 """Prediction of a scan while it is measured: frames in any order, with gaps and duplicates."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 from ptychi_neural.engine.scan_task import ScanTask
 from ptychi_neural.prediction.deviation import reprojection_error
 from ptychi_neural.prediction.predicted_object import PredictedObject
-from ptychi_neural.scans import as_counts
+from ptychi_neural.scans import Repaired, StreamedCounts, as_counts
 
 
 class PredictionStream:
@@ -32,6 +33,8 @@ class PredictionStream:
         self._scan = task.scan
         self._fft_shift: bool = task.data_options.fft_shift
         self._batch_size = len(task.scan.frames)
+        valid: NDArray[np.bool_] = self._shifted(task.scan.valid).numpy(force=True)
+        self._check = StreamedCounts(None if valid.all() else valid)
         self._known: set[int] = set()
         self._sums: Any = None
         self._latest = torch.arange(0)
@@ -41,8 +44,16 @@ class PredictionStream:
         """Number of frames that have been taken in."""
         return len(self._known)
 
+    @property
+    def valid_pixel_mask(self) -> NDArray[np.bool_] | None:
+        """(h, w) True where the detector works, as far as the frames have shown it by now."""
+        return self._check.valid_pixel_mask
+
     def add(self, patterns: ArrayLike, positions: ArrayLike, frame_ids: ArrayLike) -> int:
         """Take in frames as they arrive.
+
+        Defects are masked, and frames that do not belong are dropped, with a warning that counts
+        and names them, as in a whole scan (``ptychi_neural.scans.counts``).
 
         Parameters
         ----------
@@ -56,15 +67,15 @@ class PredictionStream:
         Returns
         -------
         int
-            How many frames were new.
+            How many frames were new and taken in.
 
         Raises
         ------
         ValueError
-            If shapes do not fit, values are not finite or negative, or a frame lies outside the
+            If shapes do not fit, most of the detector is broken, or a frame lies outside the
             canvas. Nothing is taken in then.
         """
-        counts = as_tensor_of_counts(patterns, self._scan.model.dataset.patterns.shape[-2:])
+        counts = as_counts(patterns, tuple(self._scan.valid.shape))
         where = torch.from_numpy(np.array(positions, dtype=np.float32))
         ids = np.asarray(frame_ids)
         if (
@@ -77,15 +88,21 @@ class PredictionStream:
                 f"frame_ids, not {tuple(where.shape)} and {ids.dtype} {ids.shape}."
             )
         self._check_inside(where, ids)
-        new: list[int] = []
-        for row, frame_id in enumerate(ids.tolist()):
-            if frame_id not in self._known:
-                self._known.add(frame_id)
-                new.append(row)
-        for rows in torch.tensor(new, dtype=torch.long, device="cpu").split(self._batch_size):
+        different, first_rows = np.unique(ids, return_index=True)
+        new = np.sort(first_rows[~np.isin(different, list(self._known | self._check.dropped))])
+        if len(new) == 0:
+            return 0
+        numbers = ids[new]
+        block = self._check.add(counts[new], numbers)
+        self._tell(block)
+        self._scan.valid.copy_(self._shifted(torch.from_numpy(self._valid())))
+        taken = torch.from_numpy(np.array(block.patterns, dtype=np.float32))
+        where = where[torch.from_numpy(new[block.kept])]
+        self._known.update(numbers[block.kept].tolist())
+        for rows in torch.arange(len(taken), device="cpu").split(self._batch_size):
             if len(rows):
-                self._take(counts[rows], where[rows])
-        return len(new)
+                self._take(taken[rows], where[rows])
+        return len(taken)
 
     @torch.no_grad()
     def current(self) -> PredictedObject:
@@ -117,13 +134,31 @@ class PredictionStream:
     @torch.no_grad()
     def _take(self, counts: Tensor, positions: Tensor) -> None:
         model, n = self._scan.model, len(counts)
-        if self._fft_shift:
-            counts = torch.fft.fftshift(counts, dim=(-2, -1))
+        counts = self._shifted(counts)
         model.dataset.patterns[:n] = counts.to(model.dataset.patterns)
         model.probe_positions.set_data(positions, slicer=slice(0, n))
         self._latest = torch.arange(n)
         sums = self._generator.sums(self._scan.of(self._latest))
         self._sums = sums if self._sums is None else self._sums + sums
+
+    def _shifted(self, images: Tensor) -> Tensor:
+        """Images with DC where the forward model has it."""
+        return torch.fft.fftshift(images, dim=(-2, -1)) if self._fft_shift else images
+
+    def _valid(self) -> NDArray[np.bool_]:
+        mask = self._check.valid_pixel_mask
+        return np.ones(tuple(self._scan.valid.shape), bool) if mask is None else mask
+
+    def _tell(self, block: Repaired) -> None:
+        """Warn of what was masked or dropped, and of earlier frames that should have been."""
+        told = list(block.report)
+        if self._check.outdated:
+            told.append(
+                "frames that came earlier were taken in with these pixels, or do not belong: begin "
+                "a new stream with this stream's valid_pixel_mask"
+            )
+        if told:
+            warnings.warn(f"stream: {', '.join(told)}.", stacklevel=3)
 
     def _check_inside(self, positions: Tensor, ids: NDArray[np.generic]) -> None:
         model = self._scan.model
@@ -143,16 +178,15 @@ class PredictionStream:
             )
 
 
-def as_tensor_of_counts(patterns: ArrayLike, frame_shape: tuple[int, ...] | None = None) -> Tensor:
+def as_tensor_of_counts(patterns: ArrayLike) -> Tensor:
     """(n, h, w) patterns in single precision on the CPU, checked.
 
     Raises
     ------
     ValueError
-        If they are not real numbers of that rank, of another (h, w) ``frame_shape``, not finite or
-        negative.
+        If they are not real numbers of that rank, not finite or negative.
     """
-    counts = torch.from_numpy(np.array(as_counts(patterns, frame_shape), dtype=np.float32))
+    counts = torch.from_numpy(np.array(as_counts(patterns), dtype=np.float32))
     bad = ~torch.isfinite(counts) | (counts < 0)
     if bad.any():
         raise ValueError(

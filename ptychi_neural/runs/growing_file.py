@@ -9,17 +9,18 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychi_neural.scans import StreamedCounts
 from ptychi_neural.scans.diffraction import PATTERNS, pixel_mask
 from ptychi_neural.scans.hdf5 import dataset
 
 BATCH_SIZE = 64
 """Frames that are read at a time."""
 
-Block = tuple[NDArray[np.int64], NDArray[np.generic]]
-"""Numbers of frames, and their patterns."""
+Block = tuple[NDArray[np.int64], NDArray[np.generic], NDArray[np.bool_] | None]
+"""Numbers of frames, their patterns, and the detector's mask as far as it is known."""
 
-Look = tuple[NDArray[np.bool_] | None, Iterator[Block]]
-"""The detector's mask, and the frames that are new."""
+Look = tuple[bool, Iterator[Block]]
+"""Whether all frames come once more, and the frames."""
 
 
 def looks(
@@ -27,7 +28,9 @@ def looks(
 ) -> Iterator[Look]:
     """Look at a growing file (HDF5 SWMR) until it stops growing.
 
-    Frames that are still empty are looked at again the next time.
+    Frames that are still empty are looked at again the next time. Counts are repaired as those of
+    a whole scan are. Where later frames show that earlier ones were broken, all of them come once
+    more in the next look.
 
     Parameters
     ----------
@@ -49,6 +52,8 @@ def looks(
         raise FileNotFoundError(f"{path} does not exist; start the measurement, check the path.")
     with h5py.File(path, "r", libver="latest", swmr=True) as file:
         data, mask = dataset(file, *PATTERNS), pixel_mask(file)
+        check = StreamedCounts(None if mask is None or mask.all() else mask)
+        told: set[str] = set()
         pending: list[int] = []
         n_seen = n_read = 0
         last_growth = time.monotonic()
@@ -63,16 +68,27 @@ def looks(
                 written = patterns.any(axis=(1, 2))
                 pending += batch[~written].tolist()
                 n_read += int(written.sum())
-                yield _numbers(file, batch[written]), patterns[written]
+                numbers = _numbers(file, batch[written])
+                block = check.add(patterns[written], numbers)
+                told.update(block.report)
+                yield numbers[block.kept], block.patterns, check.valid_pixel_mask
 
-        while not stop() and time.monotonic() - last_growth < timeout_s:
+        while check.outdated or (not stop() and time.monotonic() - last_growth < timeout_s):
+            anew = check.outdated
+            if anew:
+                check.begin_again()
+                n_seen, pending = 0, []
             data.refresh()
             pending += range(n_seen, len(data))
             n_seen, n_before = len(data), n_read
-            yield mask, blocks()
+            yield anew, blocks()
+            if check.outdated:
+                continue
             if n_read > n_before:
                 last_growth = time.monotonic()
             time.sleep(min(every_s, timeout_s))
+        if told:
+            warnings.warn(f"{path}: {', '.join(sorted(told))}.", stacklevel=2)
         if pending:
             warnings.warn(f"{path}: {len(pending)} frames have no counts, left out.", stacklevel=2)
 

@@ -143,9 +143,11 @@ def _followed(
     stream: PredictionStream | None = None
     arrived = np.zeros(len(rows_of), dtype=bool)
     errors: list[tuple[int, float]] = []
-    for mask, blocks in growing:
+    for anew, blocks in growing:
+        if anew:
+            stream, arrived[:] = None, False
         n_before = 0 if stream is None else stream.n_frames
-        for numbers, patterns in blocks:
+        for numbers, patterns, mask in blocks:
             known = np.array([number in rows_of for number in numbers.tolist()], dtype=bool)
             rows = [rows_of[number] for number in numbers[known].tolist()]
             if not rows:

@@ -7,10 +7,12 @@ from ptychi_neural.scans.formats.ptychodus import write_product
 from ptychi_neural.scans.load import load_scan, read_diffraction, read_product, write_scan
 from ptychi_neural.scans.scan import Scan, position_origin, select_frames
 from ptychi_neural.scans.starts import empty_object, mean_pattern_probe
+from ptychi_neural.scans.streamed_counts import StreamedCounts
 
 __all__ = [
     "Repaired",
     "Scan",
+    "StreamedCounts",
     "as_counts",
     "check_geometry",
     "check_positions",

@@ -68,6 +68,8 @@ def blocks_without_counts(
     if not empty.any():
         return found
     between = empty & (_between_bright(counts, valid, 0) | _between_bright(counts, valid, 1))
+    beside = np.where(between, np.inf, counts.clip(max=1.0))  # where two gaps cross
+    between |= empty & _between_bright(beside, valid, 0) & _between_bright(beside, valid, 1)
     at_edge = _modules_at_edge(counts, empty, valid)
     edges = ndimage.binary_dilation(empty & ~between & ~at_edge, SQUARE) & valid & ~empty
     sharp_light = edges.any() and np.median(counts[edges]) > DEAD_PIXEL_COUNTS

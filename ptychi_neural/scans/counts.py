@@ -5,16 +5,17 @@ What no loss may see is masked or dropped, counted and named:
 - Counts that are NaN, infinite, negative, the largest number of an unsigned type of two bytes or
   more, or the number with which detectors mark gaps (``markers``): a pixel is masked in all
   frames, unless most of a frame is broken; then the frame is dropped.
-- Frames that do not belong to the scan, because the shutter was closed or the beam far too bright
-  (``odd_frames``), and frames without a single count: dropped.
-- Dead and hot pixels and blocks without counts, looked for where nobody gave a mask, and pixels
-  that saturate (``defects``): masked.
+- Frames that do not belong to the scan, because the shutter was closed, the beam far too bright or
+  the light even (``odd_frames``), and frames without a single count: dropped.
+- Dead, hot and stuck pixels and blocks without counts, looked for where nobody gave a mask, and
+  pixels that saturate or flash in one frame (``defects``): masked.
 
 True light is not taken for a defect: speckle of a probe smaller than the field of view is wider
 than a pixel, so that neighbouring pixels and other frames tell what a pixel can count.
 """
 
 import functools
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 from weakref import ref
 
@@ -22,10 +23,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptychi_neural.scans.blocks import blocks_without_counts
-from ptychi_neural.scans.defects import dead, hot, saturated, unit_of_counts
+from ptychi_neural.scans.defects import dead, flashing, hot, saturated, stuck, unit_of_counts
 from ptychi_neural.scans.hdf5 import native
+from ptychi_neural.scans.hints import hints
 from ptychi_neural.scans.markers import broken_counts, marked_counts
-from ptychi_neural.scans.odd_frames import too_bright, too_dark
+from ptychi_neural.scans.odd_frames import evenly_lit, far_darker, too_bright, too_dark
 
 BROKEN_FRACTION = 0.5
 """Part of its pixels from which a frame counts as broken, part of the frames from which a pixel
@@ -33,6 +35,12 @@ does, and part of the detector that may be masked."""
 
 FEWEST_FRAMES_WITHOUT_COUNTS = 4
 """Frames without counts from which a dark pixel is no dark spot of the speckle."""
+
+NEGATIVE_HINT = (
+    " Negative counts come of a subtracted background, which may be cut off at 0, or of logarithms."
+)
+
+TOO_BRIGHT, TOO_DARK = "frames far too bright", "frames with next to no light"
 
 MOST_NAMED = 8
 """Pixels or frames that a message names one by one."""
@@ -58,7 +66,25 @@ class Repaired(NamedTuple):
     """(n,), False where a frame was dropped."""
 
     report: list[str]
-    """What was masked and dropped, counted and named; empty if nothing was."""
+    """What was masked and dropped, counted and named, and what patterns look like if they do not
+    look like counts with DC at the centre; empty if there is nothing to tell."""
+
+
+@dataclass
+class EarlierFrames:
+    """What is known of a scan from the frames that came before a block."""
+
+    valid: NDArray[np.bool_]
+    """(h, w) True for pixels that are no known defect."""
+
+    n_frames: int
+    """Number of frames that were kept."""
+
+    counts: NDArray[np.float64]
+    """(h, w) sum of their counts."""
+
+    light: NDArray[np.float64]
+    """(n_frames,) counts of each of them."""
 
 
 def as_counts(
@@ -111,6 +137,7 @@ def repair(
     *,
     frame_numbers: NDArray[np.integer] | None = None,
     whole_scan: bool = True,
+    earlier: EarlierFrames | None = None,
 ) -> Repaired:
     """Mask and drop what is broken.
 
@@ -125,8 +152,10 @@ def repair(
     frame_numbers : ndarray, optional
         (n,) numbers by which frames are named; None: 0 ... n - 1.
     whole_scan : bool
-        False for a block of frames of a scan that goes on: frames are not compared with others,
-        and none needs to be left.
+        False for a block of frames of a scan that goes on: none needs to be left, and frames are
+        compared with ``earlier`` ones only.
+    earlier : EarlierFrames, optional
+        What is known of the scan from earlier blocks.
 
     Returns
     -------
@@ -150,31 +179,15 @@ def repair(
         )
     numbers = np.arange(len(patterns)) if frame_numbers is None else np.asarray(frame_numbers)
     valid = np.ones(frame_shape, bool) if valid_pixel_mask is None else valid_pixel_mask != 0
-    search = _Search(patterns, valid)
-    broken = broken_counts(patterns)
-    if broken is not None:
-        what = "pixels with NaN, Inf, negative or overflown counts"
-        search.clear(what, "broken frames", broken)
-    marked = marked_counts(search.patterns)
-    unit = unit_of_counts(search.patterns if marked is None else marked.others())
-    if whole_scan:
-        search.look_for_odd_frames(None if marked is None else marked.suspects, unit)
-    if marked is not None:
-        markers = marked.among(search.kept)
-        what = f"pixels with a detector's gap marker ({marked.named(markers)})"
-        search.clear(what, "frames full of gap markers", markers)
-    if valid_pixel_mask is None:
-        search.look_for_defects(unit)
-    overexposed = saturated(search.patterns, search.kept, search.valid, unit)
-    search.mask("saturated pixels", overexposed)
-
+    search = _Search(patterns, valid if earlier is None else valid & earlier.valid, earlier)
+    search.look_for_everything(whole_scan, with_dead_and_hot=valid_pixel_mask is None)
     valid, n_masked = search.valid, sum(int(bad.sum()) for bad in search.pixels.values())
     if n_masked > BROKEN_FRACTION * valid.size or not valid.any():
         raise ValueError(
             f"{n_masked} of {valid.size} detector pixels hold NaN, Inf, negative or overflown "
             "counts or gap markers, saturate, or are dead or hot, and "
             f"{int(valid.sum())} valid ones are left; correct the patterns or pass "
-            "valid_pixel_mask."
+            f"valid_pixel_mask.{NEGATIVE_HINT if (patterns < 0).any() else ''}"
         )
     search.drop("empty frames", np.asarray(~search.patterns.any(axis=(1, 2), where=valid)))
     report = search.report(numbers)
@@ -187,6 +200,7 @@ def repair(
         raise ValueError("no frame holds a count in a valid pixel; check patterns and mask.")
     kept = search.patterns if search.kept.all() else search.patterns[search.kept]
     if whole_scan:
+        report += hints(search.patterns, valid)
         forget = functools.partial(_REPAIRED.pop, id(kept))
         _REPAIRED[id(kept)] = (ref(kept, lambda _: forget(None)), _sum(kept))
     return Repaired(kept, None if valid.all() else valid, search.kept, report)
@@ -205,9 +219,15 @@ def _sum(patterns: NDArray[np.generic]) -> float:
 class _Search:
     """What has been found so far, and what is left of the scan."""
 
-    def __init__(self, patterns: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
+    def __init__(
+        self,
+        patterns: NDArray[np.generic],
+        valid: NDArray[np.bool_],
+        earlier: EarlierFrames | None,
+    ) -> None:
         self.patterns = patterns
         self.valid = valid
+        self.earlier = earlier
         self.kept = np.ones(len(patterns), bool)
         self.pixels: dict[str, NDArray[np.bool_]] = {}
         self.frames: dict[str, NDArray[np.bool_]] = {}
@@ -231,22 +251,58 @@ class _Search:
         self.drop(frames, sporadic.mean(axis=(1, 2)) > BROKEN_FRACTION)
         self.mask(what, np.asarray(bad[self.kept].any(axis=0)))
 
+    def look_for_everything(self, whole_scan: bool, with_dead_and_hot: bool) -> None:
+        """Look for all that is broken, in an order in which nothing hides anything else."""
+        broken = broken_counts(self.patterns)
+        if broken is not None:
+            what = "pixels with NaN, Inf, negative or overflown counts"
+            self.clear(what, "broken frames", broken)
+        marked = marked_counts(self.patterns)
+        unit = unit_of_counts(self.patterns if marked is None else marked.others())
+        if whole_scan or self.earlier is not None:
+            self.look_for_odd_frames(None if marked is None else marked.suspects, unit)
+        if marked is not None:
+            markers = marked.among(self.kept)
+            what = f"pixels with a detector's gap marker ({marked.named(markers)})"
+            self.clear(what, "frames full of gap markers", markers)
+        if with_dead_and_hot:
+            self.look_for_dead_and_hot(unit)
+        kinds = {"saturated pixels": saturated, "pixels with a flash in one frame": flashing}
+        if with_dead_and_hot:
+            kinds["stuck pixels"] = stuck
+        for what, find in kinds.items():
+            self.mask(what, find(self.patterns, self.kept, self.valid, unit))
+
     def look_for_odd_frames(self, suspects: NDArray[np.bool_] | None, unit: float) -> None:
-        """Drop frames that are far too bright or have next to no light."""
-        patterns = self.patterns
+        """Drop frames that are far too bright, have next to no light, or no pattern."""
+        patterns, earlier = self.patterns, self.earlier
         if suspects is not None:  # markers are no light
             patterns = np.where(suspects, patterns.dtype.type(0), patterns)
         pixels = self.valid & ~hot(patterns.sum(axis=0, dtype=np.float64), unit)
         light = patterns.sum(axis=(1, 2), dtype=np.float64, where=pixels)
-        self.drop("frames far too bright", too_bright(light, self.kept))
-        dark = too_dark(patterns, light, self.kept, pixels, unit)
-        self.drop("frames with next to no light", dark)
+        if earlier is None:
+            self.drop(TOO_BRIGHT, too_bright(light, self.kept))
+            self.drop(TOO_DARK, too_dark(patterns, light, self.kept, pixels, unit))
+            before = None
+        else:
+            every_light = np.concatenate([earlier.light, light])
+            for what, odd in ((TOO_BRIGHT, too_bright), (TOO_DARK, far_darker)):
+                every_kept = np.concatenate([np.ones(earlier.n_frames, bool), self.kept])
+                self.drop(what, odd(every_light, every_kept)[earlier.n_frames :])
+            before = earlier.n_frames, earlier.counts
+        even = evenly_lit(patterns, light, self.kept, pixels, unit, before)
+        self.drop("evenly lit frames", even)
 
-    def look_for_defects(self, unit: float) -> None:
+    def look_for_dead_and_hot(self, unit: float) -> None:
         """Mask dead and hot pixels and blocks without counts."""
-        kept = self.kept[:, None, None]
-        scan_counts = self.patterns.sum(axis=0, dtype=np.float64, where=kept)
-        enough = self.kept.sum() >= FEWEST_FRAMES_WITHOUT_COUNTS
+        scan_counts = self.patterns.sum(
+            axis=0, dtype=np.float64, where=self.kept[:, None, None] & self.valid
+        )
+        n_frames = int(self.kept.sum())
+        if self.earlier is not None:
+            scan_counts += np.where(self.valid, self.earlier.counts, 0)
+            n_frames += self.earlier.n_frames
+        enough = n_frames >= FEWEST_FRAMES_WITHOUT_COUNTS
         if enough:
             self.mask("dead pixels", dead(scan_counts, self.valid, unit))
         self.mask("hot pixels", hot(scan_counts, unit))

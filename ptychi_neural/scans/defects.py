@@ -27,6 +27,19 @@ SMALLEST_UNIT = 1e-9
 HOT_PIXEL_FACTOR = 50.0
 """A pixel is hot if it counts this many times more in a scan than the brightest neighbour."""
 
+FLASH_FACTOR = 8.0
+"""A pixel flashes if it counts this many times more in one frame than in any other, and than its
+neighbours in any frame."""
+
+FEWEST_FOR_FLASH = 5
+"""Frames from which flashes are looked for."""
+
+FEWEST_FOR_STUCK = 16
+"""Frames from which a pixel that always counts the same is stuck and no chance."""
+
+COUNTING = 0.5
+"""Variance relative to that of photon noise from which the neighbours of a stuck pixel count."""
+
 SATURATED_COUNTS = 50.0
 """Counts below which a largest count that many pixels share is taken for chance."""
 
@@ -94,6 +107,49 @@ def hot(scan_counts: NDArray[np.float64], unit: float = 1.0) -> NDArray[np.bool_
     return np.asarray(scan_counts > HOT_PIXEL_FACTOR * np.maximum(around, unit))
 
 
+def flashing(
+    patterns: NDArray[Any],
+    kept: NDArray[np.bool_],
+    valid: NDArray[np.bool_],
+    unit: float = 1.0,
+) -> NDArray[np.bool_]:
+    """(h, w) True for pixels that outshine everything around in one frame, as cosmic rays do."""
+    found = np.zeros(valid.shape, bool)
+    if kept.sum() < FEWEST_FOR_FLASH:
+        return found
+    largest = patterns.max(axis=0, initial=0, where=kept[:, None, None] & valid)
+    largest = largest.astype(np.float64)
+    around = ndimage.maximum_filter(largest, footprint=NEIGHBOURS, mode="constant")
+    for y, x in np.argwhere(largest > FLASH_FACTOR * np.maximum(around, unit)):
+        second = np.partition(patterns[kept, y, x], -2)[-2]
+        found[y, x] = largest[y, x] > FLASH_FACTOR * max(float(second), unit)
+    return found
+
+
+def stuck(
+    patterns: NDArray[Any],
+    kept: NDArray[np.bool_],
+    valid: NDArray[np.bool_],
+    unit: float = 1.0,
+) -> NDArray[np.bool_]:
+    """(h, w) True for pixels that count the same in every frame, while those around them count."""
+    found = np.zeros(valid.shape, bool)
+    if kept.sum() < FEWEST_FOR_STUCK:
+        return found
+    first = patterns[np.argmax(kept)]
+    same = valid & (first > 0)
+    same &= (patterns == first).all(axis=0, where=kept[:, None, None] & same)
+    if not same.any():
+        return found
+    some = patterns[kept][:: max(int(kept.sum()) // FRAMES_FOR_VARIANCE, 1)].astype(np.float64)
+    mean = some.mean(axis=0)
+    noise = np.divide(some.var(axis=0), mean * unit, where=mean > 0, out=np.zeros_like(mean))
+    for group, box in groups(same):
+        beside, _ = around(group, box, noise, valid & (mean > 0) & ~same)
+        found[box] |= group & (len(beside) > 0 and np.median(beside) > COUNTING)
+    return found
+
+
 def saturated(
     patterns: NDArray[Any],
     kept: NDArray[np.bool_],
@@ -124,7 +180,7 @@ def saturated(
     looked_at = kept[:, None, None] & valid
     largest = patterns.max(initial=0, where=looked_at)
     none = np.zeros(valid.shape, bool)
-    if largest < SATURATED_COUNTS * unit or (largest / unit) % 1 != 0:
+    if largest < SATURATED_COUNTS * unit:
         return none
     near = looked_at & (patterns > (1 - NEAR_SATURATION) * float(largest))
     top = near & (patterns == largest)

@@ -59,7 +59,7 @@ def opened(path: StrPath) -> Iterator[h5py.File]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is not an HDF5 file.
+        If it is not an HDF5 file, or something in it cannot be read.
     """
     import hdf5plugin  # noqa: F401  (registers bitshuffle, LZ4, Zstandard; takes .15 s)
 
@@ -74,7 +74,16 @@ def opened(path: StrPath) -> Iterator[h5py.File]:
             f"{path} cannot be opened ({error}); it may be truncated, or still be written."
         ) from error
     with file:
-        yield file
+        try:
+            yield file
+        except (OSError, RuntimeError, LookupError) as error:
+            if isinstance(error, FileNotFoundError | FileExistsError):
+                raise
+            raise ValueError(f"{path} cannot be read ({error}); it may be damaged.") from error
+        except ValueError as error:
+            if str(path) in str(error):
+                raise
+            raise ValueError(f"{path}: {error}") from error
 
 
 def names_like(file: h5py.File, pattern: str) -> list[str]:
@@ -162,17 +171,25 @@ def check_size(data: h5py.Dataset, rows: slice = slice(None)) -> None:
     if shape:
         shape = (len(range(*rows.indices(shape[0]))), *shape[1:])
     size = math.prod(shape) * data.dtype.itemsize
-    memory = memory_size()
+    memory = available_memory()
     if size > memory:
         raise ValueError(
             f"{where(data)} declares {size / 2**30:.3g} GiB ({shape} {data.dtype}), more than the "
-            f"{memory / 2**30:.3g} GiB of memory here; read part of the frames, crop or bin."
+            f"{memory / 2**30:.3g} GiB of memory that are free; read fewer frames, crop or bin."
         )
 
 
-def memory_size() -> int:
-    """Bytes of physical memory."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def available_memory() -> int:
+    """Bytes of memory that a program can take without swapping, of the machine or its container."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    meminfo, container = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+    if meminfo.is_file():
+        lines = dict(line.split(":") for line in meminfo.read_text().splitlines() if ":" in line)
+        if "MemAvailable" in lines:
+            limits.append(1024 * int(lines["MemAvailable"].split()[0]))
+    if container.is_file() and (most := container.read_text().strip()).isdigit():
+        limits.append(int(most))
+    return min(limits)
 
 
 def native(array: NDArray[Any]) -> NDArray[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychi_neural.scans.hdf5 import StrPath, memory_size, native
+from ptychi_neural.scans.hdf5 import StrPath, available_memory, native
 
 
 def is_npy(path: Path) -> bool:
@@ -71,9 +71,9 @@ def read_npz(path: StrPath, name: str) -> NDArray[Any]:
 
 
 def _check_size(what: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    size, memory = math.prod(shape) * dtype.itemsize, memory_size()
+    size, memory = math.prod(shape) * dtype.itemsize, available_memory()
     if size > memory:
         raise ValueError(
             f"{what} declares {size / 2**30:.3g} GiB ({shape} {dtype}), more than the "
-            f"{memory / 2**30:.3g} GiB of memory here; read part of the frames, crop or bin."
+            f"{memory / 2**30:.3g} GiB of memory that are free; read fewer frames, crop or bin."
         )

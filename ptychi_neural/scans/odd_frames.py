@@ -26,10 +26,20 @@ GAP = 5.0
 """Frames stand alone if no other frame has a light within this factor of theirs."""
 
 FEWEST_COUNTS = 8.0
-"""Counts in a frame from which their spread is judged."""
-
-FEWEST_COUNTS = 8.0
 """Counts in all weak frames together from which their spread is judged."""
+
+FEWEST_COUNTS_ALONE = 20.0
+"""Counts in a frame from which its own spread is judged."""
+
+PEAKED = 0.3
+"""Least gain of log-likelihood per count of the mean pattern over an even one. The patterns of a
+near field are more even, and a frame of even light is none of its own there."""
+
+BACKGROUND = 0.05
+"""Part of the pixels that show no more than the background of all frames."""
+
+CHUNK = 64
+"""Frames that are converted at a time."""
 
 FLAT_GAP = 2.0
 """The same factor for frames whose light is flat."""
@@ -104,12 +114,11 @@ def too_dark(
     ndarray
         (n,) True for frames that do not belong.
     """
-    dark = np.zeros(len(light), bool)
     middle = np.median(light[kept]) if kept.sum() >= FEWEST_FRAMES else 0.0
+    dark = far_darker(light, kept)
     if middle <= 0:
         return dark
     kept = kept & (light > 0)
-    dark |= _alone(1 / np.where(kept, light, 1), kept & (light < DARK_FRACTION * middle), kept)
     faint = kept & ~dark
     weak = _alone(
         1 / np.where(kept, light, 1), faint & (light < FLAT_FRACTION * middle), faint, FLAT_GAP
@@ -122,48 +131,121 @@ def too_dark(
         patterns.sum(axis=0, dtype=np.float64, where=frames[:, None, None] & pixels) / unit
         for frames in (others, weak)
     )
-    blurred = ndimage.gaussian_filter(mean, np.asarray(mean.shape) * BLUR)
-    flat = not _is_like(counts[pixels], mean[pixels], DEVIATIONS)
-    flat = flat and not _is_like(counts[pixels], blurred[pixels])
-    return dark | weak if flat and _is_even(counts[pixels], pixels) else dark
+    flat = _is_flat(counts[None, pixels], mean, pixels)[0]
+    return dark | weak if flat else dark
+
+
+def far_darker(light: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(n,) True for frames whose light is not zero, but next to nothing beside that of others."""
+    middle = np.median(light[kept]) if kept.sum() >= FEWEST_FRAMES else 0.0
+    if middle <= 0:
+        return np.zeros(len(light), bool)
+    kept = kept & (light > 0)
+    return _alone(1 / np.where(kept, light, 1), kept & (light < DARK_FRACTION * middle), kept)
+
+
+def evenly_lit(
+    patterns: NDArray[np.generic],
+    light: NDArray[np.float64],
+    kept: NDArray[np.bool_],
+    pixels: NDArray[np.bool_],
+    unit: float,
+    earlier: tuple[int, NDArray[np.float64]] | None = None,
+) -> NDArray[np.bool_]:
+    """Find frames whose light is spread evenly over the detector where the others have a pattern.
+
+    Dark counts of a long exposure, noise, and constant frames are such. The patterns of a strong
+    scatterer are not: they are no broader than a blurred mean pattern.
+
+    Parameters
+    ----------
+    patterns, light, kept, pixels, unit
+        As ``too_dark`` takes them.
+    earlier : tuple, optional
+        Number of frames that came before these, and the (h, w) sum of their counts.
+
+    Returns
+    -------
+    ndarray
+        (n,) True for frames that do not belong; none where they would be half of the scan.
+    """
+    flat = np.zeros(len(light), bool)
+    rows = np.flatnonzero(kept & (light >= FEWEST_COUNTS_ALONE * unit))
+    n_earlier, sum_of_earlier = earlier or (0, np.zeros(pixels.shape))
+    n_frames = n_earlier + int(kept.sum())
+    if n_frames < FEWEST_FRAMES or not pixels.any():
+        return flat
+    mean = patterns.sum(axis=0, dtype=np.float64, where=kept[:, None, None] & pixels)
+    mean = (mean + np.where(pixels, sum_of_earlier, 0)) / unit
+    background = np.quantile(mean[pixels], BACKGROUND)  # every frame has it
+    mean = (mean - background).clip(min=0)
+    if not mean.any() or _gain(mean[pixels]) @ mean[pixels] < PEAKED * mean[pixels].sum():
+        return flat
+    background /= n_frames
+    counted = light[rows] / unit
+    rows = rows[counted - background * pixels.sum() > DEVIATIONS * np.sqrt(counted)]
+    for some in np.split(rows, range(CHUNK, len(rows), CHUNK)):
+        counts = patterns[some][:, pixels].astype(np.float64) / unit - background
+        flat[some] = _is_flat(counts, mean, pixels)
+    return flat if 2 * flat.sum() < n_frames else np.zeros(len(light), bool)
+
+
+def _is_flat(
+    counts: NDArray[np.float64], mean: NDArray[np.float64], pixels: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Whether (m, k) counts are even, and like neither a mean pattern nor a blurred one."""
+    flat = ~_is_like(counts, mean[pixels], DEVIATIONS)
+    if flat.any():
+        blurred = ndimage.gaussian_filter(mean, np.asarray(mean.shape) * BLUR)
+        flat[flat] = ~_is_like(counts[flat], blurred[pixels])
+        flat[flat] = _is_even(counts[flat], pixels)
+    return flat
+
+
+def _gain(pattern: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(k,) log of the likelihood of one count from a pattern over that from even light."""
+    likely = (1 - FLOOR) * pattern / pattern.sum() + FLOOR / len(pattern)
+    return np.log(likely * len(likely))
 
 
 def _is_like(
     counts: NDArray[np.float64], pattern: NDArray[np.float64], deviations: float = 0.0
-) -> bool:
+) -> NDArray[np.bool_]:
     """Whether counts are rather drawn from a pattern than flat, or could be drawn from it.
 
     Parameters
     ----------
     counts : ndarray
-        (k,) counts of pixels.
+        (m, k) counts of pixels.
     pattern : ndarray
         (k,) light of the pattern in these pixels.
     deviations : float
         Standard deviations within which counts could be drawn from the pattern; 0: they are not
         compared with it.
     """
+    gain = _gain(pattern)
     likely = (1 - FLOOR) * pattern / pattern.sum() + FLOOR / len(pattern)
-    gain = np.log(likely * len(likely))  # per count: log of its likelihood over that if flat
-    found, total = (counts * gain).sum(), counts.sum()
-    expected = (likely * gain).sum()
-    deviation = np.sqrt(total * max((likely * gain**2).sum() - expected**2, 0.0))
-    could_be = deviations > 0 and found >= total * expected - deviations * deviation
-    return bool(found >= 0 or could_be)
+    found, total = counts @ gain, counts.sum(axis=1)
+    expected = likely @ gain
+    deviation = np.sqrt(total * max(likely @ gain**2 - expected**2, 0.0))
+    could_be = (deviations > 0) & (found >= total * expected - deviations * deviation)
+    return np.asarray((found >= 0) | could_be)
 
 
-def _is_even(counts: NDArray[np.float64], pixels: NDArray[np.bool_]) -> bool:
-    """Whether counts of pixels are even over the detector, by the chi-squared of tiles."""
+def _is_even(counts: NDArray[np.float64], pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether (m, k) counts of pixels are even over the detector, by the chi-squared of tiles."""
     y, x = np.nonzero(pixels)
     height, width = pixels.shape
     tile = (y * TILES // height) * TILES + x * TILES // width
+    used, tile = np.unique(tile, return_inverse=True)
     n_pixels = np.bincount(tile)
-    used = n_pixels > 0
-    expected = counts.sum() * n_pixels[used] / n_pixels.sum()
-    squares = ((np.bincount(tile, counts)[used] - expected) ** 2 / expected).sum()
-    freedom = len(expected) - 1
+    in_tiles = np.zeros((len(used), len(counts)))
+    np.add.at(in_tiles, tile, counts.T)
+    expected = counts.sum(axis=1) * (n_pixels / n_pixels.sum())[:, None]
+    squares = ((in_tiles - expected) ** 2 / expected).sum(axis=0)
+    freedom = len(used) - 1
     chance = freedom + EVEN_DEVIATIONS * np.sqrt(2 * freedom)
-    return bool(squares < chance + UNEVEN * counts.sum())
+    return np.asarray(squares < chance + UNEVEN * counts.sum(axis=1))
 
 
 def _alone(

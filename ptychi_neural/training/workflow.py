@@ -24,7 +24,7 @@ from ptychi_neural.engine.state import (
     restore_optimizer,
     restore_reconstructor,
 )
-from ptychi_neural.engine.state_files import State, read_state, write_state
+from ptychi_neural.engine.state_files import State, damage_told, read_state, write_state
 from ptychi_neural.engine.tasks import build_task
 from ptychi_neural.generators.files import save_generator
 from ptychi_neural.options import NeuralPtychographyOptions
@@ -374,9 +374,13 @@ class MultiscanTrainingWorkflow:
             If it is no such state, or the generator has other options.
         """
         state = read_state(path, STATE_KIND)
+        with damage_told(path):
+            self._restore(state)
+
+    def _restore(self, state: State) -> None:
         unknown = set(state["described"]) - set(self.scans)
         if unknown:
-            raise ValueError(f"{path}: has scans {sorted(unknown)} that this training has not.")
+            raise ValueError(f"has scans {sorted(unknown)} that this training has not.")
         self.generator.network.load_tensors(state["generator"])
         restore_optimizer(self.generator, state["optimizer"])
         self.epoch, self._losses = state["epoch"], state["losses"]

@@ -116,3 +116,31 @@ def test_frames_of_another_object_show_in_the_reprojection_error(unrolled, scan)
     foreign = scan.patterns[::-1].transpose(0, 2, 1)[:9]
     stream.add(foreign, scan.positions_px[:9], np.arange(100, 109))
     assert stream.current().reprojection_error.mean() > 1.5 * trusted.mean()
+
+
+def test_defects_of_arriving_frames_are_masked_and_told(one_shot, scan):
+    predictor = predictor_of(one_shot)
+    patterns = scan.patterns.astype(np.float32)
+    bad = patterns.copy()
+    bad[:, 3, 5] = 2.0**32 - 2
+    bad[4] = np.nan
+    others = np.delete(np.arange(36), 4)
+    valid = np.ones((16, 16), bool)
+    valid[3, 5] = False
+    clean = predictor.stream(scan.probe, scan.object.shape[-2:], valid_pixel_mask=valid)
+    assert clean.add(patterns[others] * valid, scan.positions_px[others], others) == 35
+    stream = predictor.stream(scan.probe, scan.object.shape[-2:])
+    with pytest.warns(UserWarning, match=r"masked 1 pixels .* at \(3, 5\), dropped 1 .*frames: 4"):
+        assert stream.add(bad, scan.positions_px, np.arange(36)) == 35
+    np.testing.assert_array_equal(stream.valid_pixel_mask, valid)
+    assert stream.n_frames == 35
+    np.testing.assert_allclose(stream.current().object, clean.current().object, atol=1e-6)
+
+
+def test_a_frame_that_later_ones_show_to_be_odd_is_told(one_shot, scan):
+    stream = predictor_of(one_shot).stream(scan.probe, scan.object.shape[-2:])
+    patterns = scan.patterns.astype(np.float32)
+    patterns[1] *= 1000
+    stream.add(patterns[:2], scan.positions_px[:2], [0, 1])
+    with pytest.warns(UserWarning, match="came earlier were taken in"):
+        stream.add(patterns[2:], scan.positions_px[2:], np.arange(2, 36))

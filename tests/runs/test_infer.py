@@ -113,6 +113,22 @@ def test_infer_follows_a_growing_file(files, one_shot, scan):
     assert n_frames[-1] == 36
 
 
+def test_a_followed_scan_is_repaired_as_a_whole_one_is(files, one_shot, scan):
+    patterns = scan.patterns.astype(np.float32)
+    patterns[:, 8, 9] = 100 * patterns.max()
+    patterns[:, 3] = 2.0**32 - 1
+    patterns[2] *= 1000
+    with h5py.File(files / "spoilt.h5", "w") as file:
+        file["dp"] = patterns
+    common = ("infer", one_shot, "--diffraction", files / "spoilt.h5")
+    common += ("--product", files / "product.h5", "--output")
+    call(*common, files / "whole")
+    call(*common, files / "followed", "--follow", "--every", 0.1, "--timeout", 0.3)
+    whole, followed = (read_product(files / name / "product.h5") for name in ("whole", "followed"))
+    assert len(whole.positions_px) == len(followed.positions_px) == 35
+    np.testing.assert_allclose(followed.object, whole.object, atol=1e-5)
+
+
 def test_following_a_file_without_frames_ends_with_an_error(files, one_shot):
     with h5py.File(files / "empty.h5", "w", libver="latest") as file:
         file.create_dataset("dp", (0, 16, 16), "u2", maxshape=(None, 16, 16))

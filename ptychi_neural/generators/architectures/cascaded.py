@@ -27,16 +27,16 @@ from ptychi_neural.options.generator import own_options
 class CascadedOptions(Options):
     """Architecture A: blocks at constant resolution, then a convolutional U-Net refiner."""
 
-    n_blocks: int = PydanticField(default=4, ge=1)
+    n_blocks: int = PydanticField(default=4, ge=1, le=100)
     """Number of blocks of stage 1."""
 
     link: CascadeLinks = CascadeLinks.IMAGE
     """What passes from stage 1 to the refiner."""
 
-    refiner_depth: int = PydanticField(default=2, ge=1)
+    refiner_depth: int = PydanticField(default=2, ge=1, le=12)
     """Number of levels of the refiner below its input resolution."""
 
-    channel_cap: int = PydanticField(default=128, ge=1)
+    channel_cap: int = PydanticField(default=128, ge=1, le=4096)
     """Largest number of channels of the refiner, whose levels double the width."""
 
     stage_one_epochs: int = PydanticField(default=0, ge=0)

@@ -37,13 +37,13 @@ class CNNOptions(Options):
     Hoidn et al., Scientific Reports 13, 22789 (2023).
     """
 
-    depth: int = PydanticField(default=3, ge=1)
+    depth: int = PydanticField(default=3, ge=1, le=12)
     """Number of levels below the input resolution."""
 
     downsampling: Downsamplings = Downsamplings.MAX
     """Max pooling as published, mean pooling or strided convolution."""
 
-    channel_cap: int = PydanticField(default=256, ge=1)
+    channel_cap: int = PydanticField(default=256, ge=1, le=4096)
     """Largest number of channels: levels double the width up to this."""
 
 

@@ -33,10 +33,10 @@ from ptychi_neural.options.generator import own_options
 class HybridUNOOptions(Options):
     """Architecture B: spectral encoder with skips from its local path, convolutional decoder."""
 
-    depth: int = PydanticField(default=2, ge=1)
+    depth: int = PydanticField(default=2, ge=1, le=12)
     """Number of levels below the input resolution."""
 
-    n_bottleneck_blocks: int = PydanticField(default=1, ge=1)
+    n_bottleneck_blocks: int = PydanticField(default=1, ge=1, le=100)
     """Number of spectral blocks at the lowest resolution."""
 
     downsampling: Downsamplings = Downsamplings.STRIDED
@@ -48,7 +48,7 @@ class HybridUNOOptions(Options):
     fusion: Fusions = Fusions.CONCATENATE
     """How the decoder takes in a skip."""
 
-    channel_cap: int = PydanticField(default=128, ge=1)
+    channel_cap: int = PydanticField(default=128, ge=1, le=4096)
     """Largest number of channels: levels double the width up to this."""
 
     def problems(self) -> Iterator[str]:

@@ -1,0 +1,102 @@
+"""The check of counts for a scan whose frames arrive in blocks."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ptychi_neural.scans.counts import EarlierFrames, Repaired, as_counts, repair
+from ptychi_neural.scans.odd_frames import far_darker, too_bright
+
+
+class StreamedCounts:
+    """Repairs blocks of frames with what all blocks together tell.
+
+    A later block may show that frames of an earlier one were not what they seemed: a pixel is
+    dead, or a frame far brighter than the rest. Then ``outdated`` is True, and the frames should
+    be taken in once more after ``begin_again``, which keeps what is known of pixels and frames.
+
+    Parameters
+    ----------
+    valid_pixel_mask : ndarray, optional
+        (h, w) True where the detector works. Without it dead and hot pixels are looked for.
+    """
+
+    def __init__(self, valid_pixel_mask: NDArray[np.bool_] | None = None) -> None:
+        self._given = valid_pixel_mask
+        self._earlier: EarlierFrames | None = None
+        self._numbers: list[int] = []
+        self._odd_before = False
+        self.dropped: set[int] = set()
+        """Numbers of frames that do not belong to the scan."""
+        self.outdated = False
+        """Whether earlier frames have to be taken in once more."""
+
+    @property
+    def valid_pixel_mask(self) -> NDArray[np.bool_] | None:
+        """(h, w) True for pixels that are no defect as far as is known; None if none is known."""
+        if self._earlier is None or self._earlier.valid.all():
+            return self._given
+        return self._earlier.valid
+
+    def add(self, patterns: ArrayLike, numbers: NDArray[np.integer]) -> Repaired:
+        """Repair a block of frames.
+
+        Parameters
+        ----------
+        patterns : array_like
+            (n, h, w) counts, DC at the image centre.
+        numbers : ndarray
+            (n,) numbers of the frames.
+
+        Raises
+        ------
+        ValueError
+            If the patterns are no counts, or most of the detector is broken.
+        """
+        patterns = as_counts(patterns)
+        earlier = self._earlier or _nothing(patterns.shape[1:])
+        known = np.isin(numbers, list(self.dropped))
+        numbers = numbers[~known]
+        block = repair(
+            patterns[~known],
+            self._given,
+            frame_numbers=numbers,
+            whole_scan=False,
+            earlier=earlier,
+        )
+        self.dropped.update(numbers[~block.kept].tolist())
+        self._numbers += numbers[block.kept].tolist()
+        valid = np.ones(patterns.shape[1:], bool)
+        valid = valid if block.valid_pixel_mask is None else block.valid_pixel_mask
+        light = block.patterns.sum(axis=(1, 2), dtype=np.float64, where=valid)
+        self._earlier = EarlierFrames(
+            valid,
+            earlier.n_frames + len(light),
+            np.where(valid, earlier.counts + block.patterns.sum(axis=0, dtype=np.float64), 0),
+            np.concatenate([earlier.light, light]),
+        )
+        odd = np.zeros(self._earlier.n_frames, bool)
+        for find in (too_bright, far_darker):
+            odd |= find(self._earlier.light, ~odd)
+        self.dropped.update(np.array(self._numbers)[odd].tolist())
+        self._odd_before = self._odd_before or bool(odd.any())
+        masked_later = earlier.n_frames > 0 and bool((earlier.valid & ~valid).any())
+        self.outdated = self.outdated or self._odd_before or masked_later
+        kept = ~known
+        kept[~known] = block.kept
+        return block._replace(kept=kept)
+
+    def begin_again(self) -> None:
+        """Forget the frames, but neither those that do not belong nor the bad pixels.
+
+        Pixels that seemed to be bad beside a frame that does not belong are looked at anew.
+        """
+        if self._earlier is not None:
+            nothing = _nothing(self._earlier.valid.shape)
+            if not self._odd_before:
+                nothing.valid = self._earlier.valid
+            self._earlier = nothing
+        self._numbers, self.outdated, self._odd_before = [], False, False
+
+
+def _nothing(frame_shape: tuple[int, ...]) -> EarlierFrames:
+    return EarlierFrames(np.ones(frame_shape, bool), 0, np.zeros(frame_shape), np.zeros(0))

@@ -1,0 +1,123 @@
+"""What becomes of defective counts: one table of inputs and of what exactly happens to them."""
+
+import re
+
+import numpy as np
+import pytest
+
+from hostile_scans import ROUTES, SIZE
+
+
+def at(*places):
+    mask = np.zeros((SIZE, SIZE), bool)
+    for place in places:
+        mask[place] = True
+    return mask
+
+
+MIDDLE = SIZE // 2
+GAP = at(np.s_[:, 8:10])
+STOP = np.hypot(*(np.indices((SIZE, SIZE)) - (SIZE - 1) / 2)) < 3
+POINTS = at((2, 3), (MIDDLE, MIDDLE + 2))
+NOTHING = at()
+
+
+def marked(value, dtype, where=GAP):
+    def spoil(sim):
+        counts = sim.counts.astype(dtype)
+        counts[:, where] = np.array(value).astype(dtype)
+        return counts
+
+    return spoil
+
+
+def frames(change, *numbers):
+    def spoil(sim):
+        counts = sim.counts.astype(np.float64)
+        for number in numbers:
+            counts[number] = change(counts[number])
+        return counts
+
+    return spoil
+
+
+def dark(n):
+    rng = np.random.default_rng(5)
+    return lambda frame: (
+        rng.poisson(n / frame.size, frame.shape) + (np.indices(frame.shape).sum(0) == 3)
+    )
+
+
+def flash(sim):
+    counts = sim.counts.copy()
+    counts[7, 3, 4] = 1000
+    counts[30, MIDDLE, MIDDLE + 2] = 100 * counts.max()
+    return counts
+
+
+def saturated(sim):
+    return np.minimum(sim.counts, sim.counts.max() // 2)
+
+
+def unit(factor, dtype=np.float64):
+    return lambda sim: (sim.counts * factor).astype(dtype)
+
+
+MARKERS = [
+    (f"{dtype} 2^{bits} - {less}", marked(2**bits - less, dtype), GAP, [], "gap marker|overflown")
+    for dtype, bits in [
+        ("i2", 15), ("u2", 16), (">u2", 16), ("u4", 20), ("i4", 31), ("u4", 32), ("i8", 63),
+        ("u8", 64), ("f4", 16), ("f4", 20), ("f4", 32), ("f8", 32),
+    ]
+    for less in (1, 2, 3)
+]  # fmt: skip
+
+TABLE = [
+    *MARKERS,
+    ("minus one in an int32 gap", marked(-1, "i4"), GAP, [], "negative"),
+    ("NaN in a gap", marked(np.nan, "f4"), GAP, [], "NaN"),
+    ("infinite points", marked(np.inf, "f4", POINTS), POINTS, [], "Inf"),
+    ("an unheard-of marker", marked(123456, "f4"), GAP, [], "saturated|stuck"),
+    ("beam stop of zeros", marked(0, "u4", STOP), STOP, [], "without counts"),
+    ("dead pixel", marked(0, "u4", at((MIDDLE, MIDDLE))), at((MIDDLE, MIDDLE)), [], "dead"),
+    ("hot pixels", marked(10**6, "u4", POINTS), POINTS, [], "hot"),
+    ("stuck pixel", marked(3, "u4", at((MIDDLE, MIDDLE))), at((MIDDLE, MIDDLE)), [], "stuck"),
+    ("flashes in single frames", flash, at((3, 4), (MIDDLE, MIDDLE + 2)), [], "flash|hot"),
+    ("two frames of 10 dark counts", frames(dark(10), 3, 30), NOTHING, [3, 30], "no light"),
+    ("frames of 100 dark counts", frames(dark(100), 3, 30), NOTHING, [3, 30], "no light|evenly"),
+    ("a frame of 90,000 dark counts", frames(dark(90000), 9), NOTHING, [9], "evenly"),
+    ("frames 1000 times brighter", frames(lambda f: f * 1000, 3, 30), NOTHING, [3, 30], "bright"),
+    ("an empty frame", frames(lambda f: f * 0, 40), NOTHING, [40], "empty"),
+    ("a frame of NaN", frames(lambda f: f * np.nan, 40), NOTHING, [40], "broken"),
+    ("a weak frame", frames(lambda f: f // 30, 5), NOTHING, [], "^$"),
+    ("a bright frame", frames(lambda f: f * 5, 5), NOTHING, [], "^$"),
+    *[(f"unit {factor:g}", unit(factor), NOTHING, [], "^$") for factor in (1e-16, 0.37, 1e20)],
+    ("unit 1e20 in single precision", unit(1e20, np.float32), NOTHING, [], "^$"),
+    ("nothing wrong", unit(1, "u4"), NOTHING, [], "^$"),
+    ("big-endian", unit(1, ">u4"), NOTHING, [], "^$"),
+    ("negative strides", lambda sim: sim.counts[:, ::-1, ::-1], NOTHING, [], "^$"),
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize(
+    ("spoil", "masked", "dropped", "told"), [c[1:] for c in TABLE], ids=[c[0] for c in TABLE]
+)
+def test_defects_are_masked_dropped_and_told(scans, tmp_path, route, spoil, masked, dropped, told):
+    sim = scans()
+    valid, gone, message = ROUTES[route](sim, spoil(sim), tmp_path)
+    np.testing.assert_array_equal(NOTHING if valid is None else ~valid, masked)
+    assert gone == dropped
+    assert re.search(told, message), message
+
+
+def test_saturated_pixels_are_masked_on_every_route(scans, tmp_path):
+    sim = scans(1e6)
+    counts = saturated(sim)
+    clipped = (counts == counts.max()).any(axis=0)
+    for route in ROUTES.values():
+        valid, gone, message = route(sim, counts, tmp_path)
+        np.testing.assert_array_equal(~valid, clipped)
+        assert gone == []
+        assert "saturated" in message

@@ -1,0 +1,187 @@
+"""Files of generators and states from elsewhere: what they declare is checked before building."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from hostile_scans import FEW_AND_MANY, for_all, result_or_words
+from ptychi_neural.engine.state import load_training_state, save_training_state
+from ptychi_neural.generators.files import load_generator
+from small_tasks import make_task, neural_options
+
+
+def parts(path):
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return {key: json.loads(text) for key, text in file.metadata().items()}, tensors
+
+
+def put(path, metadata, tensors):
+    save_file(tensors, path, metadata={key: json.dumps(value) for key, value in metadata.items()})
+    return path
+
+
+@pytest.fixture(scope="module")
+def task(simulated):
+    options = neural_options(architecture="unrolled")
+    made = make_task(options, simulated.scan)
+    made.run(1)
+    return made
+
+
+@pytest.fixture(scope="module")
+def saved(task, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    task.reconstructor.save_generator(folder / "generator.safetensors")
+    save_training_state(folder / "state.safetensors", task.reconstructor)
+    return folder
+
+
+DECLARED = [
+    ("n_layers", ("generator", "unrolled", "n_layers"), 10**7),
+    ("more layers than weights", ("generator", "unrolled", "n_layers"), 50),
+    ("n_iterations", ("generator", "unrolled", "n_iterations"), 10**12),
+    ("width", ("generator", "width"), 10**9),
+    ("width within bounds", ("generator", "width"), 4096),
+    ("negative width", ("generator", "width"), -1),
+    ("width of text", ("generator", "width"), "16; import os"),
+    ("architecture", ("generator", "architecture"), "../../etc"),
+    ("unknown option", ("generator", "__class__"), "x"),
+    ("group of another type", ("generator", "unrolled"), [1, 2]),
+    ("no options", ("generator",), None),
+    ("slices", ("n_slices",), 10**9),
+    ("patch shape", ("patch_shape",), [10**6, 10**6]),
+    ("one side", ("patch_shape",), [16]),
+    ("loss", ("loss_function",), "os.system"),
+    ("projections", ("start", "n_iterations"), 10**12),
+    ("NaN", ("start", "momentum"), float("nan")),
+    ("weighting", ("consistency", "stitch_weighting"), 3),
+    ("format", ("format_version",), "4"),
+    ("later format", ("format_version",), 10**6),
+]
+
+
+@pytest.mark.parametrize(("keys", "value"), [d[1:] for d in DECLARED], ids=[d[0] for d in DECLARED])
+def test_what_a_generator_declares_is_bounded(saved, tmp_path, keys, value):
+    metadata, tensors = parts(saved / "generator.safetensors")
+    inner = metadata["ptychi_neural"]
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    clock = time.monotonic()
+    with pytest.raises(ValueError, match=r"hostile\.safetensors"):
+        load_generator(put(tmp_path / "hostile.safetensors", metadata, tensors))
+    assert time.monotonic() - clock < 20
+
+
+def test_a_generator_names_no_further_file(saved, tmp_path):
+    metadata, tensors = parts(saved / "generator.safetensors")
+    metadata["ptychi_neural"]["generator"]["checkpoint"] = "/etc/passwd"
+    _, options, _ = load_generator(put(tmp_path / "g.safetensors", metadata, tensors))
+    assert options.checkpoint is None
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(saved, tmp_path, value):
+    metadata, tensors = parts(saved / "generator.safetensors")
+    name = next(name for name, tensor in tensors.items() if tensor.is_floating_point())
+    tensors[name].view(-1)[0] = value
+    with pytest.raises(ValueError, match="NaN or Inf"):
+        load_generator(put(tmp_path / "g.safetensors", metadata, tensors))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a whole safetensors file"),
+        (b"\x93NUMPY", "not a whole safetensors file"),
+        (b"\xff" * 8 + b"{}", "not a whole safetensors file"),
+    ],
+)
+def test_other_files_are_no_generators(tmp_path, content, message):
+    path = tmp_path / "g.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_generator(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "[]", "{}", "nonsense", '{"format_version": null}']
+)
+def test_metadata_without_a_description_is_refused(tmp_path, text):
+    path = tmp_path / "g.safetensors"
+    save_file({"w": torch.zeros(1)}, path, metadata={"ptychi_neural": text})
+    with pytest.raises(ValueError, match=r"g\.safetensors: its 'ptychi_neural' metadata"):
+        load_generator(path)
+
+
+def scan_state(metadata):
+    """Names and values of what a state of a reconstruction holds."""
+    content = metadata["ptychi_neural_training_state"]["state"]
+    return dict(dict(content["dict"])["scan"]["dict"]), content
+
+
+def test_a_state_sets_declared_fields_only(task, saved, tmp_path):
+    metadata, tensors = parts(saved / "state.safetensors")
+    values, _ = scan_state(metadata)
+    values["batches"]["dict"].append(["__iter__", 3])
+    load_training_state(put(tmp_path / "s.safetensors", metadata, tensors), task.reconstructor)
+    assert not hasattr(task.reconstructor.dataloader.batch_sampler, "__iter__") or callable(
+        task.reconstructor.dataloader.batch_sampler.__iter__
+    )
+    values["optimizers"]["dict"][-1][1]["dict"][0][1]["dict"][1][1]["list"][0]["dict"].append(
+        ["step", 1]
+    )
+    with pytest.raises(ValueError, match="optimiser of"):
+        load_training_state(put(tmp_path / "s.safetensors", metadata, tensors), task.reconstructor)
+
+
+@FEW_AND_MANY
+def test_damaged_states_are_told(n, task, saved, tmp_path):
+    """Any value of the description replaced by any other gives an error that names the file."""
+    metadata, tensors = parts(saved / "state.safetensors")
+    text = json.dumps(metadata["ptychi_neural_training_state"])
+    good = saved / "state.safetensors"
+
+    def check(example):
+        where, what = example
+        places = [i for i, c in enumerate(text) if c in ":,["]
+        start = places[where % len(places)] + 1
+        stop = min((k for c in ",]}" if (k := text.find(c, start)) >= 0), default=len(text))
+        path = tmp_path / "damaged.safetensors"
+        save_file(
+            tensors, path, {"ptychi_neural_training_state": text[:start] + what + text[stop:]}
+        )
+        _, words = result_or_words(load_training_state, path, task.reconstructor)
+        assert words is None or "damaged.safetensors" in words
+        load_training_state(good, task.reconstructor)
+
+    values = st.sampled_from(["null", "-1", "1e400", '"x"', "[]", "{}", "NaN", "10000000000000"])
+    for_all(n, st.tuples(st.integers(0, 10**6), values), check)
+
+
+@FEW_AND_MANY
+def test_damaged_generators_are_told(n, saved, tmp_path):
+    good = (saved / "generator.safetensors").read_bytes()
+    path = tmp_path / "damaged.safetensors"
+
+    def check(example):
+        where, byte, length = example
+        content = bytearray(good[: int(length * len(good))])
+        if content:
+            content[where % len(content)] = byte
+        path.write_bytes(content)
+        loaded, words = result_or_words(load_generator, path)
+        if loaded is None:
+            assert "damaged.safetensors" in words
+        else:
+            assert all(tensor.isfinite().all() for tensor in loaded[0].tensors().values())
+
+    lengths = st.one_of(st.just(1.0), st.floats(0, 1))
+    for_all(n, st.tuples(st.integers(0, 4000), st.integers(0, 255), lengths), check)

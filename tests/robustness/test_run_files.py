@@ -1,0 +1,77 @@
+"""Run files and options with anything in them: refused in words, or ready to run."""
+
+import pytest
+from hypothesis import strategies as st
+
+from hostile_scans import FEW_AND_MANY, for_all, result_or_words
+from ptychi_neural.options import NeuralPtychographyOptions
+from ptychi_neural.runs.configuration import RunFileError, flattened
+from ptychi_neural.runs.run_file import read_run_file
+from small_tasks import make_task, neural_options
+
+BASE = """engine = "neural"
+[simulation]
+seed = 1
+[simulation.scan]
+kind = "raster"
+n_y = 2
+n_x = 2
+"""
+
+ANYTHING = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.sampled_from([0, 1, -1, 2, 10**7, 10**12]),
+    st.floats(),
+    st.text(max_size=8),
+    st.lists(st.integers(-3, 3), max_size=3),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+
+NAMES = sorted(flattened(NeuralPtychographyOptions().get_dict()))
+
+
+def nested(name, value):
+    """{"a": {"b": value}} of "a.b"."""
+    first, *rest = name.split(".", 1)
+    return {first: nested(rest[0], value) if rest else value}
+
+
+@FEW_AND_MANY
+def test_run_files_of_any_text_are_refused_in_words(n, tmp_path):
+    path = tmp_path / "run.toml"
+
+    def check(example):
+        where, new = example
+        first = int(where * len(BASE))
+        path.write_bytes(BASE[:first].encode() + new + BASE[first + len(new) :].encode())
+        _, words = result_or_words(read_run_file, path, errors=RunFileError)
+        assert words is None or "run.toml" in words
+
+    text = st.one_of(st.binary(max_size=12), st.text(max_size=12).map(lambda t: t.encode("utf-8")))
+    for_all(n, st.tuples(st.floats(0, 1), text), check)
+
+
+@FEW_AND_MANY
+def test_options_of_any_value_are_refused_or_build_a_task(n, simulated):
+    def check(example):
+        name, value = example
+        options = neural_options(architecture="unrolled")
+        chosen, words = result_or_words(
+            options.load_from_dict, nested(name, value), errors=(ValueError, TypeError)
+        )
+        if chosen is not None:
+            _, words = result_or_words(make_task, options, simulated.scan)
+        assert chosen is not None or words
+
+    names = [name for name in NAMES if "class_name" not in name]
+    for_all(n, st.tuples(st.sampled_from(names), ANYTHING), check)
+
+
+@pytest.mark.parametrize("depth", [100, 10_000])
+def test_deep_contents_are_refused(tmp_path, depth):
+    path = tmp_path / "run.toml"
+    path.write_text("x = " + "[" * depth + "]" * depth)
+    with pytest.raises(RunFileError):
+        read_run_file(path)
