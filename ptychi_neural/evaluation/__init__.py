@@ -14,6 +14,7 @@ from ptychi_neural.evaluation.metrics import (
     psnr_amplitude_phase,
     ssim_amplitude_phase,
 )
+from ptychi_neural.evaluation.positions import position_rms
 from ptychi_neural.evaluation.resolution import (
     ONE_SEVENTH,
     RingCorrelation,
@@ -40,6 +41,7 @@ __all__ = [
     "half_bit_threshold",
     "loss_figure",
     "phase_correlation",
+    "position_rms",
     "psnr_amplitude_phase",
     "reconstruction_figure",
     "resolution_px",

@@ -9,11 +9,14 @@ from ptychi_neural.comparison.benchmark.cell import Cell
 from ptychi_neural.evaluation.metric_table import METRICS
 from ptychi_neural.scans.hdf5 import replacing
 
+POSITION_COLUMNS = ("position_rms_px", "position_rms_no_affine_px")
+"""Errors of positions in a ``FullScore``."""
+
 
 def score_columns() -> list[str]:
     """What a ``FullScore`` has that is one number, in the order of tables."""
     metrics = [name for name, metric in METRICS.items() if metric.format is not None]
-    return ["error", *metrics, "held_out", "epoch", "seconds"]
+    return ["error", *POSITION_COLUMNS, *metrics, "held_out", "epoch", "seconds"]
 
 
 class _Model(BaseModel):
@@ -57,6 +60,12 @@ class FullScore(Score):
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, float | list[float] | None]
+
+    position_rms_px: float | None = None
+    """Root mean square error of refined positions along an axis, without their mean."""
+
+    position_rms_no_affine_px: float | None = None
+    """The same without an affine map."""
 
     half_scans: RingCurve | None = None
     """Correlation of the reconstructions from two halves of the scan."""

@@ -13,7 +13,13 @@ import torch
 from ptychi_neural import evaluation
 from ptychi_neural.comparison.benchmark.peak_memory import peak_memory_mib, reset_peak_memory
 from ptychi_neural.comparison.benchmark.plan import Plan
-from ptychi_neural.comparison.benchmark.record import FullScore, Record, RingCurve, Score
+from ptychi_neural.comparison.benchmark.record import (
+    POSITION_COLUMNS,
+    FullScore,
+    Record,
+    RingCurve,
+    Score,
+)
 from ptychi_neural.comparison.held_out_pixels import hold_out
 from ptychi_neural.comparison.run_engine import run_engine
 from ptychi_neural.comparison.snapshots import EngineRun, Snapshot
@@ -166,5 +172,9 @@ def _full_score(
             for name, metric in METRICS.items()
             if target.name in metric.recorded_against
         }
+        true = target.true_positions(scan)
+        if true is not None and plan.options.probe_position_options.optimizable:
+            for name, affine in zip(POSITION_COLUMNS, (False, True)):
+                values[name] = evaluation.position_rms(snapshot.positions_px, true, affine)
     curve = half_scan_correlation(scan, *halves) if halves else None
     return FullScore(**_course(plan, snapshot), **values, half_scans=curve)
