@@ -2,6 +2,7 @@
 
 from ptychi_neural.evaluation.alignment import Alignment, align, scanned_area
 from ptychi_neural.evaluation.comparison_figures import comparison_figure, error_over_time_figure
+from ptychi_neural.evaluation.coverage import Coverage, coverage
 from ptychi_neural.evaluation.figures import loss_figure, reconstruction_figure
 from ptychi_neural.evaluation.metric_table import METRICS, Metric
 from ptychi_neural.evaluation.metrics import (
@@ -28,6 +29,7 @@ __all__ = [
     "ONE_SEVENTH",
     "Alignment",
     "AmplitudePhase",
+    "Coverage",
     "Metric",
     "RingCorrelation",
     "align",
@@ -35,6 +37,7 @@ __all__ = [
     "comparison_figure",
     "complex_error",
     "contrast",
+    "coverage",
     "error_by_band",
     "error_over_time_figure",
     "fourier_ring_correlation",

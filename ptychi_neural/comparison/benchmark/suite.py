@@ -151,6 +151,10 @@ class Suite(_Model):
     half_scans: bool = False
     """Whether two halves of the scan, every second frame each, are reconstructed and compared."""
 
+    intervals: bool = False
+    """Whether the neural engine's intervals of amplitude and phase are measured and compared with
+    the truth, which takes one more initial reconstruction."""
+
     max_seconds: float = Field(gt=0)
     """Wall time after which an engine is stopped."""
 
