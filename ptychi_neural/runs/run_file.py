@@ -210,14 +210,9 @@ def run_from(
             simulation = located(frame.simulation, folders, "simulation", problems)
     if isinstance(options, NeuralPtychographyOptions):
         _locate_checkpoint(options.reconstructor_options.generator, path.parent, problems)
-    if (
-        frame is not None
-        and frame.output.intervals
-        and (engine != "neural" or "refine" in contents)
-    ):
-        problems.append(
-            "output.intervals: only of the neural engine's own result, without [refine]"
-        )
+    other_result = engine != "neural" or "refine" in contents
+    if frame is not None and frame.output.intervals and other_result:
+        problems.append("output.intervals: the result has to be the neural engine's, leave it out")
     refine = None
     if "refine" in contents:
         refine = _refinement(contents["refine"], chosen, problems)
