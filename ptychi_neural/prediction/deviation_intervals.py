@@ -94,10 +94,11 @@ def measure_intervals(
     scan_of_first = first.scan
     object_ = task.get_data("object").detach()
     random = torch.Generator("cpu").manual_seed(seed)
-    drawn = [
-        torch.poisson(scan_of_first.predict(object_, frames).double().cpu(), random)
-        for frames in scan_of_first.batches
-    ]
+    with torch.no_grad():
+        drawn = [
+            torch.poisson(scan_of_first.predict(object_, frames).double().cpu(), random)
+            for frames in scan_of_first.batches
+        ]
     counts = torch.cat(drawn) * scan_of_first.valid.cpu()
     if scan_of_first.model.is_far_field:
         counts = torch.fft.fftshift(counts, dim=(-2, -1))
