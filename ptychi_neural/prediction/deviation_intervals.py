@@ -5,8 +5,10 @@ object is reconstructed from them in the same way and from the same start; a fit
 applied, not fitted again (parametric bootstrap: Efron, Annals of Statistics 7, 1 (1979)). The
 second result differs from the first by an error e that is known, which has in it the noise of the
 counts, coarse phase that the iterations do not reach, what a refined probe lacks, and what
-denoising takes away. With w = <|e|^2> its mean around a pixel,
+denoising takes away. It is split into its local mean, e_coarse, and the rest, e_fine. Where a
+coarse error is large in a repetition is a matter of chance, so that it counts everywhere alike:
 
+    w(r) = <|e_fine|^2> around r + <|e_coarse|^2> over the scanned area,
     sigma(r) = s sqrt(w(r)),        half width(r) = q sigma(r).
 
 q is the quantile of |e| / sqrt(w) over the scanned area, so that the intervals hold the asked share
@@ -15,7 +17,8 @@ counts Y, the intensities I of the result and I' of the repetition,
 
     s^2 = sum ((Y - I)^2 - Y) / (I + 1)  /  sum (I' - I)^2 / (I + 1),
 
-where the numerator has the mean of the squared error of I, because Y knows nothing of I.
+where the numerator has the mean of the squared error of I, because Y knows nothing of I. It is
+never below 1: the result is smoother than the truth, and is found again more easily.
 """
 
 import copy
@@ -39,9 +42,9 @@ PROBABILITY = 0.9
 """Share of the true values that the intervals are to hold."""
 
 NEIGHBOURHOOD_PX = 3.0
-"""Sigma of the Gaussian with which squared errors are averaged."""
+"""Sigma of the Gaussian with which errors and their squares are averaged."""
 
-SCALE_LIMITS = (0.5, 3.0)
+SCALE_LIMITS = (1.0, 3.0)
 """Bounds of the correction s, which few counts at held-out pixels tell badly."""
 
 
@@ -148,12 +151,15 @@ def _half_width(
     error: NDArray[np.floating], area: NDArray[np.bool_], scale: float
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """(H, W) half width of the interval, and standard deviation."""
-    squares, weight = (
-        ndimage.gaussian_filter(np.where(area, values, 0.0), NEIGHBOURHOOD_PX)
-        for values in (error**2, 1.0)
-    )
+
+    def mean(values: NDArray[np.floating] | float) -> NDArray[np.floating]:
+        return ndimage.gaussian_filter(np.where(area, values, 0.0), NEIGHBOURHOOD_PX)
+
+    weight = np.maximum(mean(1.0), 1e-9)
+    coarse = mean(error) / weight
+    fine = mean((error - coarse) ** 2) / weight
     local = np.full(error.shape, np.nan)
-    local[area] = np.sqrt(squares[area] / weight[area])
+    local[area] = np.sqrt(fine[area] + (coarse[area] ** 2).mean())
     size = np.where(local[area] > 0, local[area], 1.0)
     quantile = np.quantile(np.abs(error[area]) / size, PROBABILITY)
     return scale * quantile * local, scale * local

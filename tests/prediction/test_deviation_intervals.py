@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from ptychi_neural.evaluation import coverage, scanned_area
 from ptychi_neural.prediction.deviation_intervals import intervals_of, measure_intervals
@@ -42,6 +43,20 @@ def test_intervals_hold_nine_in_ten_values_and_follow_the_size_of_errors(repeate
     expected = size * np.abs(object_) * np.sqrt(2)
     assert np.median((found.standard_deviation / expected)[area]) == pytest.approx(1, abs=0.1)
     assert np.median((found.phase / size)[area]) == pytest.approx(1.645, abs=0.15)
+
+
+def test_coarse_errors_count_everywhere_alike(repeated):
+    object_, _, _, area, _ = repeated
+    held = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        first, second = (
+            object_ * np.exp(6j * ndimage.gaussian_filter(rng.normal(0, 0.2, area.shape), 8))
+            for _ in range(2)
+        )
+        found = intervals_of(object_, first, area)
+        held.append((np.abs(np.angle(second / object_)) <= found.phase)[area].mean())
+    assert np.mean(held) == pytest.approx(0.9, abs=0.08)
 
 
 def test_the_correction_scales_intervals_and_phases_stay_below_a_turn(repeated):
