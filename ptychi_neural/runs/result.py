@@ -91,7 +91,7 @@ def draw(result: ReconstructionResult, run: RunFile, folder: Path) -> None:
         held_out.index.name = "epoch"
         curves = curves.merge(held_out.reset_index(), on="epoch", how="left")
     evaluation.loss_figure(folder / "loss.png", curves)
-    scan = result.scan
+    scan, intervals = result.scan, result.intervals
     evaluation.reconstruction_figure(
         folder / "figure.png",
         scan.object,
@@ -99,6 +99,6 @@ def draw(result: ReconstructionResult, run: RunFile, folder: Path) -> None:
         title=f"{scan.name}, {' and '.join(stage.engine for stage in run.stages)}",
         pixel_size_m=scan.pixel_size_m,
         standard_deviation=result.standard_deviation,
-        intervals=result.intervals and (result.intervals.amplitude, result.intervals.phase),
+        intervals=None if intervals is None else (intervals.amplitude, intervals.phase),
         mask=evaluation.scanned_area(scan.positions_px, scan.object.shape),
     )
