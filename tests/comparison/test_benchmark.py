@@ -396,7 +396,6 @@ def test_the_command_goes_on_with_a_benchmark(suite_file, finished, tmp_path, mo
 POSITIONS = """
 [base.probe_position_options]
 optimizable = true
-step_size = 0.0
 
 [axes]"""
 
@@ -412,7 +411,10 @@ def test_errors_of_refined_positions_are_those_of_the_frames_that_are_reconstruc
         '"simulation.scan.step_px" = 2.5',
         '"simulation.scan.step_px" = 2.5, "simulation.position_error_px" = 0.4',
     )
-    path.write_text(changed)
+    still = '"reconstructor_options.num_epochs" = 4, "probe_position_options.step_size" = 0.0 }'
+    head, lsqml = changed.split("[engines.lsqml]")
+    lsqml = lsqml.replace('"reconstructor_options.num_epochs" = 4 }', still)
+    path.write_text(f"{head}[engines.lsqml]{lsqml}")
     benchmark(path, folder, show_progress=False)
     simulated = simulate(
         SimulationOptions(
