@@ -13,7 +13,9 @@ from ptychi_neural.comparison.held_out_pixels import withhold
 from ptychi_neural.comparison.snapshots import EngineRun, or_infinite
 from ptychi_neural.comparison.target import Target
 from ptychi_neural.comparison.watch import Watch
+from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.options import NeuralPtychographyOptions
+from ptychi_neural.prediction.deviation_intervals import measure_intervals
 from ptychi_neural.runs.option_groups import changed_values
 from ptychi_neural.runs.reconstruct import build_task
 from ptychi_neural.scans import Scan
@@ -30,6 +32,7 @@ def run_engine(
     max_seconds: float | None = None,
     n_snapshots: int = 50,
     total_variation_weights: Sequence[float] | None = None,
+    with_intervals: bool = False,
     show_progress: bool = True,
 ) -> EngineRun:
     """Run an engine and take snapshots of it, outside of its wall time.
@@ -59,6 +62,8 @@ def run_engine(
         the engine leaves in the end come on top.
     total_variation_weights : sequence of float, optional
         Weights that take the place of those of the catalogue.
+    with_intervals : bool
+        Measure the intervals of what a neural engine leaves, outside of its wall time.
     show_progress : bool
         Show a bar with epoch, loss and time left.
 
@@ -79,7 +84,14 @@ def run_engine(
         task = build_task(copy.deepcopy(options), seen, keep)
         watch = Watch(task, scan, held_out, target, max_seconds, n_snapshots)
         stopped = watch.run(show_progress)
-        return EngineRun(name, settings, watch.snapshots, stopped)
+        intervals = None
+        if (
+            with_intervals
+            and stopped is None
+            and isinstance(task.reconstructor, NeuralReconstructor)
+        ):
+            intervals = measure_intervals(task, options, seen, keep)
+        return EngineRun(name, settings, watch.snapshots, stopped, intervals)
 
     weights = ENGINES[name].total_variation_weights
     if not weights:

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychi_neural.prediction.deviation_intervals import Intervals
+
 
 @dataclass
 class Snapshot:
@@ -48,6 +50,9 @@ class EngineRun:
 
     stopped: str | None = None
     """What ended the run before its last epoch: "interrupted", "out of time", or how it failed."""
+
+    intervals: Intervals | None = None
+    """Intervals of the last snapshot's object, where they were asked for and could be measured."""
 
     remark: str | None = None
     """What else a reader should know about the run."""

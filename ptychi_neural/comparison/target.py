@@ -10,6 +10,7 @@ from ptychi_neural import evaluation
 from ptychi_neural.runs.reconstruct import in_register, load
 from ptychi_neural.runs.run_file import RunFile
 from ptychi_neural.scans import Scan
+from ptychi_neural.simulation import simulate
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,9 @@ class Target:
 
     name: Literal["ground truth", "reference"]
     """A ground truth is the object that was simulated; a reference is another reconstruction."""
+
+    positions_px: NDArray[np.floating] | None = None
+    """(n, 2) true positions (y, x) of all frames in pixels; None where they are not known."""
 
     def is_free(self, refined: bool) -> bool:
         """Whether a phase ramp and a translation are removed before a comparison.
@@ -58,10 +62,18 @@ class Target:
         """
         return evaluation.complex_error(*self.aligned(object, scan, refined))
 
+    def true_positions(self, scan: Scan) -> NDArray[np.floating] | None:
+        """(n, 2) true positions (y, x) of a scan's frames in pixels; None if they are unknown."""
+        if self.positions_px is None or scan.frame_indexes is None:
+            return self.positions_px
+        return self.positions_px[scan.frame_indexes]
+
 
 def load_with_target(run: RunFile) -> tuple[Scan, Target | None]:
     """Load the scan of a run file, and its ground truth or reference where there is one."""
-    scan, object_ = load(run)
-    if object_ is None:
-        return scan, None
-    return scan, Target(object_, "reference" if run.simulation is None else "ground truth")
+    if run.simulation is not None:
+        simulated = simulate(run.simulation)
+        truth = simulated.truth
+        return simulated.scan, Target(truth.object, "ground truth", truth.positions_px)
+    scan, reference = load(run)
+    return scan, None if reference is None else Target(reference, "reference")

@@ -2,6 +2,7 @@
 
 from ptychi_neural.evaluation.alignment import Alignment, align, scanned_area
 from ptychi_neural.evaluation.comparison_figures import comparison_figure, error_over_time_figure
+from ptychi_neural.evaluation.coverage import Coverage, coverage
 from ptychi_neural.evaluation.figures import loss_figure, reconstruction_figure
 from ptychi_neural.evaluation.metric_table import METRICS, Metric
 from ptychi_neural.evaluation.metrics import (
@@ -14,6 +15,7 @@ from ptychi_neural.evaluation.metrics import (
     psnr_amplitude_phase,
     ssim_amplitude_phase,
 )
+from ptychi_neural.evaluation.positions import position_rms
 from ptychi_neural.evaluation.resolution import (
     ONE_SEVENTH,
     RingCorrelation,
@@ -27,6 +29,7 @@ __all__ = [
     "ONE_SEVENTH",
     "Alignment",
     "AmplitudePhase",
+    "Coverage",
     "Metric",
     "RingCorrelation",
     "align",
@@ -34,12 +37,14 @@ __all__ = [
     "comparison_figure",
     "complex_error",
     "contrast",
+    "coverage",
     "error_by_band",
     "error_over_time_figure",
     "fourier_ring_correlation",
     "half_bit_threshold",
     "loss_figure",
     "phase_correlation",
+    "position_rms",
     "psnr_amplitude_phase",
     "reconstruction_figure",
     "resolution_px",

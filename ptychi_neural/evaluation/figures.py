@@ -31,6 +31,7 @@ def reconstruction_figure(
     pixel_size_m: float | None = None,
     mask: NDArray[np.bool_] | None = None,
     standard_deviation: NDArray[np.floating] | None = None,
+    intervals: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None,
     crop: bool = True,
     overwrite: bool = False,
 ) -> None:
@@ -57,6 +58,9 @@ def reconstruction_figure(
         (H, W) the scanned area. None: everywhere.
     standard_deviation : ndarray, optional
         (H, W) disagreement of the predictions that make up the object; NaN where it is unknown.
+    intervals : tuple of ndarray, optional
+        (H, W) half widths of the 90 % intervals of amplitude and phase, of the product of all
+        slices.
     crop : bool
         Whether only the bounding box of the mask is drawn.
     overwrite : bool
@@ -77,7 +81,13 @@ def reconstruction_figure(
     from matplotlib.figure import Figure
 
     mask = np.ones(object.shape[-2:], bool) if mask is None else mask
-    n_columns = 2 if standard_deviation is None else 3
+    beside = []
+    if standard_deviation is not None:
+        beside.append(("disagreement of predictions", standard_deviation, "viridis"))
+    if intervals is not None:
+        names = ("amplitude, 90 % within ±", "phase, 90 % within ± (rad)")
+        beside += [(name, half, "viridis") for name, half in zip(names, intervals)]
+    n_columns = 2 + len(beside)
     figure = Figure(figsize=(3 + 5 * n_columns, 4.6 * len(object)), layout="constrained")
     if title is not None:
         figure.suptitle(title)
@@ -91,8 +101,7 @@ def reconstruction_figure(
             (f"amplitude{number}", np.abs(turned), "gray"),
             (f"phase{number} (rad)", np.angle(turned), "inferno"),
         ]
-        if standard_deviation is not None and row == 0:
-            images.append(("disagreement of predictions", standard_deviation, "viridis"))
+        images += beside if row == 0 else []
         for ax in pair[len(images) :]:
             ax.set_axis_off()
         for (name, image, colours), ax in zip(images, pair):

@@ -11,6 +11,7 @@ from ptychi.api.task import PtychographyTask
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.engine.tasks import build_task
 from ptychi_neural.prediction import deviation
+from ptychi_neural.prediction.deviation_intervals import Intervals, measure_intervals
 from ptychi_neural.runs.folders import check_output_folder, new_folder
 from ptychi_neural.runs.provenance import write_json
 from ptychi_neural.runs.quality import in_register, object_metrics
@@ -30,7 +31,8 @@ def reconstruct(
     """Reconstruct a scan and write the results folder.
 
     The folder holds ``product.h5`` (ptychodus product, with ``object_std`` beside the object where
-    a trained generator made it: how far its predictions disagree), ``run.toml`` (the run file with
+    a trained generator made it: how far its predictions disagree; with ``output.intervals`` also
+    ``amplitude_interval`` and ``phase_interval``), ``run.toml`` (the run file with
     all defaults, which gives this result again), ``provenance.json``, ``losses.csv``,
     ``loss.png``, ``figure.png``, ``generator.safetensors`` and ``validation.csv`` (neural engine)
     and ``metrics.json`` (where there is a ground truth or reference). It appears when complete.
@@ -115,8 +117,14 @@ def _run_engines(run: RunFile, scan: Scan, show_progress: bool) -> Reconstructio
         stopped=stopped,
         seconds=seconds,
         standard_deviation=_disagreement(workflow.reached),
+        intervals=_intervals(run, scan, first) if stopped is None else None,
         metrics=None,
     )
+
+
+def _intervals(run: RunFile, scan: Scan, task: PtychographyTask) -> Intervals | None:
+    """Intervals of the neural engine's result, where the run file asks for them."""
+    return measure_intervals(task, run.options, scan, run.chosen) if run.intervals else None
 
 
 def _disagreement(task: PtychographyTask) -> NDArray[np.floating] | None:

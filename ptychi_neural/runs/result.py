@@ -11,6 +11,7 @@ from ptychi.api.task import PtychographyTask
 
 from ptychi_neural import evaluation
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
+from ptychi_neural.prediction.deviation_intervals import Intervals
 from ptychi_neural.runs.provenance import provenance, write_json
 from ptychi_neural.runs.run_file import RunFile
 from ptychi_neural.scans import Scan, write_product
@@ -46,6 +47,9 @@ class ReconstructionResult:
     """(H, W) disagreement of the predictions that make up the object; None where it is not a
     trained generator's."""
 
+    intervals: Intervals | None
+    """Where amplitude and phase are expected; None where the run file does not ask for it."""
+
     metrics: dict[str, float] | None
     """Comparison with the ground truth or the reference; None where there is neither."""
 
@@ -57,6 +61,10 @@ def save(result: ReconstructionResult, run: RunFile, folder: Path) -> None:
     if result.standard_deviation is not None:
         with h5py.File(folder / "product.h5", "a") as file:
             file["object_std"] = result.standard_deviation
+    if result.intervals is not None:
+        with h5py.File(folder / "product.h5", "a") as file:
+            file["amplitude_interval"] = result.intervals.amplitude
+            file["phase_interval"] = result.intervals.phase
     reconstructor = result.first_task.reconstructor
     if isinstance(reconstructor, NeuralReconstructor):
         reconstructor.save_generator(folder / "generator.safetensors")
@@ -83,7 +91,7 @@ def draw(result: ReconstructionResult, run: RunFile, folder: Path) -> None:
         held_out.index.name = "epoch"
         curves = curves.merge(held_out.reset_index(), on="epoch", how="left")
     evaluation.loss_figure(folder / "loss.png", curves)
-    scan = result.scan
+    scan, intervals = result.scan, result.intervals
     evaluation.reconstruction_figure(
         folder / "figure.png",
         scan.object,
@@ -91,5 +99,6 @@ def draw(result: ReconstructionResult, run: RunFile, folder: Path) -> None:
         title=f"{scan.name}, {' and '.join(stage.engine for stage in run.stages)}",
         pixel_size_m=scan.pixel_size_m,
         standard_deviation=result.standard_deviation,
+        intervals=None if intervals is None else (intervals.amplitude, intervals.phase),
         mask=evaluation.scanned_area(scan.positions_px, scan.object.shape),
     )

@@ -109,6 +109,9 @@ class RunFile:
     output_folder: Path = Path("results/run")
     """Results folder, relative to the current directory."""
 
+    intervals: bool = False
+    """Whether intervals of amplitude and phase are measured."""
+
     chosen: frozenset[str] = field(default_factory=frozenset)
     """Dotted names of the options that the file sets."""
 
@@ -124,7 +127,7 @@ class RunFile:
             if section is not None:
                 dump = TypeAdapter(type(section)).dump_python
                 contents[name] = dump(section, mode="json", exclude_none=True)
-        contents["output"] = {"folder": str(self.output_folder)}
+        contents["output"] = {"folder": str(self.output_folder), "intervals": self.intervals}
         if self.refine is not None:
             options = self.refine.options
             contents["refine"] = {"engine": self.refine.engine} | stated(options, type(options)())
@@ -207,6 +210,9 @@ def run_from(
             simulation = located(frame.simulation, folders, "simulation", problems)
     if isinstance(options, NeuralPtychographyOptions):
         _locate_checkpoint(options.reconstructor_options.generator, path.parent, problems)
+    other_result = engine != "neural" or "refine" in contents
+    if frame is not None and frame.output.intervals and other_result:
+        problems.append("output.intervals: the result has to be the neural engine's, leave it out")
     refine = None
     if "refine" in contents:
         refine = _refinement(contents["refine"], chosen, problems)
@@ -219,6 +225,7 @@ def run_from(
         data=frame.data,
         simulation=simulation,
         output_folder=frame.output.folder or Path("results") / path.stem,
+        intervals=frame.output.intervals,
         chosen=frozenset(flattened(chosen)),
     )
 

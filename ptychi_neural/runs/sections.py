@@ -69,6 +69,10 @@ class OutputSection(BaseModel):
     folder: Path | None = None
     """Results folder, relative to the current directory; None: ``results/<run file's name>``."""
 
+    intervals: bool = False
+    """Measure 90 % intervals of amplitude and phase by a repetition on the computer, which takes
+    one more initial reconstruction. They are the neural engine's."""
+
 
 def data_folders(data_folder: str | Path | None) -> list[Path]:
     """The folder that takes the place of those in run files, if there is one."""

@@ -17,6 +17,7 @@ from ptychi_neural.simulation.simulate import (
     simulate,
     write_simulation,
 )
+from ptychi_neural.simulation.variation import ProbeVariation
 
 __all__ = [
     "Aperture",
@@ -31,6 +32,7 @@ __all__ = [
     "Natural",
     "ObjectFile",
     "ProbeFile",
+    "ProbeVariation",
     "PublishedLines",
     "PublishedProbe",
     "Raster",

@@ -2,6 +2,8 @@
 
 from typing import Annotated
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat, PositiveInt, model_validator
 
 from ptychi_neural.simulation.objects import AnyObject, DeadLeaves
@@ -9,6 +11,7 @@ from ptychi_neural.simulation.probes import AnyProbe, Gaussian, Probe, mixed_sta
 from ptychi_neural.simulation.scans import AnyScan, Positions, Raster
 from ptychi_neural.simulation.sections import Section, Seed
 from ptychi_neural.simulation.textures import ComplexObject
+from ptychi_neural.simulation.variation import ProbeVariation
 
 
 class SimulationOptions(Section):
@@ -20,8 +23,8 @@ class SimulationOptions(Section):
     """
 
     seed: int = Field(default=0, ge=0)
-    """Seed of everything random. Object, scan, position errors and detector draw from separate
-    streams, so that another dose leaves the object as it is."""
+    """Seed of everything random. Object, scan, position errors, detector, beam and probe draw from
+    separate streams, so that another dose leaves the object as it is."""
 
     noise_seed: int | None = Field(default=None, ge=0)
     """Seed of the counts alone, with which the same scan of the same object is exposed again.
@@ -35,6 +38,13 @@ class SimulationOptions(Section):
 
     object: AnyObject = DeadLeaves()
 
+    n_slices: PositiveInt = 1
+    """Number of slices of the object. Each is drawn anew. Amplitudes multiply and phases add up:
+    reduce ``amplitude_range`` and ``phase_range`` of the object accordingly."""
+
+    slice_spacing_m: float = Field(default=1e-5, gt=0)
+    """Distance of neighbouring slices in metres."""
+
     probe: AnyProbe = Gaussian()
 
     scan: AnyScan = Raster()
@@ -45,6 +55,14 @@ class SimulationOptions(Section):
 
     secondary_mode_fraction: float = Field(default=0.05, gt=0, lt=1)
     """Share of the power in each mode but the first, with ``n_probe_modes``."""
+
+    probe_variation: ProbeVariation | None = None
+    """How the probe changes from frame to frame. A reconstruction starts from pty-chi's guess of
+    OPR modes and weights, which knows nothing of it. None: it does not change."""
+
+    beam_variation: float = Field(default=0.0, ge=0)
+    """Standard deviation of the beam's intensity from frame to frame, relative to its mean. It has
+    a log-normal distribution, and a reconstruction is not told."""
 
     photons_per_frame: float = Field(default=1e5, gt=0, le=1e15)
     """Dose: expected counts per frame on a detector without faults, averaged over the scan."""
@@ -97,9 +115,15 @@ class SimulationOptions(Section):
         """Place the true positions, (n, 2) in pixels."""
         return self.scan.build(seed)
 
-    def build_object(self, shape: tuple[int, int], seed: Seed) -> ComplexObject:
-        """Make the true object, (H, W)."""
-        return self.object.build(shape, seed)
+    def build_object(self, shape: tuple[int, int], rng: np.random.Generator) -> ComplexObject:
+        """Make the true object, (n_slices, H, W)."""
+        return np.stack([self.object.build(shape, rng) for _ in range(self.n_slices)])
+
+    def build_beam(self, n_frames: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Draw the (n_frames,) intensities of the beam, relative to their mean."""
+        spread = np.log1p(self.beam_variation**2)
+        beam = np.exp(rng.normal(0, np.sqrt(spread), n_frames))
+        return beam / beam.mean()
 
     def _with_modes(self, probe: Probe) -> Probe:
         if self.n_probe_modes is None:

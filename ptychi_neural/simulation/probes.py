@@ -53,7 +53,7 @@ class Gaussian(Section):
 
     def build(self, shape: tuple[int, int]) -> Probe:
         """Compute the (1, h, w) probe."""
-        y, x = _coordinates(shape)
+        y, x = coordinates(shape)
         waist = np.exp(-(y**2 + x**2) / (4 * self.sigma_px**2)).astype(complex)
         return _unit_power(propagate(waist[None], self.defocus))
 
@@ -78,7 +78,7 @@ class ZonePlate(Section):
 
     def build(self, shape: tuple[int, int]) -> Probe:
         """Compute the (1, h, w) probe."""
-        y, x = _coordinates(shape)
+        y, x = coordinates(shape)
         radius = np.hypot(y / shape[0], x / shape[1]) * 2  # 1 at the edge of the detector
         edge = 1 / min(shape)
         stop = _disc(radius, self.outer * self.central_stop, edge)
@@ -102,7 +102,7 @@ class Aperture(Section):
 
     def build(self, shape: tuple[int, int]) -> Probe:
         """Compute the (1, h, w) probe."""
-        y, x = _coordinates(shape)
+        y, x = coordinates(shape)
         opening = _disc(np.hypot(y, x), self.radius * min(shape), 0.5)
         return _unit_power(propagate(opening[None].astype(complex), self.defocus))
 
@@ -170,13 +170,13 @@ class PublishedProbe(Section):
             raise ValueError(
                 f"path: the probe in {self.path} is {measured.shape}, the frames are {shape}."
             )
-        y, x = _coordinates(measured.shape)
+        y, x = coordinates(measured.shape)
         phase = unwrap_phase(np.angle(measured))
         parabola = np.polynomial.Polynomial.fit((y**2 + x**2).ravel(), phase.ravel(), 1)
         # The image centre n // 2 stays the image centre.
         before = [side // 2 - own // 2 for side, own in zip(shape, measured.shape)]
         padding = [(start, margin - start) for start, margin in zip(before, margins)]
-        y, x = _coordinates(shape)
+        y, x = coordinates(shape)
         amplitude = np.pad(np.abs(measured), padding, mode="edge")
         enlarged = amplitude * np.exp(1j * parabola(y**2 + x**2))
         return _unit_power(ndimage.gaussian_filter(enlarged, PUBLISHED_SMOOTHING_PX)[None])
@@ -271,7 +271,7 @@ def _read_probe(path: Path, dataset: str) -> Probe:
     return _unit_power(probe.reshape(-1, *probe.shape[-2:]))
 
 
-def _coordinates(shape: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def coordinates(shape: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(h, 1) and (1, w) pixel coordinates, 0 at the image centre (h // 2, w // 2)."""
     y, x = (np.arange(side, dtype=float) - side // 2 for side in shape)
     return y[:, None], x[None, :]

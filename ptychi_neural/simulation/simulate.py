@@ -2,8 +2,9 @@
 
     Y = Poisson(s |F(P O)|^2),    s such that the mean expected counts per frame are the dose,
 
-with patch placement, sub-pixel shifts, probe modes and propagation F all pty-chi's own. As in
-pty-chi, the sub-pixel rest of a position shifts the first incoherent probe mode.
+with patch placement, sub-pixel shifts, probe modes, slices and propagation F all pty-chi's own. As
+in pty-chi, the sub-pixel rest of a position shifts the first incoherent probe mode, and OPR modes
+belong to it. A beam that varies scales all modes.
 """
 
 from dataclasses import dataclass, replace
@@ -38,8 +39,9 @@ class SimulatedScan:
     """Noisy patterns, nominal positions, the probe guess and an empty object of ones."""
 
     truth: Scan
-    """Expected counts without noise, true positions, the true probe scaled to the dose, and the
-    true object, of the same shape as the empty one."""
+    """Expected counts without noise, true positions, the true probe scaled to the dose with the
+    weights of its OPR modes, the photons of each frame where the beam varies, and the true object,
+    of the same shape as the empty one."""
 
 
 def simulate(options: SimulationOptions) -> SimulatedScan:
@@ -60,7 +62,9 @@ def simulate(options: SimulationOptions) -> SimulatedScan:
     FileNotFoundError, KeyError, ValueError
         If a probe or image file is missing or unfit.
     """
-    object_rng, scan_rng, error_rng, detector_rng = np.random.default_rng(options.seed).spawn(4)
+    object_rng, scan_rng, error_rng, detector_rng, beam_rng, probe_rng = np.random.default_rng(
+        options.seed
+    ).spawn(6)
     true_positions = options.build_positions(scan_rng)
     errors = error_rng.normal(0, options.position_error_px, true_positions.shape)
     nominal_positions = true_positions + errors
@@ -70,12 +74,31 @@ def simulate(options: SimulationOptions) -> SimulatedScan:
     object_shape = get_suggested_object_size(
         np.concatenate([reached, -reached]), options.frame_shape, extra=OBJECT_MARGIN_PX
     )
-    true_object = options.build_object(object_shape, object_rng)[None]
+    true_object = options.build_object(object_shape, object_rng)
 
-    unit_probe = options.build_probe()[None]
-    expected = predict_intensities(true_object, unit_probe, true_positions)
+    n, n_pixels = len(true_positions), np.prod(options.frame_shape)
+    probe, weights = options.build_probe()[None], np.ones((n, 1))
+    if options.probe_variation is not None:
+        probe, weights = options.probe_variation.build(probe[0], n, probe_rng)
+    spacings = np.full(options.n_slices - 1, options.slice_spacing_m)
+    geometry = PtychographyTaskOptions()
+    if len(spacings):
+        geometry.object_options.slice_spacings_m = spacings.tolist()
+        geometry.object_options.pixel_size_m = options.pixel_size_m
+        geometry.data_options.wavelength_m = options.wavelength_m
+    expected = predict_intensities(true_object, probe, true_positions, weights, geometry)
+    beam = options.build_beam(n, beam_rng)
+    expected *= beam[:, None, None]
     scale = options.photons_per_frame / expected.sum(axis=(-2, -1)).mean()
     expected *= scale
+    # Only the main OPR mode and the weights of the others grow with the dose.
+    probe[0] *= np.sqrt(scale)
+    weights[:, 1:] *= np.sqrt(scale)
+    photons = beam * (np.linalg.norm(probe[0]) ** 2 + n_pixels * (weights[:, 1:] ** 2).sum(axis=1))
+
+    guess, guessed_weights = options.build_probe_guess()[None] * np.sqrt(scale), None
+    if options.probe_variation is not None:
+        guess, guessed_weights = options.probe_variation.guess(guess[0], n, probe_rng)
 
     mask = _draw_mask(options, detector_rng)
     if options.noise_seed is not None:
@@ -83,8 +106,11 @@ def simulate(options: SimulationOptions) -> SimulatedScan:
     truth = Scan(
         patterns=expected,
         positions_px=true_positions,
-        probe=unit_probe * np.sqrt(scale),
+        probe=probe,
         object=true_object,
+        slice_spacings_m=spacings if len(spacings) else None,
+        opr_mode_weights=None if options.probe_variation is None else weights,
+        probe_photon_counts=photons * n_pixels if options.beam_variation else None,
         pixel_size_m=options.pixel_size_m,
         wavelength_m=options.wavelength_m,
         detector_distance_m=options.detector_distance_m,
@@ -95,8 +121,10 @@ def simulate(options: SimulationOptions) -> SimulatedScan:
         truth,
         patterns=_detect(expected, mask, options, detector_rng),
         positions_px=nominal_positions,
-        probe=options.build_probe_guess()[None] * np.sqrt(scale),
+        probe=guess,
         object=np.ones_like(true_object),
+        opr_mode_weights=guessed_weights,
+        probe_photon_counts=None,
         valid_pixel_mask=mask,
         comments="Simulated with pty-chi's forward model.",
     )
@@ -107,17 +135,23 @@ def predict_intensities(
     object: NDArray[np.complexfloating],
     probe: NDArray[np.complexfloating],
     positions_px: NDArray[np.floating],
+    opr_mode_weights: NDArray[np.floating] | None = None,
+    options: PtychographyTaskOptions | None = None,
 ) -> NDArray[np.float64]:
     """Compute far-field intensities by pty-chi's forward model in double precision.
 
     Parameters
     ----------
     object : ndarray
-        (1, H, W) complex object.
+        (n_slices, H, W) complex object.
     probe : ndarray
-        (1, n_modes, h, w) complex probe.
+        (n_opr_modes, n_modes, h, w) complex probe.
     positions_px : ndarray
         (n, 2) positions (y, x) in pixels from pty-chi's origin.
+    opr_mode_weights : ndarray, optional
+        (n, n_opr_modes) weights; None: ones, for a probe of one OPR mode.
+    options : PtychographyTaskOptions, optional
+        Geometry, which an object of several slices needs.
 
     Returns
     -------
@@ -126,7 +160,9 @@ def predict_intensities(
     """
     n = len(positions_px)
     with double_precision_on_cpu(), torch.no_grad():
-        model = build_forward_model(object, probe, positions_px, PtychographyTaskOptions())
+        model = build_forward_model(
+            object, probe, positions_px, options or PtychographyTaskOptions(), opr_mode_weights
+        )
         chunks = [model(indices) for indices in torch.arange(n).split(CHUNK_SIZE)]
         return torch.fft.fftshift(torch.cat(chunks), dim=(-2, -1)).numpy()
 

@@ -389,3 +389,63 @@ def test_the_command_goes_on_with_a_benchmark(suite_file, finished, tmp_path, mo
     result = CliRunner().invoke(app, ["benchmark", str(suite_file)])
     assert result.exit_code == 0, result.output
     assert "0 cells run, 4 of 4 recorded" in result.output
+
+
+# --- positions and bars ------------------------------------------------------------------------
+
+POSITIONS = """
+[base.probe_position_options]
+optimizable = true
+
+[axes]"""
+
+
+def test_errors_of_refined_positions_are_those_of_the_frames_that_are_reconstructed(
+    tiny_suite, tmp_path
+):
+    path, folder = tmp_path / "positions.toml", tmp_path / "positions"
+    changed = tiny_suite.replace("[axes]", POSITIONS).replace("seeds = [0, 1]", "seeds = [1]")
+    changed = changed.replace(
+        '[{ label = "75",', '[{ label = "75", frames = { every = 3 },'
+    ).replace(
+        '"simulation.scan.step_px" = 2.5',
+        '"simulation.scan.step_px" = 2.5, "simulation.position_error_px" = 0.4',
+    )
+    still = '"reconstructor_options.num_epochs" = 4, "probe_position_options.step_size" = 0.0 }'
+    head, lsqml = changed.split("[engines.lsqml]")
+    lsqml = lsqml.replace('"reconstructor_options.num_epochs" = 4 }', still)
+    path.write_text(f"{head}[engines.lsqml]{lsqml}")
+    benchmark(path, folder, show_progress=False)
+    simulated = simulate(
+        SimulationOptions(
+            frame_shape=(16, 16),
+            scan=Raster(n_y=6, n_x=6, step_px=2.5),
+            seed=1,
+            position_error_px=0.4,
+        )
+    )
+    error = (simulated.scan.positions_px - simulated.truth.positions_px)[::3]
+    expected = np.sqrt(np.mean((error - error.mean(axis=0)) ** 2))
+    found = json.loads(a_record(folder, dose="1e5", engine="lsqml").read_text())["end"]
+    assert found["position_rms_px"] == pytest.approx(expected, rel=1e-4)  # the step size is 0
+    assert found["position_rms_no_affine_px"] < found["position_rms_px"]
+    text = (folder / "table.md").read_text()
+    assert "position rms (px) | baseline's seconds | baseline's position rms (px)" in text
+
+
+def test_the_table_tells_the_time_that_the_best_baseline_took_to_its_best_epoch(folder, suite_file):
+    table = run(suite_file, folder, figures_only=True).cells
+    theirs = table[table["engine"] == "lsqml"].set_index(["dose", "seed"])["seconds"]
+    for row in table.itertuples():
+        assert row.baseline_seconds == theirs[row.dose, row.seed]
+
+
+def test_a_bar_may_hold_where_several_axes_come_together(tiny_suite, folder, tmp_path):
+    bars = 'bars = [{ at = { dose = "1e3", overlap = "75" }, ratio = 0.123 }]\nseeds = [0, 1]'
+    path = tmp_path / "tiny.toml"
+    path.write_text(tiny_suite.replace("seeds = [0, 1]", bars).replace("bar = 1e-6,", ""))
+    run(path, folder, figures_only=True)
+    rows = [line for line in table_lines((folder / "table.md").read_text()) if "| 75 |" in line]
+    assert "| 0.123 |" in rows[0]
+    assert "| 1 |" in rows[1]
+    assert "0.123" not in rows[1]

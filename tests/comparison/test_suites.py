@@ -115,6 +115,27 @@ def test_bars_compares_the_defaults_with_all_classical_baselines_on_six_scans():
     assert not any(run.options.probe_options.optimizable for run in runs.values())
 
 
+def test_real_conditions_asks_what_has_to_be_known_at_a_beamline():
+    suite, path = read_suite("real-conditions")
+    cells = suite.cells(whole=True)
+    assert len(cells) == 8 * 3 * 3 * 3 * 4
+    assert suite.engines["neural"].changes == suite.engines["network-off"].changes == {}
+    assert [suite.judged(name) for name in suite.engines] == ["end"] * 2 + ["best_truth"] * 2
+    assert {bar.at["condition"] for bar in suite.bars} >= {"three-modes", "opr", "two-slices"}
+    first = {cell.coordinates["condition"]: cell for cell in reversed(cells)}
+    runs = {condition: run_file(cell, path) for condition, cell in first.items()}
+    assert all(run.options.probe_options.optimizable for run in runs.values())
+    assert {run.simulation.probe_defocus_error for run in runs.values()} == {0.3}
+    moved = {k for k, run in runs.items() if run.options.probe_position_options.optimizable}
+    assert moved == {k for k, run in runs.items() if run.simulation.position_error_px}
+    for engine in suite.engines:
+        options = engine_options(engine, runs["opr"]).opr_mode_weight_options
+        assert (options.optimizable, options.optimize_eigenmode_weights) == (True, True)
+        options = engine_options(engine, runs["beam"]).opr_mode_weight_options
+        assert (options.optimizable, options.optimize_intensity_variation) == (True, True)
+        assert engine_options(engine, runs["positions-2"]).probe_position_options.optimizable
+
+
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
@@ -125,6 +146,11 @@ def test_bars_compares_the_defaults_with_all_classical_baselines_on_six_scans():
         ('label = "1e3"', 'label = "1e5"', "axes.dose: needs points with different labels"),
         ('baselines = ["lsqml"]', 'baselines = ["lsq"]', "baselines: there is no lsq"),
         ('curves = "dose"', 'curves = "does"', "figures.curves: there is no does"),
+        (
+            "seeds = [0",
+            'bars = [{ at = { dose = "1e9" }, ratio = 1 }]\nseeds = [0',
+            "bars.0.at: there is no 1e9, only 1e3, 1e5",
+        ),
         (
             "[figures]",
             '[figures]\nmetrics = ["eror"]',

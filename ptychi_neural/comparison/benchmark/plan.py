@@ -64,6 +64,8 @@ class Plan:
             "equal_seconds": self.suite.equal_seconds,
             "n_snapshots": self.suite.n_snapshots,
         }
+        if self.suite.intervals:
+            contents["intervals"] = True
         generator = getattr(self.options.reconstructor_options, "generator", None)
         if generator is not None and generator.checkpoint is not None:  # may be trained anew
             saved = Path(generator.checkpoint).read_bytes()

@@ -9,11 +9,17 @@ from ptychi_neural.comparison.benchmark.cell import Cell
 from ptychi_neural.evaluation.metric_table import METRICS
 from ptychi_neural.scans.hdf5 import replacing
 
+POSITION_COLUMNS = ("position_rms_px", "position_rms_no_affine_px")
+"""Errors of positions in a ``FullScore``."""
+
+COVERAGE_COLUMNS = ("coverage_amplitude", "coverage_phase", "rank_correlation")
+"""How intervals compare with the truth, in the order of ``evaluation.Coverage``."""
+
 
 def score_columns() -> list[str]:
     """What a ``FullScore`` has that is one number, in the order of tables."""
     metrics = [name for name, metric in METRICS.items() if metric.format is not None]
-    return ["error", *metrics, "held_out", "epoch", "seconds"]
+    return ["error", *POSITION_COLUMNS, *COVERAGE_COLUMNS, *metrics, "held_out", "epoch", "seconds"]
 
 
 class _Model(BaseModel):
@@ -57,6 +63,21 @@ class FullScore(Score):
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, float | list[float] | None]
+
+    position_rms_px: float | None = None
+    """Root mean square error of refined positions along an axis, without their mean."""
+
+    position_rms_no_affine_px: float | None = None
+    """The same without an affine map."""
+
+    coverage_amplitude: float | None = None
+    """Share of the scanned area's pixels whose true amplitude is in its 90 % interval."""
+
+    coverage_phase: float | None = None
+    """The same of the phase."""
+
+    rank_correlation: float | None = None
+    """Rank correlation of deviation and magnitude of the error, both smoothed over 5 px."""
 
     half_scans: RingCurve | None = None
     """Correlation of the reconstructions from two halves of the scan."""

@@ -18,9 +18,17 @@ from ptychi_neural.comparison.benchmark.figures import (
 )
 from ptychi_neural.comparison.benchmark.record import Record, Score, score_columns
 from ptychi_neural.comparison.benchmark.suite import Suite
-from ptychi_neural.comparison.benchmark.tables import medians, side_by_side, with_ratios
+from ptychi_neural.comparison.benchmark.tables import (
+    medians,
+    of_best_baseline,
+    side_by_side,
+    with_ratios,
+)
 from ptychi_neural.comparison.markdown import markdown
 from ptychi_neural.scans.hdf5 import replacing
+
+OF_BASELINE = {"seconds": "baseline's seconds", "position_rms_px": "baseline's position rms (px)"}
+"""Columns that tables of errors tell of the best baseline, and their headings there."""
 
 
 def write_report(
@@ -49,6 +57,8 @@ def write_report(
     axes, where = list(suite.axes), list(cells[0].coordinates)
     rows = pd.DataFrame([_row(suite, cell, records.get(cell.key)) for cell in cells])
     rows = with_ratios(rows, where, suite.baselines)
+    for name in OF_BASELINE:
+        rows[f"baseline_{name}"] = of_best_baseline(rows, where, suite.baselines, name)
     values = [name for name in rows if name not in (*where, "engine", "recorded", "stopped")]
     table = medians(rows, [*axes, "engine"], values).dropna(axis="columns", how="all")
     _write(folder / "cells.csv", rows.to_csv(index=False))
@@ -131,14 +141,18 @@ def _text(
     ]
     if "ratio" in table:
         baselines = [name for name in table["engine"].unique() if name in suite.baselines]
-        parts[-1] += f" The best baseline is the best of {', '.join(baselines)} in each cell."
+        parts[-1] += (
+            f" The best baseline is the best of {', '.join(baselines)} in each cell; its seconds "
+            "are those to the epoch at which it is judged."
+        )
     if "error" in table:
         parts += ["## Error by engine", markdown(_errors(suite, table))]
     if not head_starts.empty:
         by = [*suite.axes, "engine", "epochs from empty"]
         values = [name for name in head_starts if name not in (*by, "recorded")]
         parts += ["## Head starts", markdown(medians(head_starts, by, values))]
-    parts += [f"## All engines at every {' x '.join(axes)}", markdown(table)]
+    own = table.drop(columns=[f"baseline_{name}" for name in OF_BASELINE], errors="ignore")
+    parts += [f"## All engines at every {' x '.join(axes)}", markdown(own)]
     stopped = Counter((r.engine, r.stopped) for r in records.values() if r.stopped is not None)
     if stopped:
         ends = [(engine, reason, n) for (engine, reason), n in sorted(stopped.items())]
@@ -166,6 +180,11 @@ def _errors(suite: Suite, table: pd.DataFrame) -> pd.DataFrame:
             unknown = np.isnan(bars) | ours["ratio"].isna()
             columns |= {"bar": bars, "met": np.where(unknown, "-", met)}
     columns["seconds"] = ours["engine_seconds"].to_numpy()
+    if "position_rms_px" in table:
+        columns["position rms (px)"] = ours["position_rms_px"].to_numpy()
+    for name, heading in OF_BASELINE.items():
+        if f"baseline_{name}" in table:
+            columns[heading] = ours[f"baseline_{name}"].to_numpy()
     for position, (name, values) in enumerate(columns.items(), len(axes)):
         errors.insert(position, name, values)
     recorded = table["cells"].str.split("/", expand=True).astype(int)
@@ -184,6 +203,8 @@ def _asked(suite: Suite, labels: Sequence[str]) -> tuple[str, float]:
     ]
     engines = [point.engine for point in points if point.engine is not None]
     bars = [point.bar for point in points if point.bar is not None]
+    here = set(zip(suite.axes, labels))
+    bars += [bar.ratio for bar in suite.bars if set(bar.at.items()) <= here]
     return next(iter([*engines, *suite.engines])), min(bars, default=np.nan)
 
 

@@ -13,7 +13,14 @@ import torch
 from ptychi_neural import evaluation
 from ptychi_neural.comparison.benchmark.peak_memory import peak_memory_mib, reset_peak_memory
 from ptychi_neural.comparison.benchmark.plan import Plan
-from ptychi_neural.comparison.benchmark.record import FullScore, Record, RingCurve, Score
+from ptychi_neural.comparison.benchmark.record import (
+    COVERAGE_COLUMNS,
+    POSITION_COLUMNS,
+    FullScore,
+    Record,
+    RingCurve,
+    Score,
+)
 from ptychi_neural.comparison.held_out_pixels import hold_out
 from ptychi_neural.comparison.run_engine import run_engine
 from ptychi_neural.comparison.snapshots import EngineRun, Snapshot
@@ -72,7 +79,9 @@ def run_cell(plan: Plan, scan: Scan, target: Target | None) -> Record:
         stopped=run.stopped,
         band_edges=list(BAND_EDGES),
         trace=[Score(**_course(plan, snapshot)) for snapshot in run.snapshots],
-        end=score(run.last, [half.last for half in halves]),
+        end=score(run.last, [half.last for half in halves]).model_copy(
+            update=_coverage(plan, scan, target, run)
+        ),
         best_held_out=score(run.best, [half.best for half in halves]) if sees_less else None,
         best_truth=None if run.best_by_error is None else score(run.best_by_error),
         equal_time=None if limit is None or limit < begun else score(run.at(limit)),
@@ -132,6 +141,7 @@ def _run_engine(plan: Plan, scan: Scan, target: Target | None) -> EngineRun:
             keep=plan.run.chosen,
             max_seconds=cell.max_seconds,
             n_snapshots=suite.n_snapshots,
+            with_intervals=suite.intervals and target is not None,
             show_progress=False,
         )
     if run.stopped == "interrupted":
@@ -139,6 +149,23 @@ def _run_engine(plan: Plan, scan: Scan, target: Target | None) -> EngineRun:
     for snapshot in run.snapshots:
         snapshot.seconds += seconds
     return run
+
+
+def _coverage(plan: Plan, scan: Scan, target: Target | None, run: EngineRun) -> dict[str, float]:
+    """How the intervals of the last object compare with the truth; empty where there are none."""
+    intervals = run.intervals
+    if target is None or intervals is None:
+        return {}
+    found, truth, area = target.aligned(run.last.object, scan, is_refined(plan.options))
+    before = run.last.object.prod(axis=0)
+    factor = np.linalg.norm(found[area]) / np.linalg.norm(before[area])
+    compared = evaluation.coverage(
+        *(found, truth, area),
+        factor * intervals.amplitude,
+        intervals.phase,
+        intervals.standard_deviation,
+    )
+    return dict(zip(COVERAGE_COLUMNS, compared))
 
 
 def _course(plan: Plan, snapshot: Snapshot) -> dict[str, Any]:
@@ -166,5 +193,9 @@ def _full_score(
             for name, metric in METRICS.items()
             if target.name in metric.recorded_against
         }
+        true = target.true_positions(scan)
+        if true is not None and plan.options.probe_position_options.optimizable:
+            for name, affine in zip(POSITION_COLUMNS, (False, True)):
+                values[name] = evaluation.position_rms(snapshot.positions_px, true, affine)
     curve = half_scan_correlation(scan, *halves) if halves else None
     return FullScore(**_course(plan, snapshot), **values, half_scans=curve)

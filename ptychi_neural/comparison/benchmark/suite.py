@@ -50,6 +50,16 @@ class Point(_Model):
     """Engine that is compared with the best baseline here. None: the suite's first."""
 
 
+class Bar(_Model):
+    """What is asked for where several axes come together."""
+
+    at: dict[Label, Label] = Field(min_length=1)
+    """Labels of points by the names of their axes."""
+
+    ratio: float = Field(gt=0)
+    """Largest ratio of the error of the compared engine to that of the best baseline."""
+
+
 class Variant(_Model):
     """An engine as a suite runs it."""
 
@@ -129,6 +139,9 @@ class Suite(_Model):
     baselines: list[Label] = []
     """Engines of which the best in each cell is the measure of the others."""
 
+    bars: list[Bar] = []
+    """What is asked for at some combinations of points, besides the bars of single points."""
+
     judged_at: Moment = "best_held_out"
     """When engines are judged."""
 
@@ -137,6 +150,10 @@ class Suite(_Model):
 
     half_scans: bool = False
     """Whether two halves of the scan, every second frame each, are reconstructed and compared."""
+
+    intervals: bool = False
+    """Whether the neural engine's intervals of amplitude and phase are measured and compared with
+    the truth, which takes one more initial reconstruction."""
 
     max_seconds: float = Field(gt=0)
     """Wall time after which an engine is stopped."""
@@ -184,6 +201,11 @@ class Suite(_Model):
                 (f"axes.{k}.{point.label}.engine", point.engine and [point.engine], self.engines)
                 for k, points in self.axes.items()
                 for point in points
+            ),
+            *(
+                (f"bars.{number}.at", [label], axes.get(name, ()))
+                for number, bar in enumerate(self.bars)
+                for name, label in bar.at.items()
             ),
             *((f"reduced.axes.{k}", v, axes.get(k, ())) for k, v in self.reduced.axes.items()),
         ]

@@ -31,12 +31,33 @@ def with_ratios(
     >>> with_ratios(cells, ["seed"], ["lsqml"])["ratio"].tolist()
     [0.5, 1.0]
     """
-    errors = cells[cells["engine"].isin(baselines)].pivot(
-        index=list(where), columns="engine", values="error"
-    )
-    best = errors.min(axis=1, skipna=False) if len(errors.columns) else errors.sum(axis=1) * np.nan
-    smallest = cells.join(best.rename("smallest"), on=list(where))["smallest"]
-    return cells.assign(ratio=cells["error"] / smallest)
+    return cells.assign(ratio=cells["error"] / of_best_baseline(cells, where, baselines, "error"))
+
+
+def of_best_baseline(
+    cells: pd.DataFrame, where: Sequence[str], baselines: Sequence[str], value: str
+) -> pd.Series:
+    """Look up, for each cell, a value of the baseline of the smallest error on its scan.
+
+    Parameters
+    ----------
+    cells, where, baselines
+        As for ``with_ratios``.
+    value : str
+        Column of the value.
+
+    Returns
+    -------
+    Series
+        A value for each cell, NaN where one of the baselines has no error.
+    """
+    theirs = cells[cells["engine"].isin(baselines)]
+    errors = theirs.pivot(index=list(where), columns="engine", values="error").dropna()
+    if errors.empty:
+        return pd.Series(np.nan, cells.index)
+    best = errors.idxmin(axis=1).rename("engine").reset_index()
+    found = best.merge(theirs, on=[*where, "engine"]).set_index(list(where))[value]
+    return cells[list(where)].join(found.astype(float).rename("found"), on=list(where))["found"]
 
 
 def medians(cells: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:

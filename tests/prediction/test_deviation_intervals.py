@@ -1,0 +1,95 @@
+"""Intervals of amplitude and phase: what share of the true values they hold."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from ptychi_neural.evaluation import coverage, scanned_area
+from ptychi_neural.prediction.deviation_intervals import intervals_of, measure_intervals
+from small_tasks import make_task
+from trained_generators import options_of
+
+SIDE = 96
+
+
+def noisy(object_, size, rng):
+    """The object with errors of amplitude and phase of a local size."""
+    amplitude, phase = (size * rng.standard_normal(object_.shape) for _ in range(2))
+    return object_ * (1 + amplitude) * np.exp(1j * phase)
+
+
+@pytest.fixture
+def repeated():
+    """An object, two noisy versions of it, the scanned area, and the local size of errors."""
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[:SIDE, :SIDE] / SIDE
+    size = 0.02 + 0.1 * x
+    object_ = (0.8 + 0.2 * y) * np.exp(1j * (x + y))
+    area = (np.abs(y - 0.5) < 0.45) & (np.abs(x - 0.5) < 0.45)
+    return object_, noisy(object_, size, rng), noisy(object_, size, rng), area, size
+
+
+def test_intervals_hold_nine_in_ten_values_and_follow_the_size_of_errors(repeated):
+    object_, first, second, area, size = repeated
+    found = intervals_of(object_, first, area)
+    compared = coverage(
+        *(second, object_, area), found.amplitude, found.phase, found.standard_deviation
+    )
+    assert compared.amplitude == pytest.approx(0.9, abs=0.02)
+    assert compared.phase == pytest.approx(0.9, abs=0.02)
+    assert compared.rank_correlation > 0.7
+    assert np.isnan(found.amplitude[~area]).all()
+    expected = size * np.abs(object_) * np.sqrt(2)
+    assert np.median((found.standard_deviation / expected)[area]) == pytest.approx(1, abs=0.1)
+    assert np.median((found.phase / size)[area]) == pytest.approx(1.645, abs=0.15)
+
+
+def test_coarse_errors_count_everywhere_alike(repeated):
+    object_, _, _, area, _ = repeated
+    held = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        first, second = (
+            object_ * np.exp(6j * ndimage.gaussian_filter(rng.normal(0, 0.2, area.shape), 8))
+            for _ in range(2)
+        )
+        found = intervals_of(object_, first, area)
+        held.append((np.abs(np.angle(second / object_)) <= found.phase)[area].mean())
+    assert np.mean(held) == pytest.approx(0.9, abs=0.08)
+
+
+def test_the_correction_scales_intervals_and_phases_stay_below_a_turn(repeated):
+    object_, first, _, area, _ = repeated
+    plain, scaled = (intervals_of(object_, first, area, scale) for scale in (1, 2))
+    np.testing.assert_allclose(scaled.amplitude[area], 2 * plain.amplitude[area])
+    np.testing.assert_allclose(scaled.standard_deviation[area], 2 * plain.standard_deviation[area])
+    assert intervals_of(object_, first, area, 1e3).phase[area].max() == np.pi
+
+
+def test_an_object_that_repeats_exactly_has_intervals_of_no_width(repeated):
+    object_, _, _, area, _ = repeated
+    found = intervals_of(object_, object_, area)
+    assert max(found.amplitude[area].max(), found.phase[area].max()) < 1e-12  # of rounding
+
+
+def test_a_reconstruction_is_repeated_from_its_own_counts(scan):
+    options = options_of(architecture="unrolled")
+    options.probe_options.optimizable = False
+    options.reconstructor_options.start.n_iterations = 10
+    task = make_task(options, scan)
+    task.run(2)
+    before = task.get_data_to_cpu("object", True)
+    torch.manual_seed(1)
+    found, again = (measure_intervals(task, options, scan, seed=seed) for seed in (0, 0))
+    drawn = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(drawn, torch.rand(1))
+    np.testing.assert_array_equal(task.get_data_to_cpu("object", True), before)
+    np.testing.assert_array_equal(found.amplitude, again.amplitude)
+    area = scanned_area(scan.positions_px, before.shape)
+    for values in (found.amplitude, found.phase, found.standard_deviation):
+        assert (values[area] > 0).all()
+        assert np.isnan(values[~area]).all()
+    other = measure_intervals(task, options, scan, seed=1)
+    assert not np.array_equal(found.amplitude, other.amplitude, equal_nan=True)
