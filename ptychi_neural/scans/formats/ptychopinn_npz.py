@@ -27,6 +27,7 @@ class PtychoPinn(Reader):
     """Archives with patterns, positions, probe and object."""
 
     files = "NPZ with 'xcoords', 'ycoords' and 'diffraction' or 'diff3d'"
+    position_unit = "px"
 
     def recognises(self, path: Path) -> bool:
         names = npz_names(path)

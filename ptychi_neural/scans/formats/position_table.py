@@ -1,0 +1,89 @@
+"""Positions in a text file: a row for each frame, columns named in a header, or y and x.
+
+A header may name more columns; those named y and x are taken, with their unit where it stands
+behind the name: ``y_um, x_um``, ``Y (mm), X (mm)``, ``ppY ppX``.
+"""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+
+from ptychi_neural.scans.beamline import METRES
+from ptychi_neural.scans.formats.registry import Reader, register_reader
+from ptychi_neural.scans.hdf5 import StrPath
+from ptychi_neural.scans.scan import Scan, scan_of_positions
+
+SUFFIXES = (".csv", ".txt", ".dat", ".tsv")
+
+COLUMN = re.compile(
+    r"^(?:pp|pos|position|probe_position|sample|stage|motor)?[_ -]?([yx])"
+    r"(?:[_ -]?(?:pos|position|coord|coords))?[_ -]*[(\[]?\s*(m|mm|um|µm|nm|px|pixels?|)\s*[)\]]?$",
+    re.IGNORECASE,
+)
+"""Names of columns of positions, with their axis and unit."""
+
+
+@register_reader("position_table")
+class PositionTable(Reader):
+    """Positions (y, x) as text, in metres unless the header tells another unit."""
+
+    files = "text (.csv, .txt, .dat, .tsv) with a row for each position, columns y and x"
+    is_last = True
+
+    def recognises(self, path: Path) -> bool:
+        if path.suffix.lower() not in SUFFIXES:
+            return False
+        with open(path, "rb") as file:
+            return b"\0" not in file.read(1024)
+
+    def read_product(self, path: StrPath) -> Scan:
+        lines = Path(path).read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        rows = [_fields(line.lstrip("# \t")) for line in lines]
+        rows = [row for row in rows if any(row)]
+        first = next((i for i, row in enumerate(rows) if all(map(_is_number, row))), None)
+        if first is None:
+            raise ValueError(
+                f"{path} holds no row of numbers; write a row for each frame: y and x, in metres."
+            )
+        columns, factor, in_pixels = _columns(rows[first - 1]) if first else ((0, 1), 1.0, False)
+        try:
+            numbers = np.array([[float(row[column]) for column in columns] for row in rows[first:]])
+        except (ValueError, IndexError) as error:
+            raise ValueError(
+                f"{path}: a row holds no numbers for y and x ({error}); write a row for each frame."
+            ) from error
+        return scan_of_positions(numbers * factor, 1.0 if in_pixels else math.nan, Path(path).stem)
+
+
+def _columns(header: list[str]) -> tuple[tuple[int, int], float, bool]:
+    """Columns of y and x, their unit in metres, and whether it is pixels."""
+    named = {}
+    for column, name in enumerate(header):
+        match = COLUMN.match(name.strip())
+        if match:
+            named.setdefault(match[1].lower(), (column, match[2].lower()))
+    if set(named) != {"y", "x"}:
+        raise ValueError(
+            f"the header {header} names no columns y and x; name them so, with their unit: "
+            "y_m, x_m, or y_um, x_um."
+        )
+    (y, unit), (x, other) = named["y"], named["x"]
+    if unit != other:
+        raise ValueError(f"y is in {unit!r} and x in {other!r}; write both in one unit.")
+    in_pixels = unit.startswith(("px", "pixel"))
+    return (y, x), 1.0 if in_pixels else METRES[unit or "m"], in_pixels
+
+
+def _fields(line: str) -> list[str]:
+    separator = next((mark for mark in ",;\t" if mark in line), None)
+    return [field.strip().strip('"') for field in line.split(separator)]
+
+
+def _is_number(field: str) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
