@@ -9,6 +9,7 @@ from ptychi.api.options.task import PtychographyTaskOptions
 from ptychi.api.task import PtychographyTask
 from ptychi.utils import orthogonalize_initial_probe
 
+from ptychi_neural.runs.probe_guess import guessed_probe
 from ptychi_neural.runs.run_file import RunFile
 from ptychi_neural.scans import Scan, load_scan
 from ptychi_neural.scans.hdf5 import dataset, opened
@@ -31,9 +32,10 @@ def load(run: RunFile) -> tuple[Scan, NDArray[np.complexfloating] | None]:
     scan = load_scan(
         folder / run.data.diffraction,
         None if product is None else folder / product,
-        pixel_size_m=run.data.pixel_size_m,
-        free_space_propagation_distance_m=run.data.free_space_propagation_distance_m,
+        preparation=run.data.preparation(),
     )
+    if run.data.probe is not None:
+        scan.probe = guessed_probe(run.data.probe, scan)
     n_modes = run.data.n_probe_modes
     if n_modes is not None and n_modes != scan.probe.shape[1]:
         scan.probe = _with_modes(scan.probe, n_modes)

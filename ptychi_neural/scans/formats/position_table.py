@@ -36,7 +36,9 @@ class PositionTable(Reader):
         if path.suffix.lower() not in SUFFIXES:
             return False
         with open(path, "rb") as file:
-            return b"\0" not in file.read(1024)
+            beginning = file.read(4096).decode("utf-8-sig", errors="replace").splitlines()
+        rows = [_fields(line) for line in beginning]
+        return any(len(row) > 1 and all(map(_is_number, row)) for row in rows)
 
     def read_product(self, path: StrPath) -> Scan:
         lines = Path(path).read_text(encoding="utf-8-sig", errors="replace").splitlines()
