@@ -16,8 +16,12 @@ from ptychi_neural.scans.hdf5 import dataset, opened
 from ptychi_neural.simulation import simulate
 
 
-def load(run: RunFile) -> tuple[Scan, NDArray[np.complexfloating] | None]:
+def load(
+    run: RunFile, frames: slice | None = None
+) -> tuple[Scan, NDArray[np.complexfloating] | None]:
     """Read or simulate the scan, and the (n_slices, H, W) object to compare with, if there is one.
+
+    Of a measured scan ``frames`` chooses some.
 
     Raises
     ------
@@ -32,6 +36,7 @@ def load(run: RunFile) -> tuple[Scan, NDArray[np.complexfloating] | None]:
     scan = load_scan(
         folder / run.data.diffraction,
         None if product is None else folder / product,
+        frames=frames,
         preparation=run.data.preparation(),
     )
     if run.data.probe is not None:

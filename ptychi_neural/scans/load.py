@@ -92,8 +92,8 @@ def load_scan(
     given = {name: value for name, value in given.items() if value is not None}
     preparation = Preparation.model_validate((preparation or Preparation()).model_dump() | given)
     with links_outside_allowed(allow_outside_links):
-        product = _product_of(diffraction) if product is None else product
-        scan, unit = _read_positions(product, preparation)
+        product = product_of(diffraction) if product is None else product
+        scan, unit = read_positions(product, preparation)
         if frames is not None:
             scan = select_frames(scan, frames)
         finite = np.asarray(np.isfinite(scan.positions_px).all(axis=1))
@@ -103,7 +103,7 @@ def load_scan(
                 "choose other frames, check probe_position_y_m and probe_position_x_m."
             )
         scan = select_frames(scan, finite)
-        stored = _read_diffraction(diffraction, scan.frame_indexes, preparation.datasets)
+        stored = read_patterns(diffraction, scan.frame_indexes, preparation.datasets)
     stored_shape = stored.patterns.shape[-2:]
     try:
         scan = placed(preparation, scan, stored_shape, unit)
@@ -226,15 +226,15 @@ def write_scan(
         WRITERS[format](temporary, scan)
 
 
-def _product_of(diffraction: StrPath) -> StrPath:
+def product_of(diffraction: StrPath) -> StrPath:
     """The file of positions that belongs to a diffraction file."""
     path = Path(diffraction)
     beside = (reader.product_beside(path) for reader in READERS.values())
     return next((other for other in beside if other is not None and other.is_file()), path)
 
 
-def _read_positions(product: StrPath, preparation: Preparation) -> tuple[Scan, Unit]:
-    """All of a scan but its patterns, and the unit of its positions."""
+def read_positions(product: StrPath, preparation: Preparation) -> tuple[Scan, Unit]:
+    """All of a scan but its patterns as files have it, and the unit of its positions."""
     if preparation.raster is not None:
         positions_m = preparation.raster.positions_m()
         return scan_of_positions(positions_m, name=Path(product).stem), "m"
@@ -248,9 +248,10 @@ def _read_positions(product: StrPath, preparation: Preparation) -> tuple[Scan, U
     return (named_positions(product, named, scan) if named else scan), reader.position_unit
 
 
-def _read_diffraction(
+def read_patterns(
     path: StrPath, frame_indexes: ArrayLike | None, datasets: Mapping[str, str]
 ) -> Diffraction:
+    """Patterns and mask as they are stored, from named datasets or the usual ones."""
     if datasets.keys().isdisjoint({"patterns", "mask"}):
         return read_diffraction(path, frame_indexes)
     return named_diffraction(path, datasets, PATTERNS, frame_indexes)

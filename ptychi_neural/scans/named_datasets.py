@@ -14,7 +14,7 @@ from ptychi_neural.scans.diffraction import Diffraction, read_stack
 from ptychi_neural.scans.formats.numpy_stack import selected
 from ptychi_neural.scans.formats.ptychodus import expanded
 from ptychi_neural.scans.hdf5 import StrPath, dataset, opened, read
-from ptychi_neural.scans.numpy_files import npz_names, read_npz
+from ptychi_neural.scans.numpy_files import npz_header, npz_names, read_npz
 from ptychi_neural.scans.scan import Scan, scan_of_positions
 
 
@@ -92,6 +92,14 @@ def named_diffraction(
         marked = named_array(path, datasets["mask"]) != 0
         mask = marked if "valid" in datasets["mask"] else ~marked
     return Diffraction(selected(path, stack, rows), mask)
+
+
+def named_shape(path: StrPath, name: str) -> tuple[int, ...]:
+    """Shape of a dataset, without reading it."""
+    if npz_names(Path(path)):
+        return npz_header(path, name)[0]
+    with opened(path) as file:
+        return tuple(dataset(file, name).shape)
 
 
 def named_array(path: StrPath, name: str, lengths: bool = False) -> NDArray[Any]:

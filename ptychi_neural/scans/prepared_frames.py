@@ -86,6 +86,7 @@ def finished(
         kind = patterns.dtype.kind
         sums = {"u": np.uint32, "i": np.int64, "f": np.float32}[kind]
         patterns = _blocks(patterns, preparation.bin).sum(axis=(-3, -1), dtype=sums)
+    valid = None if valid is None else np.ascontiguousarray(valid)
     return Diffraction(np.ascontiguousarray(patterns), valid)
 
 

@@ -55,6 +55,7 @@ ATTRIBUTES = {
 class Cxi(Reader):
     """CXI files with patterns, positions and geometry, and perhaps probe and object."""
 
+    patterns = PATTERNS
     files = "HDF5 with 'cxi_version' or 'entry_1/data_1/data'"
 
     def recognises(self, path: Path) -> bool:

@@ -48,6 +48,12 @@ class ElectronCamera(Reader):
         stack = data.reshape(-1, *data.shape[-2:])
         return Diffraction(native(selected(path, stack, frame_indexes)), None)
 
+    def stack_shape(self, path: StrPath) -> tuple[int, ...]:
+        _, axes, _ = _signal(path)
+        of_scan = scan_axes(axes)
+        n = int(np.prod([axes[i].size for i in of_scan]))
+        return (n, *(axis.size for i, axis in enumerate(axes) if i not in of_scan))
+
     def read_product(self, path: StrPath) -> Scan:
         _, axes, energy_eV = _signal(path)
         of_scan = scan_axes(axes)

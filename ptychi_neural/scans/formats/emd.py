@@ -58,6 +58,12 @@ class Emd(Reader):
                 return Diffraction(block.reshape(-1, *block.shape[2:]), None)
             return Diffraction(block[row, wanted % shape[-1]], None)
 
+    def stack_shape(self, path: StrPath) -> tuple[int, ...]:
+        with opened(path) as file:
+            _, axes = _datacube(file)
+        axes = axes[::-1] if scan_axes(axes) == (2, 3) else axes
+        return (int(np.prod([axis.size for axis in axes[:-2]])), *(a.size for a in axes[-2:]))
+
     def read_product(self, path: StrPath) -> Scan:
         with opened(path) as file:
             _, axes = _datacube(file)

@@ -34,6 +34,10 @@ class NumpyStack(Reader):
             )
         return Diffraction(native(selected(path, stack, frame_indexes)), None)
 
+    def stack_shape(self, path: StrPath) -> tuple[int, ...]:
+        shape = read_npy(path).shape
+        return (shape[0] * shape[1], *shape[2:]) if len(shape) == 4 else shape
+
     def read_product(self, path: StrPath) -> Scan:
         positions = read_npy(path)
         if positions.ndim != 2 or positions.shape[1] != 2 or positions.dtype.kind not in "uif":

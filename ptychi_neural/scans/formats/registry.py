@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 import h5py
 from numpy.typing import ArrayLike
 
-from ptychi_neural.scans.diffraction import PATTERNS, Diffraction
+from ptychi_neural.scans.diffraction import PATTERNS, Diffraction, stacks
 from ptychi_neural.scans.hdf5 import StrPath, opened
 from ptychi_neural.scans.preparation import Unit
 from ptychi_neural.scans.scan import Scan
@@ -26,6 +26,9 @@ class Reader:
 
     position_unit: Unit = "m"
     """Unit of its positions where they have no other."""
+
+    patterns: tuple[str, ...] = ()
+    """Where patterns are looked for in its HDF5 files."""
 
     is_last: bool = False
     """Whether the format is so general that any other that recognises a file goes first."""
@@ -50,6 +53,14 @@ class Reader:
             (n,) numbers of the frames to read, in this order; None: all.
         """
         raise ValueError(f"{path}: a file of the format {self.name!r} holds no patterns here.")
+
+    def stack_shape(self, path: StrPath) -> tuple[int, ...]:
+        """(n, h, w) of the patterns, without reading them where the format allows it."""
+        if not self.patterns:
+            return self.read_diffraction(path).patterns.shape
+        with opened(path) as file:
+            parts = stacks(file, self.patterns)
+            return (sum(len(part) for part in parts), *parts[0].shape[1:])
 
     def read_product(self, path: StrPath) -> Scan:
         """Read all of a scan but its patterns.

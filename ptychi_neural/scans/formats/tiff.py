@@ -42,6 +42,12 @@ class Tiff(Reader):
             raise ValueError(f"{path} holds images of {sorted(shapes)} pixels; keep one size.")
         return Diffraction(native(np.stack(frames)), None)
 
+    def stack_shape(self, path: StrPath) -> tuple[int, ...]:
+        if not Path(path).is_dir():
+            return _stack(path).shape
+        files = _files(Path(path))
+        return (len(files), *_stack(files[0]).shape[1:])
+
 
 def _files(folder: Path) -> list[Path]:
     """TIFF files of a folder in the order of the numbers in their names."""
