@@ -138,7 +138,7 @@ def _text(
         if isinstance(value, dict):
             lines.append(f"{name} = {_inline(value)}")
     if found:
-        lines.append("# from the data:")
+        lines.append("# As the data tell: sides of frames are odd, or patterns are shadow images.")
         lines.append(tomli_w.dumps(found).rstrip())
     lines += _commented(inspection, given)
     return "\n".join(lines) + "\n" + OPTIONS

@@ -97,11 +97,12 @@ def inspect_scan(run: RunFile) -> Inspection:
     if scan is not None:
         positions_px = _all_positions(scan, raw)
         facts |= _of_scan(scan, positions_px)
-        if len(positions_px) > 2:
-            steps = overlap(positions_px, scan.probe), step(positions_px)
-            suspicions += in_positions(positions_px, scan.probe, *steps)
         now = find_shadow(scan.patterns, scan.valid_pixel_mask, scan.positions_px)
         suspicions += in_geometry(scan, now)
+        is_far = scan.free_space_propagation_distance_m is None
+        if len(positions_px) > 2 and not (now is not None and is_far):
+            steps = overlap(positions_px, scan.probe), step(positions_px)
+            suspicions += in_positions(positions_px, scan.probe, *steps)
     facts |= {f"defects {i}": line for i, line in enumerate(report, 1)}
     near_field = scan is not None and scan.free_space_propagation_distance_m is not None
     used = stored if scan is None else Diffraction(scan.patterns, scan.valid_pixel_mask)
@@ -121,16 +122,14 @@ def _loaded(run: RunFile, stride: int) -> tuple[Scan | None, str | None, list[st
     """The scan of every so many-th frame, or why it cannot be loaded, and what was repaired."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        assert run.data is not None
+        diffraction = run.data.folder / run.data.diffraction
         try:
             scan, _ = load(run, slice(None, None, stride))
         except (ValueError, FileNotFoundError) as error:
             return None, str(error), []
-    lines = [str(w.message).rpartition(": ")[2].rstrip(".") for w in caught if _is_ours(w)]
-    return scan, None, [part for line in lines for part in line.split(", ") if part]
-
-
-def _is_ours(warning: warnings.WarningMessage) -> bool:
-    return issubclass(warning.category, UserWarning)
+    told = (w for w in caught if w.category is UserWarning)
+    return scan, None, [str(w.message).removeprefix(f"{diffraction}: ") for w in told]
 
 
 def _defects(stored: Diffraction) -> list[str]:

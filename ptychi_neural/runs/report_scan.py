@@ -8,7 +8,6 @@ import numpy as np
 
 from ptychi_neural.evaluation.inspection_figure import inspection_figure
 from ptychi_neural.runs.inspect_scan import Inspection, inspect_scan
-from ptychi_neural.runs.orientations import rank_orientations
 from ptychi_neural.runs.run_file import RunFile, parse_changes, read_run_file, run_from
 from ptychi_neural.runs.summary import summarize
 from ptychi_neural.runs.suspicions import orientation_keys
@@ -56,6 +55,8 @@ def report(
     draw(inspection, target, path.name)
     yield f"{target}: mean pattern, counts of frames, positions over the probe, overlap"
     if orientations:
+        from ptychi_neural.runs.orientations import rank_orientations  # imports the engine
+
         yield "orientation, nats per held-out pixel above the best, deviance:"
         for found in rank_orientations(run):
             yield f"  {orientation_keys(found):46}{found.loss:10.4g}{found.deviance:10.4g}"

@@ -71,6 +71,12 @@ def in_positions(
             f"steps of {step_px:.2g} pixels hardly move the beam: check position_units and the "
             f"geometry{_unit_that_fits(step_px, side)}"
         )
+    elif overlap < 0:
+        found.append(
+            f"neighbouring positions do not overlap: steps of {step_px:.3g} pixels are wider than "
+            "the beam that is started from; check position_units and the geometry"
+            f"{_unit_that_fits(step_px, side)}"
+        )
     elif overlap < LOW_OVERLAP:
         found.append(
             f"neighbouring positions overlap by {overlap:.0%} only; above {LOW_OVERLAP:.0%} the "

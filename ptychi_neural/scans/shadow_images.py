@@ -21,6 +21,9 @@ MOST_FRAMES = 60
 LEAST_SHIFT_PX = 1.5
 """Median shift from which patterns move at all."""
 
+LEAST_COMMON = 0.3
+"""Part of the window that two images must have in common for a shift to be looked for."""
+
 LEAST_AGREEMENT = 0.7
 """Part of the shifts that has to agree with one magnification."""
 
@@ -70,14 +73,18 @@ def find_shadow(
     mean = np.where(valid, frames.mean(axis=0), 0)
     contrast = np.where(valid & (mean > 0), frames / np.where(mean > 0, mean, 1) - 1, 0)
     window = np.hanning(height)[:, None] * np.hanning(width)
-    waves = np.fft.fft2(contrast * np.where(mean > 0.05 * mean.max(), window, 0))
+    window = np.where(valid & (mean > 0.05 * mean.max()), window, 0)
+    waves = np.fft.fft2(contrast * window)
+    # The window's own correlation falls off from no shift, and would draw the peak there.
+    common = np.fft.ifft2(np.abs(np.fft.fft2(window)) ** 2).real
+    common = np.where(common > LEAST_COMMON * common.max(), common, np.inf)
     index = index.reshape(len(chosen), -1)
     shifts, moves = [], []
     for row in index:
         for other in row[1:]:
             move = positions[used[other]] - positions[used[row[0]]]
             if move.any():
-                shifts.append(_shift(waves[row[0]], waves[other]))
+                shifts.append(_shift(waves[row[0]], waves[other], common))
                 moves.append(move)
     if len(shifts) < 6:
         return None
@@ -104,9 +111,11 @@ def _fit(shifts: NDArray[np.float64], moves: NDArray[np.float64]) -> Shadow | No
     return best if best is not None and best.agreement >= LEAST_AGREEMENT else None
 
 
-def _shift(one: NDArray[np.complex128], other: NDArray[np.complex128]) -> NDArray[np.float64]:
+def _shift(
+    one: NDArray[np.complex128], other: NDArray[np.complex128], common: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """By how many pixels (y, x) the second image lies further than the first."""
-    correlation = np.fft.ifft2(one.conj() * other).real
+    correlation = np.fft.ifft2(one.conj() * other).real / common
     peak = np.unravel_index(correlation.argmax(), correlation.shape)
     shift = np.empty(2)
     for axis, (at, size) in enumerate(zip(peak, correlation.shape)):
