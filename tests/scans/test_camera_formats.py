@@ -1,4 +1,4 @@
-"""TIFF, EMD and the files of electron cameras; the writers are published packages where possible."""
+"""TIFF, EMD and files of electron cameras, written by published packages where possible."""
 
 import sys
 
