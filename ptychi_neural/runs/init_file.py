@@ -64,7 +64,7 @@ def write_run_file(
             f"--set names {', '.join(sorted(set(contents) - {'data'}))}; init takes keys of [data] "
             "alone, and the run file can be changed afterwards."
         )
-    target = output or Path(f"{path.name.split('.')[0]}.toml")
+    target = output or Path(f"{path.stem}.toml")
     if target.exists():
         raise FileExistsError(f"{target} exists; name another with --output.")
     keys: dict[str, Any] = contents.get("data", {})
@@ -131,6 +131,12 @@ def _text(
     if hints:
         lines += ["#", "# To look after:", *(f"# - {_one_line(hint)}" for hint in hints)]
     lines += ["", "[data]", tomli_w.dumps(data).rstrip()]
+    given = {
+        name: os.path.relpath(Path(value).resolve(), folder)
+        if name in ("mask", "background", "reference") and isinstance(value, str)
+        else value
+        for name, value in given.items()
+    }
     tables = {name: value for name, value in given.items() if not isinstance(value, dict)}
     if tables:
         lines.append(tomli_w.dumps(tables).rstrip())

@@ -88,12 +88,18 @@ def inspect_scan(run: RunFile) -> Inspection:
         facts["looked at"] = f"{len(numbers)} of {shape[0]} frames"
     facts |= _of_counts(stored)
     raw = _raw_positions(section)
-    shadow = None
+    shadow: Shadow | None = None
     if raw is not None:
         _, rows, here = np.intersect1d(numbers, raw.numbers, return_indices=True)
         frames = stored.patterns[rows]
         shadow = find_shadow(frames, stored.valid_pixel_mask, raw.positions[here])
-    suspicions, positions_px = [], None
+    suspicions: list[str] = []
+    positions_px: NDArray[np.float64] | None = None
+    if raw is not None and len(raw.positions) != shape[0]:
+        suspicions.append(
+            f"there are {len(raw.positions)} positions for {shape[0]} frames: check that they "
+            "belong together, frame by frame"
+        )
     if scan is not None:
         positions_px = _all_positions(scan, raw)
         facts |= _of_scan(scan, positions_px)

@@ -8,10 +8,11 @@ import dataclasses
 import itertools
 import logging
 import warnings
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
+from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.engine.tasks import build_task
 from ptychi_neural.options import NeuralPtychographyOptions
 from ptychi_neural.runs.run_file import RunFile
@@ -66,16 +67,15 @@ def rank_orientations(run: RunFile, n_iterations: int = N_ITERATIONS) -> list[Or
         scan, _ = load(dataclasses.replace(run, data=section))
     scan = _in_the_middle(scan)
     square = scan.patterns.shape[1] == scan.patterns.shape[2]
+    transpositions = (False, True) if square else (False,)
     found = []
-    for flags in itertools.product((False, True) if square else (False,), *2 * ((False, True),)):
-        names = dict(zip(("transpose", "flip_y", "flip_x"), flags))
-        found.append((flags, _losses(_turned(scan, Preparation(**names)), n_iterations)))
-    best = min(loss for _, (loss, _) in found)
-    ranked = [
-        Orientation(*flags, loss=loss - best, deviance=deviance)
-        for flags, (loss, deviance) in found
-    ]
-    return sorted(ranked, key=lambda orientation: orientation.loss)
+    for transpose, flip_y, flip_x in itertools.product(transpositions, *2 * [(False, True)]):
+        turn = Preparation(transpose=transpose, flip_y=flip_y, flip_x=flip_x)
+        losses = _losses(_turned(scan, turn), n_iterations)
+        found.append(Orientation(transpose, flip_y, flip_x, *losses))
+    best = min(orientation.loss for orientation in found)
+    ranked = sorted(found, key=lambda orientation: orientation.loss)
+    return [orientation._replace(loss=orientation.loss - best) for orientation in ranked]
 
 
 def _in_the_middle(scan: Scan) -> Scan:
@@ -117,6 +117,6 @@ def _losses(scan: Scan, n_iterations: int) -> tuple[float, float]:
         task.run()
     finally:
         logging.disable(logging.NOTSET)
-    reconstructor = task.reconstructor
+    reconstructor = cast(NeuralReconstructor, task.reconstructor)
     loss = float(reconstructor.validation.loss.min())
     return loss, reconstructor.judge.deviance(reconstructor.scan, loss)

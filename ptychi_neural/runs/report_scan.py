@@ -66,6 +66,8 @@ def run_of(path: Path, product: Path | None, changes: Sequence[str]) -> RunFile:
     """The run file itself, or one of a file of patterns and the file of its positions."""
     contents = parse_changes(changes)
     if path.suffix.lower() == ".toml":
+        if product is not None:
+            raise ValueError(f"{path} names its product itself; give one of the two.")
         return read_run_file(path, None, contents)
     data: dict[str, Any] = {"diffraction": str(path.resolve())}
     if product is not None:

@@ -83,8 +83,9 @@ def finished(
         if valid is not None:
             patterns = np.where(valid, patterns, 0)
             valid = _blocks(valid[None], preparation.bin).all(axis=(-3, -1))[0]
-        kind = patterns.dtype.kind
-        sums = {"u": np.uint32, "i": np.int64, "f": np.float32}[kind]
+        sums: type[np.generic] = {"u": np.uint32, "i": np.int64, "f": np.float32}[
+            patterns.dtype.kind
+        ]
         patterns = _blocks(patterns, preparation.bin).sum(axis=(-3, -1), dtype=sums)
     valid = None if valid is None else np.ascontiguousarray(valid)
     return Diffraction(np.ascontiguousarray(patterns), valid)

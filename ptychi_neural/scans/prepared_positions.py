@@ -7,11 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychi_neural.scans.beamline import METRES
 from ptychi_neural.scans.formats.ptychodus import magnification
 from ptychi_neural.scans.preparation import Preparation, Unit
 from ptychi_neural.scans.scan import Scan
-
-METRES = {"m": 1.0, "mm": 1e-3, "um": 1e-6, "nm": 1e-9}
 
 
 class Geometry(NamedTuple):

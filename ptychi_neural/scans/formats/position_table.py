@@ -4,7 +4,6 @@ A header may name more columns; those named y and x are taken, with their unit w
 behind the name: ``y_um, x_um``, ``Y (mm), X (mm)``, ``ppY ppX``.
 """
 
-import math
 import re
 from pathlib import Path
 
@@ -19,7 +18,7 @@ SUFFIXES = (".csv", ".txt", ".dat", ".tsv")
 
 COLUMN = re.compile(
     r"^(?:pp|pos|position|probe_position|sample|stage|motor)?[_ -]?([yx])"
-    r"(?:[_ -]?(?:pos|position|coord|coords))?[_ -]*[(\[]?\s*(m|mm|um|µm|nm|px|pixels?|)\s*[)\]]?$",
+    r"(?:[_ -]?(?:pos|position|coord|coords))?[_ -]*[(\[]?\s*(m|mm|um|µm|nm|)\s*[)\]]?$",
     re.IGNORECASE,
 )
 """Names of columns of positions, with their axis and unit."""
@@ -49,18 +48,18 @@ class PositionTable(Reader):
             raise ValueError(
                 f"{path} holds no row of numbers; write a row for each frame: y and x, in metres."
             )
-        columns, factor, in_pixels = _columns(rows[first - 1]) if first else ((0, 1), 1.0, False)
+        columns, factor = _columns(rows[first - 1]) if first else ((0, 1), 1.0)
         try:
             numbers = np.array([[float(row[column]) for column in columns] for row in rows[first:]])
         except (ValueError, IndexError) as error:
             raise ValueError(
                 f"{path}: a row holds no numbers for y and x ({error}); write a row for each frame."
             ) from error
-        return scan_of_positions(numbers * factor, 1.0 if in_pixels else math.nan, Path(path).stem)
+        return scan_of_positions(numbers * factor, name=Path(path).stem)
 
 
-def _columns(header: list[str]) -> tuple[tuple[int, int], float, bool]:
-    """Columns of y and x, their unit in metres, and whether it is pixels."""
+def _columns(header: list[str]) -> tuple[tuple[int, int], float]:
+    """Columns of y and x, and their unit in metres."""
     named = {}
     for column, name in enumerate(header):
         match = COLUMN.match(name.strip())
@@ -69,13 +68,12 @@ def _columns(header: list[str]) -> tuple[tuple[int, int], float, bool]:
     if set(named) != {"y", "x"}:
         raise ValueError(
             f"the header {header} names no columns y and x; name them so, with their unit: "
-            "y_m, x_m, or y_um, x_um."
+            'y_m, x_m, or y_um, x_um; of pixels write y, x, and position_units = "px" in [data].'
         )
     (y, unit), (x, other) = named["y"], named["x"]
     if unit != other:
         raise ValueError(f"y is in {unit!r} and x in {other!r}; write both in one unit.")
-    in_pixels = unit.startswith(("px", "pixel"))
-    return (y, x), 1.0 if in_pixels else METRES[unit or "m"], in_pixels
+    return (y, x), METRES[unit or "m"]
 
 
 def _fields(line: str) -> list[str]:
