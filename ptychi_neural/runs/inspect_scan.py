@@ -1,5 +1,6 @@
 """A look at a scan before it is reconstructed: what its files hold, and what is likely wrong."""
 
+import dataclasses
 import math
 import warnings
 from dataclasses import dataclass
@@ -13,7 +14,13 @@ from ptychi_neural.runs.run_file import RunFile
 from ptychi_neural.runs.run_scan import load
 from ptychi_neural.runs.sections import DataSection
 from ptychi_neural.runs.summary import overlap, step
-from ptychi_neural.runs.suspicions import in_geometry, in_patterns, in_positions
+from ptychi_neural.runs.suspicions import (
+    FEWEST_STEPS,
+    MOST_STEPS,
+    in_geometry,
+    in_patterns,
+    in_positions,
+)
 from ptychi_neural.scans import Scan, repair
 from ptychi_neural.scans.diffraction import Diffraction
 from ptychi_neural.scans.formats import reader_of
@@ -109,11 +116,27 @@ def inspect_scan(run: RunFile) -> Inspection:
         if len(positions_px) > 2 and not (now is not None and is_far):
             steps = overlap(positions_px, scan.probe), step(positions_px)
             suspicions += in_positions(positions_px, scan.probe, *steps)
+    elif raw is not None:
+        suspicions += _unit_that_loads(run, section, stride)
     facts |= {f"defects {i}": line for i, line in enumerate(report, 1)}
     near_field = scan is not None and scan.free_space_propagation_distance_m is not None
     used = stored if scan is None else Diffraction(scan.patterns, scan.valid_pixel_mask)
     suspicions += in_patterns(*used, near_field or shadow is not None)
     return Inspection(facts, suspicions, stored, numbers, scan, positions_px, problem, shadow)
+
+
+def _unit_that_loads(run: RunFile, section: DataSection, stride: int) -> list[str]:
+    """The unit of positions with which a scan can be loaded that cannot be as it is."""
+    if section.position_units is not None:
+        return []
+    for unit in ("um", "nm", "mm"):
+        changed = section.model_copy(update={"position_units": unit})
+        scan, _, _ = _loaded(dataclasses.replace(run, data=changed), stride)
+        if scan is not None and len(scan.positions_px) > 1:
+            step_px, side = step(scan.positions_px), min(scan.probe.shape[-2:])
+            if FEWEST_STEPS * side < step_px < MOST_STEPS * side:
+                return [f'position_units = "{unit}" would make steps of {step_px:.3g} pixels']
+    return []
 
 
 class _Raw(NamedTuple):

@@ -1,6 +1,7 @@
 """The JSON schema of run files, with which editors complete and check them."""
 
-from typing import Any
+import math
+from typing import Any, ClassVar
 
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
@@ -9,9 +10,13 @@ from pydantic_core import core_schema
 from ptychi_neural.runs.configuration import annotations
 from ptychi_neural.runs.run_file import ENGINES, Sections
 
+DEFAULT_ENGINE = Sections.model_fields["engine"].default
+
 
 class _OfRunFiles(GenerateJsonSchema):
     """Arrays and tensors, which no run file holds, may be anything; TOML has ``"none"``."""
+
+    ignored_warning_kinds: ClassVar = {"skipped-choice", "non-serializable-default"}
 
     def handle_invalid_for_json_schema(
         self, schema: core_schema.CoreSchema, error_info: str
@@ -43,16 +48,25 @@ def run_file_schema() -> dict[str, Any]:
                 definitions[f"{name}.{model}"] = _strict(definition)
             groups[group] = _strict(groups[group])
             schema["properties"].setdefault(group, {})
-        rules.append(
-            {
-                "if": {"properties": {"engine": {"const": name}}},
-                "then": {"properties": groups},
-            }
-        )
+        condition: dict[str, Any] = {"properties": {"engine": {"const": name}}}
+        if name != DEFAULT_ENGINE:
+            condition["required"] = ["engine"]
+        rules.append({"if": condition, "then": {"properties": groups}})
     refinement = {"type": "object", "properties": {"engine": {"enum": list(ENGINES)}}}
     schema["properties"]["refine"] = refinement | {"required": ["engine"]}
     schema |= {"title": "Run file of ptychi-neural", "allOf": rules}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
+    return _plain({"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema)
+
+
+def _plain(part: Any) -> Any:
+    """The schema without defaults that JSON or TOML cannot tell: None, infinity."""
+    if isinstance(part, list):
+        return [_plain(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    default = part.get("default", 0)
+    untold = default is None or (isinstance(default, float) and not math.isfinite(default))
+    return {key: _plain(value) for key, value in part.items() if key != "default" or not untold}
 
 
 def _strict(schema: dict[str, Any]) -> dict[str, Any]:

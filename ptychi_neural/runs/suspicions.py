@@ -9,6 +9,9 @@ from ptychi_neural.scans.shadow_images import Shadow
 LOW_OVERLAP, HIGH_OVERLAP = 0.5, 0.97
 """Linear overlaps below and above which something is likely to be wrong."""
 
+FEWEST_STEPS, MOST_STEPS = 0.01, 0.5
+"""Usual steps between positions, in fields of view."""
+
 JITTER = 0.02
 """Deviation from a lattice, in steps, below which a raster has no jitter."""
 
@@ -164,6 +167,6 @@ def is_unjittered_raster(positions: NDArray[np.floating]) -> bool:
 def _unit_that_fits(step_px: float, side: int) -> str:
     """The unit with which steps would be a usual part of the field of view."""
     for unit, factor in (("um", 1e-6), ("mm", 1e-3), ("nm", 1e-9)):
-        if 0.01 * side < step_px * factor < 0.5 * side:
+        if FEWEST_STEPS * side < step_px * factor < MOST_STEPS * side:
             return f' (position_units = "{unit}" would make steps of {step_px * factor:.3g} pixels)'
     return ""
