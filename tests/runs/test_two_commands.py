@@ -125,7 +125,8 @@ KINDS = (
 @pytest.fixture
 def scan(simulated):
     """64 frames of 16 x 16 with a geometry."""
-    return dataclasses.replace(simulated.scan, pixel_size_m=1e-8, wavelength_m=WAVELENGTH_M)
+    geometry = {"wavelength_m": WAVELENGTH_M, "detector_distance_m": DISTANCE_M}
+    return dataclasses.replace(simulated.scan, pixel_size_m=1e-8, **geometry)
 
 
 def positions_of(folder):
