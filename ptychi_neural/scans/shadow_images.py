@@ -104,10 +104,9 @@ def _fit(shifts: NDArray[np.float64], moves: NDArray[np.float64]) -> Shadow | No
             continue
         wrong = np.hypot(*(turned + scale * moves).T)
         agrees = wrong < np.maximum(1.5, 0.15 * np.hypot(*shifts.T))
-        if best is None or agrees.mean() > best.agreement:
+        if agrees.any() and (best is None or agrees.mean() > best.agreement):
             fitted = -(turned[agrees] * moves[agrees]).sum() / (moves[agrees] ** 2).sum()
-            found = 1 / float(fitted) if agrees.any() else np.inf
-            best = Shadow(found, transpose, flip_y, flip_x, float(agrees.mean()))
+            best = Shadow(1 / float(fitted), transpose, flip_y, flip_x, float(agrees.mean()))
     return best if best is not None and best.agreement >= LEAST_AGREEMENT else None
 
 
