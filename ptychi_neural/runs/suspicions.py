@@ -151,7 +151,7 @@ def is_unjittered_raster(positions: NDArray[np.floating]) -> bool:
     moves = positions[others[:, 1]] - positions
     angle = np.angle(np.mean(np.exp(4j * np.arctan2(moves[:, 0], moves[:, 1])))) / 4
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    for coordinates in (positions @ turn).T:
+    for coordinates in (positions @ turn.T).T:
         ordered = np.sort(coordinates)
         gaps = np.diff(ordered)
         lines = np.split(ordered, np.flatnonzero(gaps > 0.25 * step) + 1)
