@@ -176,5 +176,6 @@ def _draw_steps(ax: Axes, positions: NDArray[np.floating], unit: str) -> None:
 
     if len(positions) > 1:
         distances, _ = cKDTree(positions).query(positions, k=2)
-        ax.hist(distances[:, 1], bins=40)
+        # A raster's distances are all the same, up to rounding: bins begin at 0.
+        ax.hist(distances[:, 1], bins=40, range=(0, 1.1 * distances[:, 1].max() or 1))
     ax.set(title="distance to the nearest neighbour", xlabel=unit, ylabel="positions")

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import h5py
@@ -18,6 +19,8 @@ from ptychi_neural.runs.report_scan import run_of
 from ptychi_neural.runs.schema import run_file_schema
 from ptychi_neural.runs.suspicions import is_unjittered_raster
 from ptychi_neural.scans import write_product, write_scan
+
+the_schema = cache(run_file_schema)
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -136,8 +139,8 @@ def test_a_large_file_is_looked_at_quickly_and_in_little_memory(folder, simulate
 class TestSchema:
     def validate(self, contents):
         jsonschema = pytest.importorskip("jsonschema")
-        jsonschema.Draft202012Validator.check_schema(run_file_schema())
-        errors = jsonschema.Draft202012Validator(run_file_schema()).iter_errors(contents)
+        schema = the_schema()
+        errors = jsonschema.Draft202012Validator(schema).iter_errors(contents)
         return [error.json_path for error in errors]
 
     @pytest.mark.parametrize("name", ["simulated.toml", "siemens_star.toml", "one_shot_lsqml.toml"])
