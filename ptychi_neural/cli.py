@@ -39,6 +39,19 @@ Data = Annotated[
     ),
 ]
 
+Product = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[PRODUCT]", help="File of positions, where FILE and those beside it have none."
+    ),
+]
+DataChanges = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="A key of [data], such as data.bin=2. Repeatable."
+    ),
+]
+
 
 def main() -> None:
     """Entry point of the ``ptychi-neural`` command."""
@@ -304,27 +317,69 @@ def simulate(
 
 @app.command()
 def init(
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.toml", help="File to write.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE", help="File of patterns, or a RUN.toml to write.")
+    ],
+    product: Product = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="RUN.toml", help="Run file to write.")
+    ] = None,
+    changes: DataChanges = None,
 ) -> None:
-    """Write a commented run file to start from."""
-    from ptychi_neural.runs.template import TEMPLATE
+    """Write a run file for a scan, filled in from its files, with comments.
 
-    with _plain_errors(), run_file.open("x", encoding="utf-8") as file:
-        file.write(TEMPLATE)
-    typer.echo(f"{run_file}: name your data in it, then: ptychi-neural reconstruct {run_file}")
+    The run file is <name of FILE>.toml in the current directory unless --output names another.
+    With RUN.toml in place of FILE, a template without a scan is written.
+    """
+    with _plain_errors():
+        from ptychi_neural.runs.init_file import write_run_file
+
+        run_file, hints = write_run_file(path, product, output, changes or [])
+    for hint in hints:
+        typer.echo(f"- {hint}", err=True)
+    todo = "" if path.exists() and path != run_file else "name your data in it, then: "
+    typer.echo(f"{run_file}: {todo}ptychi-neural reconstruct {run_file}")
 
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="Diffraction file, product, or a folder of them.")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="Diffraction file, product, run file, or a folder with a result."),
+    ],
+    product: Product = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(metavar="PICTURE", help="By default <name of PATH>-inspect.png, replaced."),
+    ] = None,
+    orientations: Annotated[
+        bool,
+        typer.Option(
+            "--orientations", help="Also rank the eight orientations of frames: takes minutes."
+        ),
+    ] = False,
+    changes: DataChanges = None,
 ) -> None:
-    """Print shapes, dose, step and overlap of a scan, and how a result came about."""
-    with _plain_errors():
-        from ptychi_neural.runs.summary import summarize
+    """Tell what a scan's files hold and what is likely wrong, or how a result came about.
 
-        summary = summarize(path)
-    for name, value in summary.items():
-        typer.echo(f"{name + ':':22}{value}")
+    Of a file of patterns the command also draws a picture: mean pattern, counts of frames,
+    positions over the probe, overlap.
+    """
+    with _plain_errors():
+        from ptychi_neural.runs.report_scan import report
+
+        for line in report(path, product, figure, changes or [], orientations):
+            typer.echo(line)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of run files, with which editors complete and check them."""
+    import json
+
+    from ptychi_neural.runs.schema import run_file_schema
+
+    typer.echo(json.dumps(run_file_schema(), indent=2))
 
 
 @contextmanager

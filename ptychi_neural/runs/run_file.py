@@ -55,7 +55,7 @@ ENGINES: dict[str, type[PtychographyTaskOptions]] = {
 """Engine names of run files and the options that choose the engine in pty-chi."""
 
 
-class _Sections(BaseModel):
+class Sections(BaseModel):
     """The sections of a run file that do not depend on the engine."""
 
     model_config = ConfigDict(extra="forbid")
@@ -194,10 +194,10 @@ def run_from(
     groups = annotations(options_class)
     chosen = {key: value for key, value in contents.items() if key in groups}
     rest = {key: value for key, value in contents.items() if key not in groups and key != "refine"}
-    names = [*key_names(_Sections), *key_names(options_class)]
+    names = [*key_names(Sections), *key_names(options_class)]
 
     problems: list[str] = []
-    frame = validated(_Sections, rest, names, problems)
+    frame = validated(Sections, rest, names, problems)
     options = checked_options(options_class, chosen, names, problems) if known_engine else None
     simulation = None
     if frame is not None:
@@ -279,7 +279,7 @@ def read_recipe(
     values = merged(contents, changes or {}).get("simulation")
     source, base = ("The recipe", Path()) if path is None else (str(path), Path(path).parent)
     problems: list[str] = []
-    frame = validated(_Sections, {"simulation": values}, list(key_names(_Sections)), problems)
+    frame = validated(Sections, {"simulation": values}, list(key_names(Sections)), problems)
     if frame is None or frame.simulation is None:
         raise RunFileError(source, problems or ["simulation: required"])
     recipe = located(frame.simulation, [*data_folders(None), base], "simulation", problems)

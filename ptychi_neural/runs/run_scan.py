@@ -8,14 +8,19 @@ from ptychi.api.options.task import PtychographyTaskOptions
 from ptychi.api.task import PtychographyTask
 
 from ptychi_neural.engine.modes import with_modes
+from ptychi_neural.runs.probe_guess import guessed_probe
 from ptychi_neural.runs.run_file import RunFile
 from ptychi_neural.scans import Scan, load_scan
 from ptychi_neural.scans.hdf5 import dataset, opened
 from ptychi_neural.simulation import simulate
 
 
-def load(run: RunFile) -> tuple[Scan, NDArray[np.complexfloating] | None]:
+def load(
+    run: RunFile, frames: slice | None = None
+) -> tuple[Scan, NDArray[np.complexfloating] | None]:
     """Read or simulate the scan, and the (n_slices, H, W) object to compare with, if there is one.
+
+    Of a measured scan ``frames`` chooses some.
 
     Raises
     ------
@@ -30,9 +35,11 @@ def load(run: RunFile) -> tuple[Scan, NDArray[np.complexfloating] | None]:
     scan = load_scan(
         folder / run.data.diffraction,
         None if product is None else folder / product,
-        pixel_size_m=run.data.pixel_size_m,
-        free_space_propagation_distance_m=run.data.free_space_propagation_distance_m,
+        frames=frames,
+        preparation=run.data.preparation(),
     )
+    if run.data.probe is not None:
+        scan.probe = guessed_probe(run.data.probe, scan)
     n_modes = run.data.n_probe_modes
     if n_modes is not None and n_modes != scan.probe.shape[1]:
         scan.probe = with_modes(scan.probe, n_modes)

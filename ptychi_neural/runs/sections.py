@@ -7,33 +7,32 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ptychi_neural.runs.probe_guess import ProbeGuess
+from ptychi_neural.scans.preparation import Preparation
+
 DATA_VARIABLE = "PTYCHI_NEURAL_DATA"
 """Environment variable that overrides ``data.folder``."""
 
 Model = typing.TypeVar("Model", bound=BaseModel)
 
 
-class DataSection(BaseModel):
-    """``[data]``: the measured scan, as files."""
-
-    model_config = ConfigDict(extra="forbid")
+class DataSection(Preparation):
+    """``[data]``: the measured scan, as files, and how frames and positions are stored in them."""
 
     folder: Path = Path(".")
     """Folder that the other paths are relative to. ``--data`` overrides it, and so does the
     environment variable PTYCHI_NEURAL_DATA."""
 
     diffraction: Path
-    """File of the diffraction patterns, or of the whole scan."""
+    """File of the diffraction patterns, or of the whole scan, or a folder of TIFF files."""
 
     product: Path | None = None
-    """ptychodus product with probe, positions and object guess. None: the file beside
+    """File of positions, and perhaps of probe and object guess. None: the file beside
     ``diffraction`` that belongs to it, or ``diffraction`` itself."""
 
-    pixel_size_m: float | None = Field(default=None, gt=0)
-    """Size of an object pixel, in place of the one that the file tells."""
-
-    free_space_propagation_distance_m: float | None = Field(default=None, gt=0)
-    """Distance of near-field propagation, where the file does not tell it."""
+    probe: ProbeGuess | None = None
+    """Probe to start from, in place of the file's: ``{ kind = "mean_pattern" }``, ``"aperture"`` or
+    ``"zone_plate"``. None: that of the file, or the mean pattern where it has none."""
 
     reference: Path | None = None
     """Product or reference file whose object the result is compared with."""
@@ -55,10 +54,18 @@ class DataSection(BaseModel):
             Lines are added to it.
         """
         self.folder = [*data_folders(data_folder), (base / self.folder).resolve()][0]
-        for name in ("diffraction", "product", "reference"):
-            file: Path | None = getattr(self, name)
-            if file is not None and not (self.folder / file).is_file():
+        for name in ("diffraction", "product", "reference", "background", "mask"):
+            file = getattr(self, name)
+            if isinstance(file, Path) and not (self.folder / file).exists():
                 problems.append(_missing(f"data.{name}", self.folder / file))
+        problems.extend(f"data.{problem}" for problem in self.problems())
+
+    def preparation(self) -> Preparation:
+        """What is done to frames and positions, with absolute paths."""
+        keys = {name: getattr(self, name) for name in Preparation.model_fields}
+        for name, value in keys.items():
+            keys[name] = self.folder / value if isinstance(value, Path) else value
+        return Preparation.model_validate(keys)
 
 
 class OutputSection(BaseModel):

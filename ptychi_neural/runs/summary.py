@@ -63,10 +63,11 @@ def overlap(positions_px: NDArray[np.floating], probe: NDArray[np.complexfloatin
     """
     intensity = (np.abs(probe[0]) ** 2).sum(axis=0)
     area = intensity.sum() ** 2 / (intensity**2).sum()
-    return float(1 - _step(positions_px) / (2 * np.sqrt(area / np.pi)))
+    return float(1 - step(positions_px) / (2 * np.sqrt(area / np.pi)))
 
 
-def _step(positions_px: NDArray[np.floating]) -> float:
+def step(positions_px: NDArray[np.floating]) -> float:
+    """Median distance to the nearest neighbour."""
     distances, _ = cKDTree(positions_px).query(positions_px, k=2)
     return float(np.median(distances[:, 1]))
 
@@ -84,7 +85,7 @@ def _product(scan: Scan) -> dict[str, str]:
         "positions": f"{len(scan.positions_px)} over {extent[0]:.1f} x {extent[1]:.1f} pixels",
     }
     if len(scan.positions_px) > 1:
-        summary["step"] = f"{_step(scan.positions_px):.2f} pixels"
+        summary["step"] = f"{step(scan.positions_px):.2f} pixels"
         summary["overlap"] = f"{overlap(scan.positions_px, scan.probe):.0%}"
     return summary
 

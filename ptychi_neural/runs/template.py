@@ -1,19 +1,23 @@
-"""The commented run file that ``ptychi-neural init`` writes."""
+"""The commented run file that ``ptychi-neural init`` writes, in its parts."""
 
-TEMPLATE = """\
+BEGINNING = """\
 # A run file of ptychi-neural. Paths are relative to this file. "none" stands for None.
 # The results folder gets a run.toml with every option and its value.
 
 engine = "neural"             # or a classical engine of pty-chi: "lsqml", "rpie", "epie", "pie",
                               # "dm", "raar", "bh", "autodiff"
+"""
 
+EXAMPLE = """
 [data]
 folder = "."                  # --data FOLDER or PTYCHI_NEURAL_DATA go before it
 diffraction = "diffraction.h5"  # counts, DC at the image centre: dp (n, h, w)
 product = "product.h5"        # ptychodus product: positions, probe, object to start from
 # n_probe_modes = 3           # incoherent probe modes to start from
 # reference = "reference.h5"  # an object to compare the result with
+"""
 
+OPTIONS = """
 # Instead of [data]: a simulated scan with ground truth, see configs/simulated.toml.
 # [simulation]
 # photons_per_frame = 1e5
@@ -45,3 +49,5 @@ optimizable = true
 [probe_position_options]
 optimizable = false
 """
+
+TEMPLATE = BEGINNING + EXAMPLE + OPTIONS

@@ -24,6 +24,9 @@ PATTERNS = (
 )
 """Names under which a stack of patterns is looked for, in this order."""
 
+FARTHEST = 8
+"""Distance of frames from which those between them are not read."""
+
 CHUNKS = "entry*/data*/data_[0-9]*"
 """Names of the stacks that together make a scan in an Eiger master file."""
 
@@ -82,10 +85,7 @@ def read_stack(
         else:
             rows = _rows(file, n_frames, np.asarray(frame_indexes, dtype=np.int64))
         mask = pixel_mask(file, parts[0].shape[1:], mask_name)
-        first = int(rows.min())
-        block = _block(parts, first, int(rows.max()) + 1)
-        contiguous = np.array_equal(rows, np.arange(first, first + len(block)))
-        return Diffraction(block if contiguous else block[rows - first], mask)
+        return Diffraction(_selected(parts, rows), mask)
 
 
 def stacks(file: h5py.File, names: tuple[str, ...] = PATTERNS) -> list[h5py.Dataset]:
@@ -175,6 +175,18 @@ def put_patterns(
         file["valid_pixel_mask"] = valid
     if probe_photon_counts is not None and "probe_photon_counts" not in file:
         file["probe_photon_counts"] = probe_photon_counts
+
+
+def _selected(parts: list[h5py.Dataset], rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Frames in this order, of which those far from each other are read by themselves."""
+    ordered = np.unique(rows)
+    runs = np.split(ordered, np.flatnonzero(np.diff(ordered) > FARTHEST) + 1)
+    blocks = []
+    for run in runs:
+        block = _block(parts, int(run[0]), int(run[-1]) + 1)
+        blocks.append(block if len(block) == len(run) else block[run - run[0]])
+    frames = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    return frames if np.array_equal(rows, ordered) else frames[np.searchsorted(ordered, rows)]
 
 
 def _block(parts: list[h5py.Dataset], first: int, stop: int) -> NDArray[Any]:

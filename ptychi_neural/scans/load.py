@@ -4,17 +4,22 @@ import dataclasses
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptychi_neural.scans.checks import check_positions, check_start
 from ptychi_neural.scans.counts import OnBadData, repair
-from ptychi_neural.scans.diffraction import PATTERNS, Diffraction, read_stack
+from ptychi_neural.scans.diffraction import PATTERNS, Diffraction
 from ptychi_neural.scans.formats import READERS, WRITERS, reader_of
 from ptychi_neural.scans.hdf5 import StrPath, replacing
 from ptychi_neural.scans.links import links_outside_allowed
-from ptychi_neural.scans.scan import Scan, select_frames
+from ptychi_neural.scans.named_datasets import named_diffraction, named_positions
+from ptychi_neural.scans.preparation import Named, Preparation, Unit
+from ptychi_neural.scans.prepared_frames import cut, finished
+from ptychi_neural.scans.prepared_positions import placed
+from ptychi_neural.scans.scan import Scan, scan_of_positions, select_frames
 from ptychi_neural.scans.starts import empty_object, mean_pattern_probe
 
 MOST_OBJECT_PIXELS = 2**15
@@ -32,6 +37,7 @@ def load_scan(
     pixel_size_m: float | None = None,
     free_space_propagation_distance_m: float | None = None,
     allow_outside_links: bool = False,
+    preparation: Preparation | None = None,
 ) -> Scan:
     """Read a scan from a file, or from a diffraction file and the product that belongs to it.
 
@@ -56,16 +62,12 @@ def load_scan(
         looked for.
     on_bad_data : str
         ``"mask"`` bad pixels and drop bad frames, or raise an ``"error"`` that names them.
-    datasets : mapping, optional
-        Names of the datasets ``"patterns"`` and ``"mask"`` in an HDF5 file, where they are
-        unusual.
-    pixel_size_m : float, optional
-        Size of an object pixel in metres, in place of the one that the file tells: that of a CXI
-        file is right in the far field only.
-    free_space_propagation_distance_m : float, optional
-        Distance of near-field propagation in metres, where the file does not tell it.
+    datasets, pixel_size_m, free_space_propagation_distance_m : optional
+        Keys of ``preparation`` that may be given by themselves.
     allow_outside_links : bool
         Follow links to files outside the folder of the data.
+    preparation : Preparation, optional
+        How frames and positions are stored, and what is done to them.
 
     Returns
     -------
@@ -79,44 +81,65 @@ def load_scan(
         If a file or dataset is missing, or the two files do not fit each other; the message says
         what to do.
     """
+    unknown = set(datasets or ()) - set(get_args(Named))
+    if unknown:
+        raise ValueError(f"datasets names {sorted(unknown)}; there are {sorted(get_args(Named))}.")
+    given = {
+        "datasets": None if datasets is None else dict(datasets),
+        "pixel_size_m": pixel_size_m,
+        "free_space_propagation_distance_m": free_space_propagation_distance_m,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    preparation = Preparation.model_validate((preparation or Preparation()).model_dump() | given)
     with links_outside_allowed(allow_outside_links):
-        product = _product_of(diffraction) if product is None else product
-        scan = read_product(product)
+        product = product_of(diffraction) if product is None else product
+        scan, unit = read_positions(product, preparation)
         if frames is not None:
             scan = select_frames(scan, frames)
-        placed = np.asarray(np.isfinite(scan.positions_px).all(axis=1))
-        if not placed.any():
+        finite = np.asarray(np.isfinite(scan.positions_px).all(axis=1))
+        if not finite.any():
             raise ValueError(
-                f"{product}: none of {len(placed)} selected positions (frames={frames}) is finite; "
+                f"{product}: none of {len(finite)} selected positions (frames={frames}) is finite; "
                 "choose other frames, check probe_position_y_m and probe_position_x_m."
             )
-        scan = select_frames(scan, placed)
-        scan = _with_geometry(scan, pixel_size_m, free_space_propagation_distance_m)
-        _check(scan, product)
-        patterns, mask = _read_diffraction(diffraction, scan.frame_indexes, datasets)
-    frame_shape = patterns.shape[-2:]
-    if scan.probe.size and scan.probe.shape[-2:] != frame_shape:
-        raise ValueError(
-            f"{product}: 'probe' has {scan.probe.shape[-2:]} pixels, the patterns of "
-            f"{diffraction} {frame_shape}; crop or pad one to the shape of the other."
-        )
+        scan = select_frames(scan, finite)
+        stored = read_patterns(diffraction, scan.frame_indexes, preparation.datasets)
+    stored_shape = stored.patterns.shape[-2:]
+    try:
+        scan = placed(preparation, scan, stored_shape, unit)
+    except ValueError as error:
+        raise ValueError(f"{product}: {error}") from error
+    _check(scan, product)
+    mask = stored.valid_pixel_mask
     told = None if mask is None or mask.all() else mask  # a mask of nothing tells nothing
-    valid = _combined(told, valid_pixel_mask, frame_shape)
+    valid = _combined(told, valid_pixel_mask, stored_shape)
+    patterns, valid = cut(preparation, Diffraction(stored.patterns, valid))
     try:
         repaired = repair(patterns, valid, on_bad_data, frame_numbers=scan.frame_indexes)
     except ValueError as error:
         raise ValueError(f"{diffraction}: {error}") from error
+    near_field = scan.free_space_propagation_distance_m is not None
+    patterns, valid = finished(
+        preparation,
+        Diffraction(repaired.patterns, repaired.valid_pixel_mask),
+        stored_shape,
+        near_field,
+    )
+    if valid is None and mask is not None:
+        valid = np.ones(patterns.shape[1:], bool)
+    if scan.probe.size and scan.probe.shape[-2:] != patterns.shape[1:]:
+        raise ValueError(
+            f"{product}: 'probe' has {scan.probe.shape[-2:]} pixels, the patterns of "
+            f"{diffraction} {patterns.shape[1:]}; crop or pad one to the shape of the other."
+        )
     report = list(repaired.report)
-    if not placed.all():
-        report.append(f"dropped {(~placed).sum()} frames with NaN or Inf positions")
+    if not finite.all():
+        report.append(f"dropped {(~finite).sum()} frames with NaN or Inf positions")
     scan = dataclasses.replace(
-        select_frames(scan, repaired.kept),
-        patterns=repaired.patterns,
-        valid_pixel_mask=mask if repaired.valid_pixel_mask is None else repaired.valid_pixel_mask,
+        select_frames(scan, repaired.kept), patterns=patterns, valid_pixel_mask=valid
     )
     if not scan.probe.size:
         report.append("started the probe from the root of the mean pattern, as the file has none")
-        near_field = scan.free_space_propagation_distance_m is not None
         probe = mean_pattern_probe(scan.patterns, scan.valid_pixel_mask, near_field)
         scan = dataclasses.replace(scan, probe=probe)
     if not scan.object.size:
@@ -203,23 +226,35 @@ def write_scan(
         WRITERS[format](temporary, scan)
 
 
-def _product_of(diffraction: StrPath) -> StrPath:
+def product_of(diffraction: StrPath) -> StrPath:
     """The file of positions that belongs to a diffraction file."""
     path = Path(diffraction)
     beside = (reader.product_beside(path) for reader in READERS.values())
     return next((other for other in beside if other is not None and other.is_file()), path)
 
 
-def _read_diffraction(
-    path: StrPath, frame_indexes: ArrayLike | None, datasets: Mapping[str, str] | None
+def read_positions(product: StrPath, preparation: Preparation) -> tuple[Scan, Unit]:
+    """All of a scan but its patterns as files have it, and the unit of its positions."""
+    if preparation.raster is not None:
+        positions_m = preparation.raster.positions_m()
+        return scan_of_positions(positions_m, name=Path(product).stem), "m"
+    named = {
+        key: preparation.datasets[key] for key in ("y", "x", "probe") if key in preparation.datasets
+    }
+    if "y" in named:
+        return named_positions(product, named, None), "m"
+    reader = reader_of(product)
+    scan = reader.read_product(product)
+    return (named_positions(product, named, scan) if named else scan), reader.position_unit
+
+
+def read_patterns(
+    path: StrPath, frame_indexes: ArrayLike | None, datasets: Mapping[str, str]
 ) -> Diffraction:
-    if not datasets:
+    """Patterns and mask as they are stored, from named datasets or the usual ones."""
+    if datasets.keys().isdisjoint({"patterns", "mask"}):
         return read_diffraction(path, frame_indexes)
-    unknown = set(datasets) - {"patterns", "mask"}
-    if unknown:
-        raise ValueError(f"datasets names {sorted(unknown)}; there are 'patterns' and 'mask'.")
-    names = (datasets["patterns"],) if "patterns" in datasets else PATTERNS
-    return read_stack(path, frame_indexes, names, datasets.get("mask"))
+    return named_diffraction(path, datasets, PATTERNS, frame_indexes)
 
 
 def _combined(
@@ -236,16 +271,6 @@ def _combined(
         )
     given_mask = np.asarray(given_mask, dtype=bool)
     return given_mask if file_mask is None else given_mask & file_mask
-
-
-def _with_geometry(scan: Scan, pixel_size_m: float | None, distance_m: float | None) -> Scan:
-    """The scan with another pixel size, so that positions stay where they are in metres."""
-    if distance_m is not None:
-        scan = dataclasses.replace(scan, free_space_propagation_distance_m=distance_m)
-    if pixel_size_m is None:
-        return scan
-    positions_px = scan.positions_px * (scan.pixel_size_m / pixel_size_m)
-    return dataclasses.replace(scan, pixel_size_m=pixel_size_m, positions_px=positions_px)
 
 
 def _check(scan: Scan, product: StrPath) -> None:

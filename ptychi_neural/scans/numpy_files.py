@@ -53,12 +53,7 @@ def read_npz(path: StrPath, name: str) -> NDArray[Any]:
     if name not in npz_names(Path(path)):
         raise ValueError(f"{path} has no array {name!r}; it holds {sorted(npz_names(Path(path)))}.")
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
-            version = np.lib.format.read_magic(member)
-            header = {(1, 0): np.lib.format.read_array_header_1_0}.get(
-                version, np.lib.format.read_array_header_2_0
-            )
-            shape, _, dtype = header(member)
+        shape, dtype = npz_header(path, name)
         if dtype.hasobject:
             raise ValueError("it holds pickled objects, which could run programs")
         _check_size(what, shape, dtype)
@@ -68,6 +63,17 @@ def read_npz(path: StrPath, name: str) -> NDArray[Any]:
         message = str(error)
         prefix = "" if message.startswith(what) else f"{what} cannot be read: "
         raise ValueError(f"{prefix}{message.rstrip('.')}.") from error
+
+
+def npz_header(path: StrPath, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array of an NPZ archive."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        header = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+            version, np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = header(member)
+    return shape, dtype
 
 
 def _check_size(what: str, shape: tuple[int, ...], dtype: np.dtype) -> None:

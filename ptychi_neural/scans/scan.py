@@ -1,6 +1,7 @@
 """One scan in memory: what every reader returns and every engine is started from."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -60,6 +61,31 @@ class Scan:
     name: str = ""
 
     comments: str = ""
+
+
+def scan_of_positions(
+    positions: NDArray[np.floating], pixel_size_m: float = math.nan, name: str = ""
+) -> Scan:
+    """A scan of which only positions are known; the rest is of size 0.
+
+    Parameters
+    ----------
+    positions : ndarray
+        (n, 2) positions (y, x) in object pixels, or in metres where the pixel size is NaN.
+    pixel_size_m : float
+        Size of an object pixel; NaN where it is unknown.
+    name : str
+        Name of the scan.
+    """
+    return Scan(
+        patterns=np.empty((0, 0, 0), dtype=np.float32),
+        positions_px=np.array(positions, dtype=np.float64),
+        probe=np.empty((0, 0, 0, 0), dtype=np.complex64),
+        object=np.empty((0, 0, 0), dtype=np.complex64),
+        pixel_size_m=pixel_size_m,
+        frame_indexes=np.arange(len(positions)),
+        name=name,
+    )
 
 
 def position_origin(object_shape: tuple[int, ...]) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ the sample's translation, so that (y, x) of the translation are positions along 
 ptychodus writes probe and object as ``image_1`` and ``image_2``, and more under ``ptychodus``.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ ATTRIBUTES = {
 class Cxi(Reader):
     """CXI files with patterns, positions and geometry, and perhaps probe and object."""
 
+    patterns = PATTERNS
     files = "HDF5 with 'cxi_version' or 'entry_1/data_1/data'"
 
     def recognises(self, path: Path) -> bool:
@@ -91,9 +93,12 @@ class Cxi(Reader):
             spacings = find(file, f"{EXTRA}/object_layer_spacing_m")
             photons = find(file, f"{EXTRA}/probe_photon_counts")
             near_field_m = number(file, f"{EXTRA}/free_space_propagation_distance_m")
+            detector_m = number(file, f"{DETECTOR}/x_pixel_size", f"{DETECTOR}/y_pixel_size")
             return Scan(
                 patterns=np.empty((0, *frame_shape), dtype=np.float32),
-                positions_px=(positions_m - np.asarray(center_m)) / pixel_size_m,
+                positions_px=positions_m
+                if math.isnan(pixel_size_m)
+                else (positions_m - np.asarray(center_m)) / pixel_size_m,
                 probe=probe,
                 object=object_,
                 pixel_size_m=pixel_size_m,
@@ -111,7 +116,8 @@ class Cxi(Reader):
                     name: value
                     for name, key in ATTRIBUTES.items()
                     if (value := number(file, f"{EXTRA}/{key}")) is not None
-                },
+                }
+                | ({"detector_pixel_size_m": detector_m} if detector_m else {}),
                 name=_text(file, "entry_1/title", "entry_1/sample_1/name") or Path(path).stem,
                 comments=_text(file, "entry_1/experiment_description"),
             )
@@ -202,25 +208,16 @@ def _pixel_size(
     wavelength_m: float | None,
     distance_m: float | None,
 ) -> float:
-    """Pixel size of the object in the far field, lambda z / (N d)."""
+    """Pixel size of the object in the far field, lambda z / (N d); NaN where it is unknown."""
     sizes_m = [number(file, f"{DETECTOR}/{axis}_pixel_size") for axis in "yx"]
     known = [size for size in sizes_m if size]
     if not known or not wavelength_m or not distance_m:
-        raise ValueError(
-            f"{file.filename} lacks the pixel size, the distance or the wavelength ("
-            "entry_1/instrument_1/detector_1/x_pixel_size, .../distance, "
-            "entry_1/instrument_1/source_1/energy in joules); write them, in metres."
-        )
+        return math.nan
     height_m, width_m = (
         wavelength_m * distance_m / (n * (size or known[0]))
         for n, size in zip(frame_shape, sizes_m)
     )
-    if not np.isclose(height_m, width_m, rtol=1e-3, atol=0):
-        raise ValueError(
-            f"{file.filename}: frames of {frame_shape} pixels give object pixels of {height_m} m x "
-            f"{width_m} m; only square pixels are supported: crop or pad the frames."
-        )
-    return width_m
+    return width_m if np.isclose(height_m, width_m, rtol=1e-3, atol=0) else math.nan
 
 
 def _center(

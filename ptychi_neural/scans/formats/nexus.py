@@ -24,6 +24,7 @@ PATTERNS = (
 class Nexus(Reader):
     """Patterns of NeXus files, and of Eiger masters that link them."""
 
+    patterns = PATTERNS
     files = "HDF5 with 'entry/data/data' or 'entry/data/data_000001'"
 
     def recognises(self, path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""A stack of patterns in one ``.npy`` file; positions come from a product that belongs to it."""
+"""A stack of patterns in one ``.npy`` file, or the positions that belong to one in another."""
 
 from pathlib import Path
 
@@ -9,13 +9,14 @@ from ptychi_neural.scans.diffraction import Diffraction
 from ptychi_neural.scans.formats.registry import Reader, register_reader
 from ptychi_neural.scans.hdf5 import StrPath, native
 from ptychi_neural.scans.numpy_files import is_npy, read_npy
+from ptychi_neural.scans.scan import Scan, scan_of_positions
 
 
 @register_reader("numpy")
 class NumpyStack(Reader):
-    """Patterns of shape (n, h, w)."""
+    """Patterns of shape (n, h, w), or positions of shape (n, 2)."""
 
-    files = ".npy with patterns of shape (n, h, w)"
+    files = ".npy with patterns (n, h, w), or with positions (n, 2): y and x in metres"
 
     def recognises(self, path: Path) -> bool:
         return is_npy(path)
@@ -24,12 +25,24 @@ class NumpyStack(Reader):
         self, path: StrPath, frame_indexes: ArrayLike | None = None
     ) -> Diffraction:
         stack = read_npy(path)
+        if stack.ndim == 4:  # rows and columns of a scan
+            stack = stack.reshape(-1, *stack.shape[2:])
         if stack.ndim != 3 or 0 in stack.shape or stack.dtype.kind not in "uif":
             raise ValueError(
                 f"{path}: patterns must be real numbers of shape (n, h, w), got {stack.dtype} of "
                 f"shape {stack.shape}; store counts as one stack of 2D images."
             )
         return Diffraction(native(selected(path, stack, frame_indexes)), None)
+
+    def stack_shape(self, path: StrPath) -> tuple[int, ...]:
+        shape = read_npy(path).shape
+        return (shape[0] * shape[1], *shape[2:]) if len(shape) == 4 else shape
+
+    def read_product(self, path: StrPath) -> Scan:
+        positions = read_npy(path)
+        if positions.ndim != 2 or positions.shape[1] != 2 or positions.dtype.kind not in "uif":
+            return super().read_product(path)
+        return scan_of_positions(positions, name=Path(path).stem)
 
 
 def selected(path: StrPath, stack: np.ndarray, frame_indexes: ArrayLike | None) -> np.ndarray:

@@ -51,6 +51,7 @@ OPTIONAL_ATTRIBUTES = ("focus_object_distance_m", "tilt_angle_deg")
 class Ptychodus(Reader):
     """Products and diffraction files of ptychodus, and pty-chi's diffraction files."""
 
+    patterns = PATTERNS
     files = "HDF5 with 'dp' or 'patterns', or with 'probe', 'object' and 'probe_position_x_m'"
 
     def recognises(self, path: Path) -> bool:

@@ -16,7 +16,7 @@ from ptychi_neural.scans.diffraction import Diffraction
 from ptychi_neural.scans.formats.numpy_stack import selected
 from ptychi_neural.scans.formats.registry import Reader, register_reader, register_writer
 from ptychi_neural.scans.hdf5 import StrPath
-from ptychi_neural.scans.numpy_files import npz_names, read_npz
+from ptychi_neural.scans.numpy_files import npz_header, npz_names, read_npz
 from ptychi_neural.scans.scan import Scan, position_origin
 
 PATTERNS = ("diffraction", "diff3d")
@@ -27,6 +27,7 @@ class PtychoPinn(Reader):
     """Archives with patterns, positions, probe and object."""
 
     files = "NPZ with 'xcoords', 'ycoords' and 'diffraction' or 'diff3d'"
+    position_unit = "px"
 
     def recognises(self, path: Path) -> bool:
         names = npz_names(path)
@@ -44,6 +45,13 @@ class PtychoPinn(Reader):
             )
         counts = _counts(selected(path, stack, frame_indexes))
         return Diffraction(counts, ~bad if bad is not None and bad.any() else None)
+
+    def stack_shape(self, path: StrPath) -> tuple[int, ...]:
+        names = npz_names(Path(path))
+        shape, _ = npz_header(path, next(name for name in PATTERNS if name in names))
+        n = read_npz(path, "xcoords").size
+        shape = shape[:-1] if len(shape) == 4 and shape[-1] == 1 else shape
+        return (n, *shape[:-1]) if shape[0] != n and shape[-1] == n else shape
 
     def read_product(self, path: StrPath) -> Scan:
         names = npz_names(Path(path))

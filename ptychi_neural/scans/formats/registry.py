@@ -9,8 +9,9 @@ from typing import Protocol, TypeVar
 import h5py
 from numpy.typing import ArrayLike
 
-from ptychi_neural.scans.diffraction import PATTERNS, Diffraction
+from ptychi_neural.scans.diffraction import PATTERNS, Diffraction, stacks
 from ptychi_neural.scans.hdf5 import StrPath, opened
+from ptychi_neural.scans.preparation import Unit
 from ptychi_neural.scans.scan import Scan
 
 
@@ -22,6 +23,18 @@ class Reader:
 
     files: str = ""
     """What its files are, in a few words for messages."""
+
+    position_unit: Unit = "m"
+    """Unit of its positions where they have no other."""
+
+    patterns: tuple[str, ...] = ()
+    """Where patterns are looked for in its HDF5 files."""
+
+    is_last: bool = False
+    """Whether the format is so general that any other that recognises a file goes first."""
+
+    folders: bool = False
+    """Whether a folder of files makes a scan."""
 
     def recognises(self, path: Path) -> bool:
         """Whether an existing file is of this format."""
@@ -40,6 +53,14 @@ class Reader:
             (n,) numbers of the frames to read, in this order; None: all.
         """
         raise ValueError(f"{path}: a file of the format {self.name!r} holds no patterns here.")
+
+    def stack_shape(self, path: StrPath) -> tuple[int, ...]:
+        """(n, h, w) of the patterns, without reading them where the format allows it."""
+        if not self.patterns:
+            return self.read_diffraction(path).patterns.shape
+        with opened(path) as file:
+            parts = stacks(file, self.patterns)
+            return (sum(len(part) for part in parts), *parts[0].shape[1:])
 
     def read_product(self, path: StrPath) -> Scan:
         """Read all of a scan but its patterns.
@@ -133,9 +154,13 @@ def reader_of(path: StrPath) -> Reader:
     FileNotFoundError, ValueError
         If there is no such file, or no or several formats recognise it.
     """
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist; check the path.")
-    found = [reader for _, reader in sorted(READERS.items()) if reader.recognises(Path(path))]
+    readers = [reader for _, reader in sorted(READERS.items())]
+    if Path(path).is_dir():
+        readers = [reader for reader in readers if reader.folders]
+    found = [reader for reader in readers if reader.recognises(Path(path))]
+    found = [reader for reader in found if not reader.is_last] or found
     if len(found) == 1:
         return found[0]
     if found:

@@ -1,0 +1,239 @@
+"""A look at a scan before it is reconstructed: what its files hold, and what is likely wrong."""
+
+import dataclasses
+import math
+import warnings
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.constants import c, e, h
+
+from ptychi_neural.runs.run_file import RunFile
+from ptychi_neural.runs.run_scan import load
+from ptychi_neural.runs.sections import DataSection
+from ptychi_neural.runs.summary import overlap, step
+from ptychi_neural.runs.suspicions import (
+    FEWEST_STEPS,
+    MOST_STEPS,
+    in_geometry,
+    in_patterns,
+    in_positions,
+)
+from ptychi_neural.scans import Scan, repair
+from ptychi_neural.scans.diffraction import Diffraction
+from ptychi_neural.scans.formats import reader_of
+from ptychi_neural.scans.load import product_of, read_patterns, read_positions
+from ptychi_neural.scans.named_datasets import named_shape
+from ptychi_neural.scans.shadow_images import Shadow, find_shadow
+
+SAMPLE_BYTES = 64 * 2**20
+"""Frames that are looked at, in bytes of two for a pixel; of larger scans every so many-th."""
+
+
+@dataclass
+class Inspection:
+    """What a look at a scan finds."""
+
+    facts: dict[str, str]
+    """What the files hold, in words."""
+
+    suspicions: list[str]
+    """Likely mistakes, with the key that mends each."""
+
+    stored: Diffraction
+    """Frames that were looked at, and the file's mask."""
+
+    numbers: NDArray[np.int64]
+    """(n,) their numbers in the file."""
+
+    scan: Scan | None
+    """The scan of these frames as a reconstruction would see it; None where it cannot be loaded."""
+
+    positions_px: NDArray[np.float64] | None
+    """(n, 2) positions of all frames in object pixels; None where there is no scan."""
+
+    problem: str | None
+    """Why it cannot be loaded."""
+
+    shadow: Shadow | None
+    """What shadow images tell, where patterns move with the sample, with pixel sizes in the unit of
+    the file's positions."""
+
+
+def inspect_scan(run: RunFile) -> Inspection:
+    """Look at the measured scan of a run file.
+
+    Parameters
+    ----------
+    run : RunFile
+        A run file with a ``[data]`` section.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If it has none, or the patterns cannot be read.
+    """
+    section = run.data
+    if section is None:
+        raise ValueError("the run file has no section [data]: its scan is simulated.")
+    path = section.folder / section.diffraction
+    named = section.datasets.get("patterns")
+    kind = "named datasets" if named else reader_of(path).name
+    shape = named_shape(path, named) if named else reader_of(path).stack_shape(path)
+    stride = max(1, math.ceil(2 * math.prod(shape) / SAMPLE_BYTES))
+    numbers = np.arange(0, shape[0], stride)
+    scan, problem, report = _loaded(run, stride)
+    if scan is not None and scan.frame_indexes is not None and stride > 1:
+        numbers = np.unique(np.append(scan.frame_indexes, numbers[:1]))
+    stored = read_patterns(path, numbers if stride > 1 else None, section.datasets)
+    if scan is None:
+        report += _defects(stored)
+    facts = {"format": kind, "patterns": f"{tuple(shape)} {stored.patterns.dtype}"}
+    if stride > 1:
+        facts["looked at"] = f"{len(numbers)} of {shape[0]} frames"
+    facts |= _of_counts(stored)
+    raw = _raw_positions(section)
+    shadow: Shadow | None = None
+    if raw is not None:
+        _, rows, here = np.intersect1d(numbers, raw.numbers, return_indices=True)
+        frames = stored.patterns[rows]
+        shadow = find_shadow(frames, stored.valid_pixel_mask, raw.positions[here])
+    suspicions: list[str] = []
+    positions_px: NDArray[np.float64] | None = None
+    if raw is not None and len(raw.positions) != shape[0]:
+        suspicions.append(
+            f"there are {len(raw.positions)} positions for {shape[0]} frames: check that they "
+            "belong together, frame by frame"
+        )
+    if scan is not None:
+        positions_px = _all_positions(scan, raw)
+        facts |= _of_scan(scan, positions_px)
+        now = find_shadow(scan.patterns, scan.valid_pixel_mask, scan.positions_px)
+        suspicions += in_geometry(scan, now)
+        is_far = scan.free_space_propagation_distance_m is None
+        if len(positions_px) > 2 and not (now is not None and is_far):
+            steps = overlap(positions_px, scan.probe), step(positions_px)
+            suspicions += in_positions(positions_px, scan.probe, *steps)
+    elif raw is not None:
+        suspicions += _unit_that_loads(run, section, stride)
+    facts |= {f"defects {i}": line for i, line in enumerate(report, 1)}
+    near_field = scan is not None and scan.free_space_propagation_distance_m is not None
+    used = stored if scan is None else Diffraction(scan.patterns, scan.valid_pixel_mask)
+    suspicions += in_patterns(*used, near_field or shadow is not None)
+    return Inspection(facts, suspicions, stored, numbers, scan, positions_px, problem, shadow)
+
+
+def _unit_that_loads(run: RunFile, section: DataSection, stride: int) -> list[str]:
+    """The unit of positions with which a scan can be loaded that cannot be as it is."""
+    if section.position_units is not None:
+        return []
+    for unit in ("um", "nm", "mm"):
+        changed = section.model_copy(update={"position_units": unit})
+        scan, _, _ = _loaded(dataclasses.replace(run, data=changed), stride)
+        if scan is not None and len(scan.positions_px) > 1:
+            step_px, side = step(scan.positions_px), min(scan.probe.shape[-2:])
+            if FEWEST_STEPS * side < step_px < MOST_STEPS * side:
+                return [f'position_units = "{unit}" would make steps of {step_px:.3g} pixels']
+    return []
+
+
+class _Raw(NamedTuple):
+    """Positions as their file has them."""
+
+    positions: NDArray[np.float64]
+    numbers: NDArray[np.int64]
+    """Numbers of their frames."""
+
+
+def _loaded(run: RunFile, stride: int) -> tuple[Scan | None, str | None, list[str]]:
+    """The scan of every so many-th frame, or why it cannot be loaded, and what was repaired."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert run.data is not None
+        diffraction = run.data.folder / run.data.diffraction
+        try:
+            scan, _ = load(run, slice(None, None, stride))
+        except (ValueError, FileNotFoundError) as error:
+            return None, str(error), []
+    told = (w for w in caught if w.category is UserWarning)
+    return scan, None, [str(w.message).removeprefix(f"{diffraction}: ") for w in told]
+
+
+def _defects(stored: Diffraction) -> list[str]:
+    try:
+        return repair(*stored).report
+    except ValueError as error:
+        return [str(error)]
+
+
+def _raw_positions(section: DataSection) -> _Raw | None:
+    """Finite positions in metres, or in the unit of a file that tells no other."""
+    path, product = section.folder / section.diffraction, section.product
+    where = product_of(path) if product is None else section.folder / product
+    try:
+        known, _ = read_positions(where, section.preparation())
+    except (ValueError, FileNotFoundError):
+        return None
+    positions, numbers = known.positions_px, known.frame_indexes
+    if not math.isnan(known.pixel_size_m):
+        positions = positions * known.pixel_size_m
+    numbers = np.arange(len(positions)) if numbers is None else numbers
+    finite = np.isfinite(positions).all(axis=1)
+    return _Raw(positions[finite], numbers[finite])
+
+
+def _all_positions(scan: Scan, raw: _Raw | None) -> NDArray[np.float64]:
+    """Positions in pixels of all frames, of which the scan has some."""
+    if raw is None or len(raw.positions) <= len(scan.positions_px) or scan.frame_indexes is None:
+        return scan.positions_px
+    _, mine, here = np.intersect1d(scan.frame_indexes, raw.numbers, return_indices=True)
+    if len(mine) < 3:
+        return scan.positions_px
+    known = np.column_stack([raw.positions[here], np.ones(len(here))])
+    # The unit may be lengths of 1e-9: equal scales keep the fit well conditioned.
+    scale = np.abs(known).max(axis=0)
+    scale[scale == 0] = 1
+    fit = np.linalg.lstsq(known / scale, scan.positions_px[mine], rcond=None)[0]
+    everywhere = np.column_stack([raw.positions, np.ones(len(raw.positions))])
+    return np.asarray(everywhere / scale @ fit)
+
+
+def _of_counts(stored: Diffraction) -> dict[str, str]:
+    patterns, mask = stored
+    with np.errstate(invalid="ignore", over="ignore"):
+        counts = patterns.sum(axis=(1, 2), dtype=np.float64, where=True if mask is None else mask)
+    invalid = 0 if mask is None else int((~mask).sum())
+    return {
+        "counts per frame": f"{counts.mean():.4g} ({counts.min():.4g} to {counts.max():.4g})",
+        "largest count": f"{patterns.max():.6g}",
+        "masked pixels": f"{invalid} by the file",
+    }
+
+
+def _of_scan(scan: Scan, positions_px: NDArray[np.float64]) -> dict[str, str]:
+    extent = np.ptp(positions_px, axis=0)
+    size_m = scan.pixel_size_m
+    extent_um = 1e6 * size_m * extent
+    distance_m, near_m = scan.detector_distance_m, scan.free_space_propagation_distance_m
+    wavelength = "unknown"
+    if scan.wavelength_m is not None:
+        energy_keV = h * c / (1e3 * e * scan.wavelength_m)
+        wavelength = f"{scan.wavelength_m:.4g} m ({energy_keV:.4g} keV if photons)"
+    facts = {
+        "pixel size": f"{size_m:.4g} m",
+        "field of view": " x ".join(f"{1e6 * size_m * n:.4g}" for n in scan.probe.shape[-2:])
+        + " um",
+        "wavelength": wavelength,
+        "detector distance": "unknown" if distance_m is None else f"{distance_m:.4g} m",
+        "propagation": "far field" if near_m is None else f"near field, {near_m:.4g} m",
+        "positions": f"{len(positions_px)} over {extent[0]:.1f} x {extent[1]:.1f} pixels "
+        f"({extent_um[0]:.4g} x {extent_um[1]:.4g} um)",
+        "probe": f"{scan.probe.shape} (OPR modes, modes, height, width)",
+        "object": f"{scan.object.shape} pixels (slices, height, width)",
+    }
+    if len(positions_px) > 1:
+        facts["step"] = f"{step(positions_px):.2f} pixels"
+        facts["overlap"] = f"{overlap(positions_px, scan.probe):.0%}"
+    return facts

@@ -1,0 +1,129 @@
+"""What ``ptychi-neural inspect`` tells and draws."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ptychi_neural.evaluation.inspection_figure import inspection_figure
+from ptychi_neural.runs.inspect_scan import Inspection, inspect_scan
+from ptychi_neural.runs.run_file import RunFile, parse_changes, read_run_file, run_from
+from ptychi_neural.runs.summary import summarize
+from ptychi_neural.runs.suspicions import orientation_keys
+from ptychi_neural.scans.formats import reader_of
+
+
+def report(
+    path: Path,
+    product: Path | None,
+    figure: Path | None,
+    changes: Sequence[str],
+    orientations: bool,
+) -> Iterator[str]:
+    """Lines about a scan or a result, while its picture is drawn.
+
+    Parameters
+    ----------
+    path : Path
+        File of patterns, product, run file, or folder of a result.
+    product : Path, optional
+        File of positions that belongs to it.
+    figure : Path, optional
+        The picture; None: ``<name of path>-inspect.png`` in the current directory, replaced.
+    changes : sequence of str
+        Keys of ``[data]``, see ``parse_changes``.
+    orientations : bool
+        Whether the orientations of frames are ranked too.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is nothing to read.
+    """
+    run = run_of(path, product, changes) if _may_hold_patterns(path, changes) else None
+    if run is None:
+        yield from _rows(summarize(path))
+        return
+    inspection = inspect_scan(run)
+    yield from _rows(inspection.facts)
+    if inspection.problem is not None:
+        yield f"It cannot be reconstructed yet: {inspection.problem}"
+    for suspicion in inspection.suspicions:
+        yield f"- {suspicion}"
+    target = figure or Path(f"{path.stem}-inspect.png")
+    draw(inspection, target, path.name)
+    yield f"{target}: mean pattern, counts of frames, positions over the probe, overlap"
+    if orientations:
+        from ptychi_neural.runs.orientations import rank_orientations  # imports the engine
+
+        yield "orientation, nats per held-out pixel above the best, deviance:"
+        for found in rank_orientations(run):
+            yield f"  {orientation_keys(found):46}{found.loss:10.4g}{found.deviance:10.4g}"
+
+
+def run_of(path: Path, product: Path | None, changes: Sequence[str]) -> RunFile:
+    """The run file itself, or one of a file of patterns and the file of its positions."""
+    contents = parse_changes(changes)
+    if path.suffix.lower() == ".toml":
+        if product is not None:
+            raise ValueError(f"{path} names its product itself; give one of the two.")
+        return read_run_file(path, None, contents)
+    data: dict[str, Any] = {"diffraction": str(path.resolve())}
+    if product is not None:
+        data["product"] = str(product.resolve())
+    data |= contents.pop("data", {})
+    return run_from({"data": data} | contents, Path("run.toml").resolve())
+
+
+def draw(inspection: Inspection, path: Path, title: str) -> None:
+    """Draw the frames and positions of an inspection, in place of an earlier picture."""
+    stored, scan = inspection.stored, inspection.scan
+    if scan is None:
+        dropped = np.zeros(len(stored.patterns), bool)
+        inspection_figure(path, *stored, inspection.numbers, dropped, title=title, overwrite=True)
+        return
+    kept = np.arange(len(stored.patterns)) if scan.frame_indexes is None else scan.frame_indexes
+    dropped = ~np.isin(inspection.numbers, kept)
+    patterns, mask = scan.patterns, scan.valid_pixel_mask
+    if stored.patterns.shape[1:] == patterns.shape[1:]:
+        patterns = stored.patterns  # with those that are left out
+        mask = mask if mask is not None else stored.valid_pixel_mask
+        numbers = inspection.numbers
+    else:
+        numbers, dropped = kept, np.zeros(len(patterns), bool)
+    inspection_figure(
+        path,
+        patterns,
+        mask,
+        numbers,
+        dropped,
+        positions_px=inspection.positions_px,
+        probe=scan.probe,
+        pixel_size_m=scan.pixel_size_m,
+        title=title,
+        overwrite=True,
+    )
+
+
+def _may_hold_patterns(path: Path, changes: Sequence[str]) -> bool:
+    """Whether a file is one of patterns or a run file, not a product alone or a result's folder."""
+    if path.suffix.lower() == ".toml" or changes:
+        return True
+    if path.is_dir() and (path / "product.h5").is_file():
+        return False
+    try:
+        reader_of(path).stack_shape(path)
+    except FileNotFoundError:
+        raise
+    except ValueError:
+        try:
+            reader_of(path).read_product(path)
+        except ValueError:
+            return True  # what is wrong with its patterns is told
+        return False
+    return True
+
+
+def _rows(facts: dict[str, str]) -> Iterator[str]:
+    return (f"{name + ':':22}{value}" for name, value in facts.items())

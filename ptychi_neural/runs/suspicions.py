@@ -1,0 +1,172 @@
+"""Likely mistakes in a scan, told in words, with the key of ``[data]`` that mends each."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptychi_neural.scans import Scan
+from ptychi_neural.scans.shadow_images import Shadow
+
+LOW_OVERLAP, HIGH_OVERLAP = 0.5, 0.97
+"""Linear overlaps below and above which something is likely to be wrong."""
+
+FEWEST_STEPS, MOST_STEPS = 0.01, 0.5
+"""Usual steps between positions, in fields of view."""
+
+JITTER = 0.02
+"""Deviation from a lattice, in steps, below which a raster has no jitter."""
+
+
+def in_patterns(
+    patterns: NDArray[np.generic], valid: NDArray[np.bool_] | None, is_near_field: bool
+) -> list[str]:
+    """What stored frames suggest: a direct beam elsewhere, odd sides, no counts."""
+    found = []
+    height, width = patterns.shape[1:]
+    mean = patterns.mean(axis=0, dtype=np.float64)
+    mean = mean if valid is None else np.where(valid, mean, 0)
+    if height % 2 or width % 2:
+        even = [height - height % 2, width - width % 2]
+        found.append(f"frames have odd sides, which pty-chi refuses: set crop = {even}")
+    if not is_near_field and mean.sum() > 0:
+        quarter = slice(height // 4, height - height // 4), slice(width // 4, width - width // 4)
+        share = mean[quarter].sum() / mean.sum()
+        shifted = np.fft.fftshift(mean)
+        if share < 0.25 and shifted[quarter].sum() > 0.5 * mean.sum():
+            found.append(
+                "the light is in the corners of the frames: set dc_at_corner = true if the direct "
+                "beam is stored there"
+            )
+        else:
+            rows, columns = np.indices(mean.shape)
+            y, x = ((axis * mean).sum() / mean.sum() for axis in (rows, columns))
+            if abs(y - height // 2) > 0.04 * height or abs(x - width // 2) > 0.04 * width:
+                found.append(
+                    f"the centre of the light is at row {y:.1f}, column {x:.1f}, not at "
+                    f"{height // 2}, {width // 2}: set center and crop if the direct beam is there"
+                )
+    if patterns.dtype.kind == "f":
+        some = patterns[:: max(1, len(patterns) // 16)]
+        if (some != np.round(some)).any():
+            found.append(
+                "counts are not whole numbers: the Poisson likelihood expects counts, so that "
+                "amplitudes have to be squared, a camera's units divided by those of an electron "
+                'or photon, or loss_function = "mse_sqrt" be set'
+            )
+    return found
+
+
+def in_positions(
+    positions_px: NDArray[np.floating],
+    probe: NDArray[np.complexfloating],
+    overlap: float,
+    step_px: float,
+) -> list[str]:
+    """What the positions suggest: other units, little overlap, a raster without jitter."""
+    found = []
+    side = min(probe.shape[-2:])
+    if step_px > side:
+        found.append(
+            f"steps of {step_px:.3g} pixels are larger than the field of view of {side} pixels: "
+            f"check position_units and the geometry{_unit_that_fits(step_px, side)}"
+        )
+    elif step_px < 0.05:
+        found.append(
+            f"steps of {step_px:.2g} pixels hardly move the beam: check position_units and the "
+            f"geometry{_unit_that_fits(step_px, side)}"
+        )
+    elif overlap < 0:
+        found.append(
+            f"neighbouring positions do not overlap: steps of {step_px:.3g} pixels are wider than "
+            "the beam that is started from; check position_units and the geometry"
+            f"{_unit_that_fits(step_px, side)}"
+        )
+    elif overlap < LOW_OVERLAP:
+        found.append(
+            f"neighbouring positions overlap by {overlap:.0%} only; above {LOW_OVERLAP:.0%} the "
+            "probe can be refined along, and below the object may come out in pieces"
+        )
+    elif overlap > HIGH_OVERLAP:
+        found.append(
+            f"an overlap of {overlap:.1%} is unusually high: check position_units and the geometry"
+        )
+    if is_unjittered_raster(positions_px):
+        found.append(
+            "positions are a raster without jitter: artefacts with the period of the step cannot "
+            "be told from the object; measure with jitter or along a spiral"
+        )
+    return found
+
+
+def in_geometry(scan: Scan, shadow: Shadow | None) -> list[str]:
+    """What is missing, or is of another kind than the file tells."""
+    found = []
+    if scan.wavelength_m is None:
+        found.append(
+            "the energy is missing: set photon_energy_eV (or electron_energy_eV); objects of "
+            "several slices and the near field need it"
+        )
+    near_field = scan.free_space_propagation_distance_m is not None
+    if shadow is not None and not near_field:
+        found.append(
+            "patterns move with the sample, as shadow images of the near field do: set "
+            "focus_object_distance_m or free_space_propagation_distance_m"
+        )
+    if shadow is not None and near_field and not 0.9 < shadow.pixel_size < 1.1:
+        found.append(
+            f"patterns move as if an object pixel were {shadow.pixel_size:.3g} times as large: "
+            "check the distances and the size of a detector pixel"
+        )
+    if shadow is not None and (shadow.transpose or shadow.flip_y or shadow.flip_x):
+        found.append(
+            f"patterns move in another direction than positions: set {orientation_keys(shadow)}"
+        )
+    return found
+
+
+def orientation_keys(turned: Shadow) -> str:
+    """Keys of ``[data]`` for an orientation, as in TOML."""
+    names = [name for name in ("transpose", "flip_y", "flip_x") if getattr(turned, name)]
+    return ", ".join(f"{name} = true" for name in names) or "nothing (as stored)"
+
+
+def is_unjittered_raster(positions: NDArray[np.floating]) -> bool:
+    """Whether positions lie on a rectangular lattice, which may be turned.
+
+    Examples
+    --------
+    >>> raster = np.indices((5, 6)).reshape(2, -1).T * 3.0
+    >>> is_unjittered_raster(raster)
+    True
+    >>> is_unjittered_raster(raster + np.random.default_rng(0).normal(size=raster.shape))
+    False
+    """
+    from scipy.spatial import cKDTree
+
+    if len(positions) < 9:
+        return False
+    distances, others = cKDTree(positions).query(positions, k=2)
+    step = float(np.median(distances[:, 1]))
+    if step == 0:
+        return False
+    moves = positions[others[:, 1]] - positions
+    angle = np.angle(np.mean(np.exp(4j * np.arctan2(moves[:, 0], moves[:, 1])))) / 4
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    for coordinates in (positions @ turn.T).T:
+        ordered = np.sort(coordinates)
+        gaps = np.diff(ordered)
+        lines = np.split(ordered, np.flatnonzero(gaps > 0.25 * step) + 1)
+        spread = max(float(np.ptp(line)) for line in lines)
+        if len(lines) > len(positions) / 2 or spread > JITTER * step * 2:
+            return False
+        spacings = np.diff([line.mean() for line in lines])
+        if len(spacings) > 1 and np.ptp(spacings) > 2 * JITTER * float(np.median(spacings)):
+            return False
+    return True
+
+
+def _unit_that_fits(step_px: float, side: int) -> str:
+    """The unit with which steps would be a usual part of the field of view."""
+    for unit, factor in (("um", 1e-6), ("mm", 1e-3), ("nm", 1e-9)):
+        if FEWEST_STEPS * side < step_px * factor < MOST_STEPS * side:
+            return f' (position_units = "{unit}" would make steps of {step_px * factor:.3g} pixels)'
+    return ""

@@ -1,0 +1,89 @@
+"""Positions in a text file: a row for each frame, columns named in a header, or y and x.
+
+A header may name more columns; those named y and x are taken, with their unit where it stands
+behind the name: ``y_um, x_um``, ``Y (mm), X (mm)``, ``ppY ppX``.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from ptychi_neural.scans.beamline import METRES
+from ptychi_neural.scans.formats.registry import Reader, register_reader
+from ptychi_neural.scans.hdf5 import StrPath
+from ptychi_neural.scans.scan import Scan, scan_of_positions
+
+SUFFIXES = (".csv", ".txt", ".dat", ".tsv")
+
+COLUMN = re.compile(
+    r"^(?:pp|pos|position|probe_position|sample|stage|motor)?[_ -]?([yx])"
+    r"(?:[_ -]?(?:pos|position|coord|coords))?[_ -]*[(\[]?\s*(m|mm|um|µm|nm|)\s*[)\]]?$",
+    re.IGNORECASE,
+)
+"""Names of columns of positions, with their axis and unit."""
+
+
+@register_reader("position_table")
+class PositionTable(Reader):
+    """Positions (y, x) as text, in metres unless the header tells another unit."""
+
+    files = "text (.csv, .txt, .dat, .tsv) with a row for each position, columns y and x"
+    is_last = True
+
+    def recognises(self, path: Path) -> bool:
+        if path.suffix.lower() not in SUFFIXES:
+            return False
+        with open(path, "rb") as file:
+            beginning = file.read(4096).decode("utf-8-sig", errors="replace").splitlines()
+        rows = [_fields(line) for line in beginning]
+        return any(len(row) > 1 and all(map(_is_number, row)) for row in rows)
+
+    def read_product(self, path: StrPath) -> Scan:
+        lines = Path(path).read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        rows = [_fields(line.lstrip("# \t")) for line in lines]
+        rows = [row for row in rows if any(row)]
+        first = next((i for i, row in enumerate(rows) if all(map(_is_number, row))), None)
+        if first is None:
+            raise ValueError(
+                f"{path} holds no row of numbers; write a row for each frame: y and x, in metres."
+            )
+        columns, factor = _columns(rows[first - 1]) if first else ((0, 1), 1.0)
+        try:
+            numbers = np.array([[float(row[column]) for column in columns] for row in rows[first:]])
+        except (ValueError, IndexError) as error:
+            raise ValueError(
+                f"{path}: a row holds no numbers for y and x ({error}); write a row for each frame."
+            ) from error
+        return scan_of_positions(numbers * factor, name=Path(path).stem)
+
+
+def _columns(header: list[str]) -> tuple[tuple[int, int], float]:
+    """Columns of y and x, and their unit in metres."""
+    named = {}
+    for column, name in enumerate(header):
+        match = COLUMN.match(name.strip())
+        if match:
+            named.setdefault(match[1].lower(), (column, match[2].lower()))
+    if set(named) != {"y", "x"}:
+        raise ValueError(
+            f"the header {header} names no columns y and x; name them so, with their unit: "
+            'y_m, x_m, or y_um, x_um; of pixels write y, x, and position_units = "px" in [data].'
+        )
+    (y, unit), (x, other) = named["y"], named["x"]
+    if unit != other:
+        raise ValueError(f"y is in {unit!r} and x in {other!r}; write both in one unit.")
+    return (y, x), METRES[unit or "m"]
+
+
+def _fields(line: str) -> list[str]:
+    separator = next((mark for mark in ",;\t" if mark in line), None)
+    return [field.strip().strip('"') for field in line.split(separator)]
+
+
+def _is_number(field: str) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,82 @@
+"""TIFF stacks: one file with an image a frame, or a folder with a file a frame."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ptychi_neural.scans.diffraction import Diffraction
+from ptychi_neural.scans.formats.numpy_stack import selected
+from ptychi_neural.scans.formats.registry import Reader, register_reader
+from ptychi_neural.scans.hdf5 import StrPath, native
+
+MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+"""First bytes of TIFF and BigTIFF files, in both byte orders."""
+
+
+@register_reader("tiff")
+class Tiff(Reader):
+    """Patterns as images; positions come from a file that belongs to them."""
+
+    files = "TIFF with an image for each frame, or a folder of such files"
+    folders = True
+
+    def recognises(self, path: Path) -> bool:
+        if path.is_dir():
+            return bool(_files(path))
+        with open(path, "rb") as file:
+            return file.read(4) in MAGIC
+
+    def read_diffraction(
+        self, path: StrPath, frame_indexes: ArrayLike | None = None
+    ) -> Diffraction:
+        if not Path(path).is_dir():
+            return Diffraction(native(selected(path, _stack(path), frame_indexes)), None)
+        files = np.array(_files(Path(path)), dtype=object)
+        chosen = selected(path, files, frame_indexes)
+        frames = [_stack(file)[0] for file in chosen]
+        shapes = {frame.shape for frame in frames}
+        if len(shapes) > 1:
+            raise ValueError(f"{path} holds images of {sorted(shapes)} pixels; keep one size.")
+        return Diffraction(native(np.stack(frames)), None)
+
+    def stack_shape(self, path: StrPath) -> tuple[int, ...]:
+        if not Path(path).is_dir():
+            return _stack(path).shape
+        files = _files(Path(path))
+        return (len(files), *_stack(files[0]).shape[1:])
+
+
+def _files(folder: Path) -> list[Path]:
+    """TIFF files of a folder in the order of the numbers in their names."""
+
+    def in_order(path: Path) -> list[int | str]:
+        return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+
+    found = [path for path in folder.iterdir() if path.suffix.lower() in (".tif", ".tiff")]
+    return sorted((path for path in found if not path.name.startswith(".")), key=in_order)
+
+
+def _stack(path: StrPath) -> NDArray[Any]:
+    """(n, h, w) images of a file, mapped into memory where they are not compressed."""
+    import tifffile  # comes with scikit-image; takes .1 s
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            if len(file.series) == 1 and file.series[0].dataoffset is not None:
+                stack: NDArray[Any] = tifffile.memmap(path, mode="r")
+            else:  # compressed, or images that a program did not join to a series
+                stack = np.stack([page.asarray() for series in file.series for page in series])
+    except (tifffile.TiffFileError, OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); it may be truncated.") from error
+    stack = stack[None] if stack.ndim == 2 else stack
+    if stack.ndim > 3:
+        stack = stack.reshape(-1, *stack.shape[-2:])
+    if stack.ndim != 3 or 0 in stack.shape or stack.dtype.kind not in "uif":
+        raise ValueError(
+            f"{path}: images must be real numbers of shape (h, w), got {stack.dtype} of shape "
+            f"{stack.shape}; store counts in grey."
+        )
+    return stack

@@ -1,0 +1,112 @@
+"""Positions and probe from datasets that a run file names, in HDF5 files and NPZ archives."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ptychi_neural.scans.beamline import length_in_metres
+from ptychi_neural.scans.diffraction import Diffraction, read_stack
+from ptychi_neural.scans.formats.numpy_stack import selected
+from ptychi_neural.scans.formats.ptychodus import expanded
+from ptychi_neural.scans.hdf5 import StrPath, dataset, opened, read
+from ptychi_neural.scans.numpy_files import npz_header, npz_names, read_npz
+from ptychi_neural.scans.scan import Scan, scan_of_positions
+
+
+def named_positions(path: StrPath, datasets: Mapping[str, str], scan: Scan | None) -> Scan:
+    """A scan with positions and probe of these datasets, and the rest of what its file tells.
+
+    Parameters
+    ----------
+    path : path
+        An HDF5 file or NPZ archive.
+    datasets : mapping
+        Names of ``"y"`` and ``"x"``, of ``"probe"``, or of all. One name for both coordinates is
+        that of an (n, 2) array (y, x).
+    scan : Scan, optional
+        What the file tells otherwise; None where it is of no known format.
+
+    Raises
+    ------
+    ValueError
+        If a dataset is missing or of the wrong shape.
+    """
+    found = scan or scan_of_positions(np.empty((0, 2)), name=Path(path).stem)
+    if ("y" in datasets) != ("x" in datasets):
+        raise ValueError("datasets names one of 'y' and 'x'; name both, or (n, 2) data twice.")
+    if "y" in datasets:
+        y, x = (named_array(path, datasets[axis], lengths=True) for axis in "yx")
+        if datasets["y"] == datasets["x"] and y.ndim == 2 and y.shape[1] == 2:
+            y, x = y.T
+        if y.squeeze().ndim != 1 or y.squeeze().shape != x.squeeze().shape:
+            raise ValueError(
+                f"{path}: {datasets['y']!r} and {datasets['x']!r} have shapes {y.shape} and "
+                f"{x.shape}; name datasets of one number for each frame."
+            )
+        positions = np.stack([y.squeeze(), x.squeeze()], axis=1).astype(np.float64)
+        found.positions_px, found.frame_indexes = positions, np.arange(len(positions))
+        found.pixel_size_m, found.object_center_m = math.nan, (0.0, 0.0)
+        found.object = np.empty((0, 0, 0), dtype=np.complex64)
+    if "probe" in datasets:
+        probe = named_array(path, datasets["probe"])
+        if probe.dtype.kind != "c" or not np.isfinite(probe).all():
+            raise ValueError(
+                f"{path}: {datasets['probe']!r} is {probe.dtype}; name finite complex numbers."
+            )
+        found.probe = expanded(probe, 4)
+    return found
+
+
+def named_diffraction(
+    path: StrPath, datasets: Mapping[str, str], names: tuple[str, ...], rows: Any
+) -> Diffraction:
+    """Patterns and mask of these datasets.
+
+    Parameters
+    ----------
+    path : path
+        An HDF5 file or NPZ archive.
+    datasets : mapping
+        Names of ``"patterns"``, ``"mask"``, or both.
+    names : tuple of str
+        Where patterns are looked for without a name.
+    rows : array_like of int or None
+        (n,) numbers of the frames to read; None: all.
+    """
+    if h5py.is_hdf5(path) or "patterns" not in datasets:
+        named = (datasets["patterns"],) if "patterns" in datasets else names
+        return read_stack(path, rows, named, datasets.get("mask"))
+    stack = named_array(path, datasets["patterns"])
+    if stack.ndim != 3 or stack.dtype.kind not in "uif":
+        raise ValueError(
+            f"{path}: {datasets['patterns']!r} is {stack.dtype} of shape {stack.shape}; name real "
+            "numbers of shape (n, h, w)."
+        )
+    mask = None
+    if "mask" in datasets:
+        marked = named_array(path, datasets["mask"]) != 0
+        mask = marked if "valid" in datasets["mask"] else ~marked
+    return Diffraction(selected(path, stack, rows), mask)
+
+
+def named_shape(path: StrPath, name: str) -> tuple[int, ...]:
+    """Shape of a dataset, without reading it."""
+    if npz_names(Path(path)):
+        return npz_header(path, name)[0]
+    with opened(path) as file:
+        return tuple(dataset(file, name).shape)
+
+
+def named_array(path: StrPath, name: str, lengths: bool = False) -> NDArray[Any]:
+    """An array of an HDF5 file or NPZ archive; lengths with units become metres."""
+    if npz_names(Path(path)):
+        return read_npz(path, name)
+    with opened(path) as file:
+        data = dataset(file, name)
+        array = read(data)
+        return array * length_in_metres(data) if lengths and "units" in data.attrs else array

@@ -1,0 +1,167 @@
+"""A look at a scan: likely mistakes are named, and nothing is said of a good one."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from ptychi_neural.cli import app
+from ptychi_neural.runs.report_scan import run_of
+from ptychi_neural.runs.schema import run_file_schema
+from ptychi_neural.runs.suspicions import is_unjittered_raster
+from ptychi_neural.scans import write_product, write_scan
+
+the_schema = cache(run_file_schema)
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def told(*arguments, code=0):
+    done = CliRunner().invoke(app, ["inspect", *map(str, arguments)])
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+def suspicions(output):
+    return [line for line in output.splitlines() if line.startswith("- ")]
+
+
+def test_nothing_is_suspicious_of_a_good_scan(folder, simulated):
+    write_scan(folder / "scan.h5", simulated.scan)
+    output = told("scan.h5")
+    assert suspicions(output) == []
+    assert "(64, 16, 16)" in output
+    assert (folder / "scan-inspect.png").stat().st_size > 10_000
+    told("scan.h5", "--figure", "other.pdf")
+    assert (folder / "other.pdf").exists()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("nothing", "the energy is missing: set photon_energy_eV"),
+        ("micrometres", 'position_units = "um"'),
+        ("far apart", "overlap"),
+        ("raster", "raster without jitter"),
+        ("corner", "dc_at_corner = true"),
+        ("elsewhere", "centre of the light is at row"),
+        ("amplitudes", "not whole numbers"),
+    ],
+)
+def test_mistakes_are_named(folder, simulated, mistake, message):
+    scan = simulated.scan
+    patterns, positions_m = scan.patterns, scan.positions_px * 1e-8
+    if mistake == "micrometres":
+        positions_m = positions_m * 1e6
+    elif mistake == "far apart":
+        positions_m = positions_m * 4
+    elif mistake == "raster":
+        positions_m = np.indices((8, 8)).reshape(2, -1).T * 2e-8
+    elif mistake == "corner":
+        patterns = np.fft.ifftshift(patterns, axes=(1, 2))
+    elif mistake == "elsewhere":
+        patterns = np.roll(patterns, (2, 3), axis=(1, 2))
+    elif mistake == "amplitudes":
+        patterns = np.sqrt(patterns).astype(np.float32)
+    with h5py.File(folder / "a.h5", "w") as file:
+        file["dp"], (file["v"], file["h"]) = patterns, positions_m.T
+    names = "--set=data.datasets={ y = 'v', x = 'h' }"
+    output = told("a.h5", names, "--set=data.pixel_size_m=1e-8")
+    assert message in output.replace("\n", " ")
+
+
+def test_what_keeps_a_scan_from_being_reconstructed_is_told(folder, simulated):
+    np.save(folder / "a.npy", simulated.scan.patterns)
+    assert "It cannot be reconstructed yet" in told("a.npy")
+    assert "nothing.h5" in told("nothing.h5", code=2)
+
+
+def test_a_product_alone_is_told_too(folder, simulated):
+    write_product(folder / "product.h5", simulated.scan)
+    assert "overlap" in told("product.h5")
+    assert not list(folder.glob("*.png"))
+
+
+def test_turned_and_jittered_rasters_are_told_apart():
+    raster = np.indices((7, 9)).reshape(2, -1).T * 3.0
+    turn = np.array([[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]])
+    rng = np.random.default_rng(0)
+    assert is_unjittered_raster(raster @ turn)
+    assert not is_unjittered_raster((raster + rng.normal(0, 0.3, raster.shape)) @ turn)
+
+
+@pytest.mark.slow
+def test_the_orientation_of_a_measured_near_field_scan_wins(data_folder):
+    from ptychi_neural.runs.orientations import rank_orientations
+
+    path = data_folder / "near_field" / "PETRAIII_P25_Near_Field_Ptycho.cxi"
+    turned = ["data.focus_object_distance_m=-3.65e-3"]
+    ranked = rank_orientations(run_of(path, None, turned))
+    assert ranked[0][:3] == (False, False, False)
+    assert ranked[1].loss > 10
+
+
+@pytest.mark.slow
+def test_a_large_file_is_looked_at_quickly_and_in_little_memory(folder, simulated):
+    scan = simulated.scan
+    n = 2**30 // (2 * 128 * 128)
+    frame = np.zeros((128, 128), np.uint16)
+    frame[56:72, 56:72] = scan.patterns[0]
+    with h5py.File(folder / "large.h5", "w") as file:
+        data = file.create_dataset("dp", (n, 128, 128), np.uint16)
+        for start in range(0, n, 1024):
+            data[start : start + 1024] = frame
+        steps = np.random.default_rng(0).random((2, n)) * 1e-5
+        file["y"], file["x"] = steps
+    command = [sys.executable, "-m", "ptychi_neural", "inspect", "large.h5"]
+    names = ["--set=data.datasets={ y = 'y', x = 'x' }", "--set=data.pixel_size_m=1e-8"]
+    subprocess.run([*command, *names], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert used.ru_utime + used.ru_stime < 10
+    assert used.ru_maxrss < 2 * 2**20  # in KiB
+
+
+class TestSchema:
+    def validate(self, contents):
+        jsonschema = pytest.importorskip("jsonschema")
+        schema = the_schema()
+        errors = jsonschema.Draft202012Validator(schema).iter_errors(contents)
+        return [error.json_path for error in errors]
+
+    @pytest.mark.parametrize("name", ["simulated.toml", "siemens_star.toml", "one_shot_lsqml.toml"])
+    def test_run_files_of_the_package_are_valid(self, name):
+        assert self.validate(tomllib.loads((CONFIGS / name).read_text())) == []
+
+    @pytest.mark.parametrize(
+        ("group", "key", "value"),
+        [
+            ("data", "crop", [3]),
+            ("data", "typo", 1),
+            ("reconstructor_options", "num_epochs", "three"),
+            ("probe_options", "optimisable", True),
+        ],
+    )
+    def test_mistakes_are_found(self, group, key, value):
+        run = {"data": {"diffraction": "a.h5"}}
+        assert self.validate(run) == []
+        run[group] = run.get(group, {}) | {key: value}
+        assert self.validate(run)
+
+    def test_the_command_prints_it(self):
+        done = CliRunner().invoke(app, ["schema"])
+        assert json.loads(done.output)["title"] == "Run file of ptychi-neural"

@@ -1,0 +1,157 @@
+"""TIFF, EMD and files of electron cameras, written by published packages where possible."""
+
+import sys
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+
+from ptychi_neural.scans import load_scan, read_diffraction, read_product
+from ptychi_neural.scans.preparation import Preparation
+
+
+@pytest.fixture
+def cube():
+    """3 x 4 positions of 16 x 14 pixels, whose axes cannot be taken for each other."""
+    return np.random.default_rng(0).poisson(20, (3, 4, 16, 14)).astype(np.uint16)
+
+
+def frames(cube):
+    return cube.reshape(-1, *cube.shape[-2:])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"compression": "zlib"}, {"bigtiff": True, "byteorder": ">"}]
+)
+def test_tiff_stacks_are_read(tmp_path, cube, options):
+    tifffile.imwrite(tmp_path / "a.tif", frames(cube), **options)
+    read = read_diffraction(tmp_path / "a.tif", [3, 1, 7]).patterns
+    np.testing.assert_array_equal(read, frames(cube)[[3, 1, 7]])
+    assert read.dtype == np.uint16
+
+
+def test_tiff_pages_that_are_no_series_and_folders_are_read(tmp_path, cube):
+    (tmp_path / "frames").mkdir()
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for i, frame in enumerate(frames(cube)):
+            file.write(frame, contiguous=False)
+            tifffile.imwrite(tmp_path / "frames" / f"scan_{i}.tif", frame)
+    for name in ("a.tif", "frames"):
+        np.testing.assert_array_equal(read_diffraction(tmp_path / name).patterns, frames(cube))
+
+
+def test_a_broken_tiff_is_told(tmp_path, cube):
+    tifffile.imwrite(tmp_path / "a.tif", frames(cube))
+    whole = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="truncated"):
+        read_diffraction(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("header", "factor", "columns"),
+    [("", 1.0, (0, 1)), ("x_um,y_um", 1e6, (1, 0)), ("# frame,Y (mm),X (mm)", 1e3, (None, 0, 1))],
+)
+def test_positions_are_read_from_text(tmp_path, header, factor, columns):
+    positions_m = np.random.default_rng(0).normal(size=(7, 2)) * 1e-6
+    table = [np.arange(7) if c is None else positions_m[:, c] * factor for c in columns]
+    lines = [",".join(f"{value:.17g}" for value in row) for row in zip(*table)]
+    (tmp_path / "a.csv").write_text("\n".join([header, *lines] if header else lines))
+    np.testing.assert_allclose(
+        read_product(tmp_path / "a.csv").positions_px, positions_m, rtol=1e-12
+    )
+
+
+def test_a_table_whose_columns_have_no_names_is_told(tmp_path):
+    (tmp_path / "a.csv").write_text("left,right\n1,2\n3,4\n")
+    with pytest.raises(ValueError, match="names no columns y and x"):
+        read_product(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("place", ["datacube_root/datacube", "4DSTEM_experiment/data/datacubes/a"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_py4dstem_files_are_read_with_their_calibration(tmp_path, cube, place, first):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        group = file.create_group(place)
+        group["data"] = cube
+        for i, (size, step, unit) in enumerate(
+            zip(cube.shape, (5, 5, 0.02, 0.02), ("A", "A", "A^-1", "A^-1"))
+        ):
+            group[f"dim{i + first}"] = np.arange(size) * step
+            group[f"dim{i + first}"].attrs["units"] = unit
+    read = read_diffraction(tmp_path / "a.h5", [11, 2]).patterns
+    np.testing.assert_array_equal(read, frames(cube)[[11, 2]])
+    scan = read_product(tmp_path / "a.h5")
+    np.testing.assert_allclose(scan.positions_px[6], [5e-10, 10e-10])
+    square = Preparation(crop=(14, 14))
+    with pytest.warns(UserWarning, match="mean pattern"):
+        loaded = load_scan(tmp_path / "a.h5", preparation=square)
+    assert loaded.pixel_size_m == pytest.approx(1e-10 / (14 * 0.02))
+
+
+def test_emd_files_of_rosettasciio_are_read(tmp_path, cube):
+    writer = pytest.importorskip("rsciio.emd")
+    axes = [
+        {"size": n, "index_in_array": i, "name": f"a{i}", "scale": s, "offset": 0, "units": u}
+        for i, (n, s, u) in enumerate(
+            zip(cube.shape, (2, 3, 0.1, 0.1), ("nm", "nm", "1/nm", "1/nm"))
+        )
+    ]
+    signal = {"data": cube, "axes": [axis | {"navigate": i < 2} for i, axis in enumerate(axes)]}
+    general = {"General": {"title": "a"}, "Signal": {}}
+    writer.file_writer(
+        str(tmp_path / "a.emd"), signal | {"metadata": general, "original_metadata": {}}
+    )
+    np.testing.assert_array_equal(read_diffraction(tmp_path / "a.emd").patterns, frames(cube))
+    np.testing.assert_allclose(read_product(tmp_path / "a.emd").positions_px[5], [2e-9, 3e-9])
+
+
+def write_mib(path, stack):
+    """Merlin's format: a header of 384 bytes and a frame from its last row up, for each frame."""
+    with open(path, "wb") as file:
+        for i, frame in enumerate(stack):
+            h, w = frame.shape
+            header = f"MQ1,{i + 1:06},00384,01,{w:04},{h:04},U16,   1x1,01,2020-01-01 00:00:00,"
+            header += "0.001,0,0,0,2020-01-01T00:00:00.000000Z,1000000ns,12,"
+            file.write(header.encode().ljust(384, b"\0") + frame[::-1].astype(">u2").tobytes())
+
+
+def test_mib_files_are_read_and_need_a_raster(tmp_path, cube):
+    pytest.importorskip("rsciio")
+    write_mib(tmp_path / "a.mib", frames(cube))
+    read = read_diffraction(tmp_path / "a.mib", [2, 5]).patterns
+    np.testing.assert_array_equal(read, frames(cube)[[2, 5]])
+    with pytest.raises(ValueError, match=r"raster = \{ shape"):
+        load_scan(tmp_path / "a.mib")
+
+
+@pytest.mark.parametrize("camera_first", [False, True])
+def test_dm4_files_are_read_with_their_calibration(tmp_path, cube, camera_first):
+    pytest.importorskip("rsciio")
+    writer = pytest.importorskip("nionswift_plugin.DM_IO.dm3_image_utils")
+    data = pytest.importorskip("nion.data")
+    from nion.data import Calibration, DataAndMetadata
+
+    assert data
+    axes = [Calibration.Calibration(0, 2, "nm")] * 2 + [Calibration.Calibration(0, 1.5, "mrad")] * 2
+    stored = cube
+    if camera_first:  # as the scan is the inner loop of some microscopes
+        stored, axes = np.moveaxis(cube, (0, 1), (2, 3)).copy(), axes[2:] + axes[:2]
+    described = DataAndMetadata.DataDescriptor(False, 2, 2)
+    image = DataAndMetadata.new_data_and_metadata(
+        stored, dimensional_calibrations=axes, data_descriptor=described
+    )
+    with open(tmp_path / "a.dm4", "wb") as file:
+        writer.save_image(image, file, 4)
+    np.testing.assert_array_equal(read_diffraction(tmp_path / "a.dm4").patterns, frames(cube))
+    scan = read_product(tmp_path / "a.dm4")
+    np.testing.assert_allclose(scan.positions_px[5], [2e-9, 2e-9])
+    assert scan.attributes["detector_pixel_angle_rad"] == pytest.approx(1.5e-3)
+
+
+def test_without_the_extra_it_is_named(tmp_path, cube, monkeypatch):
+    write_mib(tmp_path / "a.mib", frames(cube))
+    monkeypatch.setitem(sys.modules, "rsciio.quantumdetector", None)
+    with pytest.raises(ValueError, match=r"pip install 'ptychi-neural\[electron\]'"):
+        read_diffraction(tmp_path / "a.mib")

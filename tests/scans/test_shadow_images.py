@@ -1,0 +1,37 @@
+"""Shadow images tell the magnification and the orientation; far-field patterns do not move."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from ptychi_neural.scans.shadow_images import find_shadow
+
+
+def shadow_scan(pixel, seed=0):
+    """Windows into a smooth object, at positions in units of which a pixel has this size."""
+    rng = np.random.default_rng(seed)
+    object_ = 1 + 0.3 * ndimage.gaussian_filter(rng.normal(size=(120, 120)), 2) / 0.14
+    corners = rng.integers(0, 60, (80, 2))
+    corners = corners[np.lexsort(corners.T)]
+    y, x = np.indices((48, 48)) - 24
+    light = 1e3 * np.exp(-(y**2 + x**2) / 400)
+    frames = np.array([light * object_[a : a + 48, b : b + 48].clip(0) for a, b in corners])
+    return rng.poisson(frames).astype(np.uint32), corners * pixel
+
+
+@pytest.mark.parametrize("flags", list(itertools.product((False, True), repeat=3)))
+def test_the_pixel_and_the_orientation_are_found(flags):
+    frames, positions = shadow_scan(2.5e-7)
+    transpose, flip_y, flip_x = flags
+    stored = frames[:, :: -1 if flip_y else 1, :: -1 if flip_x else 1]
+    stored = stored.swapaxes(1, 2) if transpose else stored  # undone first
+    found = find_shadow(stored, None, positions)
+    assert found.pixel_size == pytest.approx(2.5e-7, rel=0.02)
+    assert (found.transpose, found.flip_y, found.flip_x) == flags
+
+
+def test_far_field_patterns_show_none(simulated):
+    scan = simulated().scan()
+    assert find_shadow(scan.patterns, None, scan.positions_px) is None
