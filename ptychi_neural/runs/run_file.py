@@ -29,7 +29,7 @@ from ptychi_neural.runs.option_groups import checked_options, options_from, stat
 from ptychi_neural.runs.sections import (
     DATA_VARIABLE,
     DataSection,
-    OutputSection,
+    RunOutputSection,
     data_folders,
     located,
 )
@@ -63,7 +63,7 @@ class _Sections(BaseModel):
     engine: typing.Literal[tuple(ENGINES)] = "neural"  # type: ignore[valid-type]
     data: DataSection | None = None
     simulation: SimulationOptions | None = None
-    output: OutputSection = OutputSection()
+    output: RunOutputSection = RunOutputSection()
 
 
 INHERITED = (
@@ -109,6 +109,9 @@ class RunFile:
     output_folder: Path = Path("results/run")
     """Results folder, relative to the current directory."""
 
+    checkpoint_minutes: float = 3.0
+    """Minutes between two checkpoints, see ``RunOutputSection``."""
+
     chosen: frozenset[str] = field(default_factory=frozenset)
     """Dotted names of the options that the file sets."""
 
@@ -124,7 +127,10 @@ class RunFile:
             if section is not None:
                 dump = TypeAdapter(type(section)).dump_python
                 contents[name] = dump(section, mode="json", exclude_none=True)
-        contents["output"] = {"folder": str(self.output_folder)}
+        contents["output"] = {
+            "folder": str(self.output_folder),
+            "checkpoint_minutes": self.checkpoint_minutes,
+        }
         if self.refine is not None:
             options = self.refine.options
             contents["refine"] = {"engine": self.refine.engine} | stated(options, type(options)())
@@ -219,6 +225,7 @@ def run_from(
         data=frame.data,
         simulation=simulation,
         output_folder=frame.output.folder or Path("results") / path.stem,
+        checkpoint_minutes=frame.output.checkpoint_minutes,
         chosen=frozenset(flattened(chosen)),
     )
 

@@ -70,6 +70,14 @@ class OutputSection(BaseModel):
     """Results folder, relative to the current directory; None: ``results/<run file's name>``."""
 
 
+class RunOutputSection(OutputSection):
+    """``[output]`` of a run file: where the result goes, and what is kept until then."""
+
+    checkpoint_minutes: float = Field(default=3.0, ge=0, allow_inf_nan=False)
+    """Minutes between two checkpoints, from which ``reconstruct --resume`` goes on after the run
+    was killed. 0: after every epoch of the neural engine."""
+
+
 def data_folders(data_folder: str | Path | None) -> list[Path]:
     """The folder that takes the place of those in run files, if there is one."""
     folder = data_folder or os.environ.get(DATA_VARIABLE)
