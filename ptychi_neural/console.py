@@ -12,10 +12,10 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
-from typer.core import TyperGroup, TyperOption
+from typer.core import TyperGroup
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes."""
@@ -48,41 +48,16 @@ class Commands(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Find a command, and give it the shared options."""
+        global _settings
+        _settings = Settings()
+        ctx.call_on_close(_put_back(sys.stdout))
         command = super().get_command(ctx, cmd_name)
         if command is not None and not any(p.name == "quiet" for p in command.params):
             command.params += _shared_options()
         return command
 
 
-def _shared_options() -> list[TyperOption]:
-    def option(*names: str, **kwargs: Any) -> TyperOption:
-        return TyperOption(
-            param_decls=list(names), expose_value=False, callback=_take_note, **kwargs
-        )
-
-    return [
-        option(
-            *("--quiet", "-q"), is_flag=True, default=False, help="Tell warnings and errors only."
-        ),
-        option(
-            *("--verbose", "-v"), is_flag=True, default=False, help="Show where an error arose."
-        ),
-        option("--log", metavar="FILE", help="Append what is told to a file, too."),
-        option(
-            "--progress",
-            metavar="auto|json",
-            default="auto",
-            help="json: one JSON object an event on stdout. auto: a bar on a terminal, else a "
-            "line every 30 s.",
-        ),
-    ]
-
-
 def _take_note(ctx: Any, param: Any, value: Any) -> Any:
-    global _settings
-    if param.name == "quiet":  # The first of them.
-        _settings = Settings()
-        ctx.call_on_close(_put_back(sys.stdout))
     if param.name == "log" and value is not None:
         value = _opened_log(value)
     if param.name == "progress":
@@ -94,6 +69,40 @@ def _take_note(ctx: Any, param: Any, value: Any) -> Any:
     return value
 
 
+def _shared(
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Tell warnings and errors only.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show where an error arose.")
+    ] = False,
+    log: Annotated[
+        str | None, typer.Option("--log", metavar="FILE", help="Append what is told to a file.")
+    ] = None,
+    progress: Annotated[
+        str,
+        typer.Option(
+            "--progress",
+            metavar="auto|json",
+            help="json: one JSON object an event on stdout. auto: a bar on a terminal, otherwise "
+            "a line every 30 s.",
+        ),
+    ] = "auto",
+) -> None:
+    """Hold the options that all commands have."""
+
+
+def _shared_options() -> list[Any]:
+    """The options of ``_shared``, which set ``Settings`` in the place of a command's arguments."""
+    holder = typer.Typer(add_completion=False)
+    holder.command()(_shared)
+    options = [p for p in typer.main.get_command(holder).params if p.name in vars(Settings())]
+    for option in options:
+        option.expose_value = False
+        option.callback = _take_note
+    return options
+
+
 def _put_back(stdout: TextIO) -> Any:
     def put_back() -> None:
         sys.stdout = stdout
@@ -103,7 +112,7 @@ def _put_back(stdout: TextIO) -> Any:
 
 def _opened_log(path: str) -> TextIO:
     try:
-        return open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        return open(path, "a", encoding="utf-8", buffering=1)
     except OSError as error:
         raise typer.BadParameter(f"--log: {path} cannot be written: {error.strerror}.") from None
 
@@ -255,6 +264,6 @@ def prepare() -> None:
         for stream in (sys.stdout, sys.stderr)
     )
     for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, signal.default_int_handler)
+        signum = getattr(signal, name, None)
+        if signum is not None and signal.getsignal(signum) == signal.SIG_DFL:
+            signal.signal(signum, signal.default_int_handler)

@@ -80,7 +80,8 @@ def tell(event: str, **values: Any) -> None:
     """
     if _present.events is None:
         return
-    told = {name: _finite(value) for name, value in values.items()}
+    told = {"version": EVENTS_VERSION} if event == "started" else {}
+    told |= {name: _finite(value) for name, value in values.items()}
     if event not in ("started", "cancelling", "error"):
         told["elapsed_s"] = round(time.monotonic() - _present.started, 3)
     _write(_present.events, json.dumps({"event": event, **told}, allow_nan=False, default=str))

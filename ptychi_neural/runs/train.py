@@ -21,7 +21,6 @@ from ptychi_neural.runs.training_file import ScanRun, TrainingFile
 from ptychi_neural.scans.hdf5 import replacing
 from ptychi_neural.training import MultiscanTrainingWorkflow, TrainingScan
 
-
 STATE = "state.safetensors"
 """All that a training goes on from."""
 

@@ -125,7 +125,7 @@ def benchmark(
             n_done = sum(record_path(cell, records).exists() for cell in cells)
             error.add_note(f"{n_done} of {len(cells)} cells have their records in {records}.")
             raise
-    found = {cell.key: record for cell in cells if (record := find_record(cell, records))}
+    found = {cell.key: kept for cell in cells if (kept := find_record(cell, records))}
     result = BenchmarkResult(folder, *write_report(suite, cells, found, folder), n_run, failed)
     tell("finished", cancelled=False, path=str(folder), failed=failed)
     return result
