@@ -145,6 +145,7 @@ def results_folder(
     with _locked(place / f".{_stem(target)}.lock", folder):
         _mend(results)
         if not resume:
+            _tell_left(results, overwrite)
             _check_vacant(folder, target, overwrite)
         _choose_temporary(results, overwrite, resume, in_place)
         try:
@@ -210,6 +211,17 @@ def _check_vacant(folder: Path, target: Path, overwrite: bool) -> None:
         )
 
 
+def _tell_left(results: ResultsFolder, overwrite: bool) -> None:
+    """Tell what killed runs have left that is worth keeping."""
+    for path in results.left("partial"):
+        if {entry.name for entry in path.iterdir()} <= OF_THE_BEGINNING:
+            continue
+        remedy = "--resume goes on from there, --overwrite removes it."
+        if overwrite:
+            remedy = "It is removed."
+        warnings.warn(f"{path} was left by a killed run. {remedy}", stacklevel=4)
+
+
 def _is_vacant(target: Path) -> bool:
     """Whether nothing is there but what a run hides inside."""
     if not target.exists():
@@ -227,17 +239,8 @@ def _choose_temporary(
         entries = {entry.name for entry in path.iterdir()}
         if resume and entries & {"run.toml", "train.toml"}:
             left.append(path)
-        elif entries <= OF_THE_BEGINNING:
+        elif overwrite or entries <= OF_THE_BEGINNING:
             shutil.rmtree(path)
-        elif overwrite:
-            shutil.rmtree(path)
-            warnings.warn(f"{path}: was left by a killed run, removed.", stacklevel=4)
-        else:
-            warnings.warn(
-                f"{path}: was left by a killed run. --resume goes on from there, --overwrite "
-                "removes it.",
-                stacklevel=4,
-            )
     if resume and left:
         results.earlier = results.temporary = left[-1]
         return

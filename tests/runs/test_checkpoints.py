@@ -132,9 +132,9 @@ def test_what_a_killed_run_left_is_told_and_removed_when_asked(run_file, tmp_pat
     killed_after(monkeypatch, run_file, 2)
     (left,) = (tmp_path / "results").glob(".tiny.*.partial")
     output = call(run_file)
-    assert f"{left}: was left by a killed run. --resume goes on from there" in output
+    assert f"{left} was left by a killed run. --resume goes on from there" in output
     assert left.exists()
-    assert "removed" in call(run_file, "--overwrite")
+    assert "It is removed" in call(run_file, "--overwrite")
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["tiny"]
 
 

@@ -107,7 +107,7 @@ def test_a_resumed_command_goes_on_and_refuses_other_options(training_file, tmp_
     for name in ("generator-best.safetensors", "generator-last.safetensors"):
         one, other = load_file(resumed / name), load_file(whole / name)
         assert all(one[key].equal(other[key]) for key in one)
-    assert "no training to resume" in call(training_file, "--resume", "--output", "none", code=2)
+    assert "nothing to resume" in call(training_file, "--resume", "--output", "none", code=2)
 
 
 def call_twice(path):
