@@ -80,7 +80,7 @@ def tell(event: str, **values: Any) -> None:
     """
     if _present.events is None:
         return
-    told = {"version": EVENTS_VERSION} if event == "started" else {}
+    told: dict[str, Any] = {"version": EVENTS_VERSION} if event == "started" else {}
     told |= {name: _finite(value) for name, value in values.items()}
     if event not in ("started", "cancelling", "error"):
         told["elapsed_s"] = round(time.monotonic() - _present.started, 3)

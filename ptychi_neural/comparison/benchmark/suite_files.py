@@ -53,7 +53,7 @@ def read_suite(suite: str | Path) -> tuple[Suite, Path]:
             f"package ({names})."
         )
     try:
-        text = json.dumps(tomllib.loads(path.read_text(encoding="utf-8")), default=str)
+        text = json.dumps(tomllib.loads(path.read_text(encoding="utf-8-sig")), default=str)
         return TypeAdapter(Suite).validate_json(text, strict=True), path
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RunFileError(str(path), [f"not valid TOML: {error}"]) from error
