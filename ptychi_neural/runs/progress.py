@@ -6,6 +6,7 @@ A command chooses with ``telling``. Without it bars are shown, and no events are
 import io
 import json
 import math
+import os
 import re
 import sys
 import time
@@ -100,8 +101,8 @@ class Bar(tqdm.tqdm):
     def __init__(self, *args: Any, disable: bool = False, **kwargs: Any) -> None:
         self.progress = _present
         shown = self.progress.style in ("bars", "lines") or self.progress.log is not None
-        if disable or not shown:
-            kwargs["disable"] = True  # Otherwise TQDM_DISABLE may do so.
+        unwanted = os.environ.get("TQDM_DISABLE", "").lower() not in ("", "0", "false")
+        kwargs["disable"] = disable or unwanted or not shown
         if self.progress.style != "bars":
             kwargs |= {"file": io.StringIO(), "leave": False, "delay": 1e-9}
         super().__init__(*args, **kwargs)

@@ -117,14 +117,13 @@ def test_the_log_has_lines_and_what_the_command_came_to(run_file, tmp_path):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that a test sets, and what is written to stderr."""
+    """A clock that a test sets."""
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
     return now
 
 
-def test_without_a_terminal_there_is_a_line_every_30_seconds_at_most(clock):
+def test_without_a_terminal_there_is_a_line_every_30_seconds_at_most(clock, capsys):
     with telling(Progress("lines")):
         for _ in range(3):
             with Bar(
@@ -135,7 +134,7 @@ def test_without_a_terminal_there_is_a_line_every_30_seconds_at_most(clock):
                     bar.set_postfix_str("loss 3.2", refresh=False)
                     bar.display()
                     clock[0] += 1.0
-    lines = sys.stderr.getvalue().splitlines()
+    lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10  # in 300 s
     assert lines[0].startswith("epoch 1/100 00:00 gone, ")
     assert lines[0].endswith("left, loss 3.2")
@@ -143,12 +142,12 @@ def test_without_a_terminal_there_is_a_line_every_30_seconds_at_most(clock):
 
 
 @pytest.mark.parametrize("style", ["bars", "lines"])
-def test_tqdm_disable_is_respected(clock, monkeypatch, style):
+def test_tqdm_disable_is_respected(monkeypatch, capsys, style):
     monkeypatch.setenv("TQDM_DISABLE", "1")
     with telling(Progress(style)), Bar(total=3) as bar:
         assert bar.disable
         bar.update()
-    assert sys.stderr.getvalue() == ""
+    assert capsys.readouterr().err == ""
 
 
 class Broken(io.StringIO):
