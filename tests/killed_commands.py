@@ -20,7 +20,7 @@ import numpy as np
 
 COMMON = """
 [reconstructor_options]
-num_epochs = 12
+num_epochs = 4
 batch_size = 12
 default_device = "cpu"
 allow_nondeterministic_algorithms = false
@@ -106,7 +106,7 @@ def check(name, commands, folder, n_kills, log, resumable):
     wanted, resumes = 1, False
     while n_killed < n_kills:
         how = "--resume" if resumes else "--overwrite"
-        moment = random.uniform(0, max(seconds))
+        moment = random.uniform(0, min(seconds))
         done, _ = run([*commands[wanted], "--output", target, how], log, moment)
         n_killed += not done
         n_resumed += resumes
@@ -131,7 +131,10 @@ def main(folder, n_kills, seed):
     import torch
 
     torch.set_num_threads(1)
-    from ptychi_neural import runs  # noqa: F401  (everything, before the forks)
+    import hdf5plugin  # noqa: F401  (everything, before the forks)
+    import matplotlib.pyplot  # noqa: F401
+
+    from ptychi_neural import runs  # noqa: F401
     from ptychi_neural.comparison import compare  # noqa: F401
     from ptychi_neural.generators import spectral  # noqa: F401
 

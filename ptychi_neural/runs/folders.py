@@ -34,6 +34,9 @@ OF_EARLIER_RESULTS = (
 )
 """Files that a run may have written to a results folder that has no list of them."""
 
+TOKEN = "[0-9a-f]" * 8
+"""Pattern of what makes the names of hidden files and folders differ."""
+
 LONGEST_NAME = 180
 """Bytes of a folder's name that go into the names of hidden ones: 255 is the usual limit."""
 
@@ -97,7 +100,7 @@ class ResultsFolder:
 
     def left(self, suffix: str) -> list[Path]:
         """What killed runs have left beside the results folder, the oldest first."""
-        pattern = f".{_glob_escaped(_stem(self.target))}.{'[0-9a-f]' * 8}.{suffix}"
+        pattern = f".{_glob_escaped(_stem(self.target))}.{TOKEN}.{suffix}"
         found = [path for path in self._place.glob(pattern) if path.is_dir()]
         return sorted(found, key=lambda path: path.stat().st_mtime)
 
@@ -148,6 +151,8 @@ def results_folder(
             _tell_left(results, overwrite)
             _check_vacant(folder, target, overwrite)
         _choose_temporary(results, overwrite, resume, in_place)
+        for path in results.temporary.glob(f".*.{TOKEN}.partial*"):
+            path.unlink()  # A killed run was writing it.
         try:
             yield results
         except BaseException as error:

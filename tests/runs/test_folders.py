@@ -11,6 +11,7 @@ import pytest
 
 from ptychi_neural.runs import folders
 from ptychi_neural.runs.folders import results_folder
+from ptychi_neural.scans.hdf5 import replacing
 
 
 @pytest.fixture(autouse=True)
@@ -263,8 +264,14 @@ def test_a_folder_grows_in_place_unless_there_is_an_earlier_result(tmp_path):
         (results.temporary / "provenance.json").write_text("{}")
         (results.temporary / "state.safetensors").write_text("s")
         results.publish()
-    with results_folder("training", resume=True, in_place=True) as results:
-        assert results.temporary == results.earlier == tmp_path / "training"
+    with replacing("training/generator.safetensors") as half_written:
+        half_written.touch()
+        left = half_written.with_name(half_written.name.replace("generator", "state"))
+        left.touch()  # by a run that was killed
+        with results_folder("training", resume=True, in_place=True) as results:
+            assert results.temporary == results.earlier == tmp_path / "training"
+        assert not left.exists()
+        half_written.touch()
     with results_folder("training", overwrite=True, in_place=True) as results:
         assert results.temporary != tmp_path / "training"
         (results.temporary / "train.toml").write_text("t")
