@@ -106,7 +106,7 @@ def check(name, commands, folder, n_kills, log, resumable):
     wanted, resumes = 1, False
     while n_killed < n_kills:
         how = "--resume" if resumes else "--overwrite"
-        moment = random.uniform(0, min(seconds))
+        moment = random.uniform(0, 1.2 * min(seconds))
         done, _ = run([*commands[wanted], "--output", target, how], log, moment)
         n_killed += not done
         n_resumed += resumes

@@ -2,16 +2,19 @@
 
 import json
 import signal
+import tempfile
 
 import h5py
 import numpy as np
 import pytest
+from ptychi.reconstructors.lsqml import LSQMLReconstructor
 from typer.testing import CliRunner
 
 from ptychi_neural import evaluation
 from ptychi_neural.cli import app
-from ptychi_neural.runs import checkpoints
+from ptychi_neural.runs import checkpoints, result
 from ptychi_neural.runs.checkpoints import CHECKPOINT, Checkpoints
+from ptychi_neural.scans import read_product
 from small_runs import RUN
 
 REFINED = RUN + '[refine]\nengine = "lsqml"\nreconstructor_options = { num_epochs = 3 }\n'
@@ -33,9 +36,9 @@ def run_file(tmp_path, monkeypatch):
 
 
 def call(*arguments, code=0):
-    result = CliRunner().invoke(app, ["reconstruct", *map(str, arguments)])
-    assert result.exit_code == code, result.output
-    return result.output
+    done = CliRunner().invoke(app, ["reconstruct", *map(str, arguments)])
+    assert done.exit_code == code, done.output
+    return done.output
 
 
 def killed_after(monkeypatch, run_file, n_checkpoints, *arguments):
@@ -149,3 +152,34 @@ def test_checkpoints_are_written_as_often_as_the_file_says(run_file, tmp_path, m
     assert saved == []
     call(run_file, "--overwrite")
     assert saved == [0, 1, 2, 3, 4, 5]
+
+
+def test_where_the_product_cannot_be_written_it_is_saved_elsewhere(run_file, tmp_path, monkeypatch):
+    write = result.write_product
+
+    def full(path, *args, **kwargs):
+        if tmp_path / "results" in path.parents:
+            raise OSError(28, "No space left on device")
+        return write(path, *args, **kwargs)
+
+    monkeypatch.setattr(result, "write_product", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    output = call(run_file, code=1)
+    (product,) = tmp_path.glob("ptychi-neural-*/product.h5")
+    assert f"It is {product}" in output
+    assert np.isfinite(read_product(product).object).all()
+
+
+def test_a_run_that_ends_with_nan_is_no_result(run_file, tmp_path, monkeypatch):
+    """LSQML's loss can be finite while the probe is not."""
+    run = LSQMLReconstructor.run
+
+    def spoiled(self, *args, **kwargs):
+        run(self, *args, **kwargs)
+        self.parameter_group.probe.set_data(self.parameter_group.probe.data * np.nan)
+
+    monkeypatch.setattr(LSQMLReconstructor, "run", spoiled)
+    run_file.write_text(RUN[: RUN.index("[reconstructor_options.start]")])
+    output = call(run_file, "--set", "engine=lsqml", code=1)
+    assert "The probe became NaN" in output
+    assert not (tmp_path / "results" / "tiny").exists()
