@@ -219,7 +219,7 @@ def _check_vacant(folder: Path, target: Path, overwrite: bool) -> None:
 def _tell_left(results: ResultsFolder, overwrite: bool) -> None:
     """Tell what killed runs have left that is worth keeping."""
     for path in results.left("partial"):
-        if {entry.name for entry in path.iterdir()} <= OF_THE_BEGINNING:
+        if not _holds_work(path):
             continue
         remedy = "--resume goes on from there, --overwrite removes it."
         if overwrite:
@@ -241,10 +241,9 @@ def _choose_temporary(
     """Choose the folder to write to, and tell or remove what killed runs have left."""
     left = []
     for path in results.left("partial"):
-        entries = {entry.name for entry in path.iterdir()}
-        if resume and entries & {"run.toml", "train.toml"}:
+        if resume and any((path / name).exists() for name in ("run.toml", "train.toml")):
             left.append(path)
-        elif overwrite or entries <= OF_THE_BEGINNING:
+        elif overwrite or not _holds_work(path):
             shutil.rmtree(path)
     if resume and left:
         results.earlier = results.temporary = left[-1]
@@ -260,12 +259,18 @@ def _choose_temporary(
             results.renew()
 
 
+def _holds_work(path: Path) -> bool:
+    """Whether a hidden folder holds what has taken time, and not only what was being written."""
+    names = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
+    return not names <= OF_THE_BEGINNING
+
+
 def _clear_if_empty(results: ResultsFolder) -> bool:
     """Remove the folder that was written to if nothing was computed; tell whether it is gone."""
     path = results.temporary
     if not path.exists():
         return True
-    if path != results.target and {entry.name for entry in path.iterdir()} <= OF_THE_BEGINNING:
+    if path != results.target and not _holds_work(path):
         shutil.rmtree(path, ignore_errors=True)
         return True
     return path == results.target

@@ -1,5 +1,6 @@
 """The result of a reconstruction, and the files in its folder."""
 
+import errno
 import shutil
 import tempfile
 import warnings
@@ -119,7 +120,9 @@ def save_product(result: ReconstructionResult, folder: Path) -> None:
     except (OSError, RuntimeError) as error:
         elsewhere = Path(tempfile.mkdtemp(prefix="ptychi-neural-")) / "product.h5"
         write_product(elsewhere, result.scan, losses)
-        raise OSError(f"product.h5 could not be written ({error}). It is {elsewhere}.") from error
+        failure = OSError(f"product.h5 could not be written ({error}). It is {elsewhere}.")
+        failure.errno = getattr(error, "errno", None) or errno.EIO
+        raise failure from error
 
 
 def save_deviation(result: ReconstructionResult, folder: Path) -> None:

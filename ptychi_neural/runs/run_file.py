@@ -33,6 +33,7 @@ from ptychi_neural.runs.sections import (
     data_folders,
     located,
 )
+from ptychi_neural.scans.hdf5 import replacing
 from ptychi_neural.simulation import SimulationOptions
 
 __all__ = [
@@ -137,9 +138,9 @@ class RunFile:
         return contents | stated(self.options, type(self.options)())
 
     def write(self, path: str | Path) -> None:
-        """Write ``filled_in()`` to a new file."""
-        with Path(path).open("xb") as file:
-            tomli_w.dump(self.filled_in(), file)
+        """Write ``filled_in()`` to a new file, whole or not at all."""
+        with replacing(path) as temporary:
+            temporary.write_text(tomli_w.dumps(self.filled_in()), encoding="utf-8")
 
 
 def read_run_file(
