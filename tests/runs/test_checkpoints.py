@@ -74,7 +74,10 @@ def assert_same(one, other):
     assert one[1] == other[1]
 
 
-@pytest.mark.parametrize(("contents_of_file", "n_checkpoints"), [(RUN, 1), (RUN, 4), (REFINED, 7)])
+@pytest.mark.parametrize(
+    ("contents_of_file", "n_checkpoints"),
+    [pytest.param(RUN, 1, marks=pytest.mark.slow), (RUN, 4), (REFINED, 7)],
+)
 def test_a_killed_run_that_is_resumed_equals_one_that_was_never_killed(
     run_file, tmp_path, monkeypatch, contents_of_file, n_checkpoints
 ):
