@@ -1,18 +1,19 @@
 """Command line, whose commands import heavy packages, so that ``--help`` answers at once."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ptychi_neural import __version__
+from ptychi_neural.console import FAILED, INTERRUPTED, Commands, complained, prepare, told
+from ptychi_neural.console import plain_errors as _plain_errors
 
 app = typer.Typer(
+    cls=Commands,
     name="ptychi-neural",
     help="Ptychographic reconstruction with neural and classical engines of pty-chi.\n\n"
-    "Exit codes: 0 done, 1 the loss diverged, 2 wrong input, 130 stopped with Ctrl-C.",
+    "Exit codes: 0 done, 1 failed or diverged, 2 wrong use, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -55,6 +56,7 @@ DataChanges = Annotated[
 
 def main() -> None:
     """Entry point of the ``ptychi-neural`` command."""
+    prepare()
     app(prog_name="ptychi-neural")
 
 
@@ -74,12 +76,16 @@ def reconstruct(
     data: Data = None,
     changes: Changes = None,
     overwrite: Overwrite = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a run was killed or interrupted.")
+    ] = False,
 ) -> None:
     """Reconstruct a scan.
 
     The command writes one folder, results/<name of the run file> by default: product.h5, run.toml
     with all defaults, provenance.json, losses, figures, the generator of the neural engine. Ctrl-C
-    finishes the batch and saves; a second Ctrl-C stops at once.
+    finishes the batch and saves; a second Ctrl-C stops at once. --resume goes on from the latest
+    checkpoint, as if the run had never ended.
     """
     with _plain_errors():
         from ptychi_neural.runs.run_file import parse_changes, read_run_file
@@ -87,13 +93,16 @@ def reconstruct(
         run = read_run_file(run_file, data, parse_changes(changes or []))
         from ptychi_neural.runs import reconstruct
 
-        result = reconstruct(run, output, overwrite)
+        result = reconstruct(run, output, overwrite, resume=resume)
     for name, value in (result.metrics or {}).items():
-        typer.echo(f"{name}: {value:.4f}")
-    typer.echo(f"{result.folder}: {len(result.losses)} epochs in {result.seconds:.0f} s")
+        told(f"{name}: {value:.4f}")
+    told(f"{result.folder}: {len(result.losses)} epochs in {result.seconds:.0f} s")
+    if result.unsaved:
+        complained(f"Incomplete, without {', '.join(result.unsaved)}.")
     if result.stopped is not None:
-        typer.echo(f"Stopped early: {result.stopped}", err=True)
-        raise typer.Exit(130 if result.stopped == "interrupted" else 1)
+        complained(f"Stopped early: {result.stopped}")
+    if result.stopped is not None or result.unsaved:
+        raise typer.Exit(INTERRUPTED if result.stopped == "interrupted" else FAILED)
 
 
 @app.command()
@@ -123,14 +132,14 @@ def train(
 
         result = train(training, output, overwrite, resume)
     workflow = result.workflow
-    typer.echo(
+    told(
         f"{result.folder}: {workflow.epoch} epochs, best score {workflow.best_score:.6g} after "
         f"{workflow.best_epoch}"
     )
     if result.stopped is not None:
-        typer.echo(f"Stopped early: {result.stopped}", err=True)
+        complained(f"Stopped early: {result.stopped}")
     if result.stopped == "interrupted":
-        raise typer.Exit(130)
+        raise typer.Exit(INTERRUPTED)
 
 
 @app.command()
@@ -173,12 +182,12 @@ def infer(
             every_s=every,
             timeout_s=timeout,
         )
-    typer.echo(
+    told(
         f"{result.folder}: {len(result.scan.positions_px)} frames in {result.seconds:.1f} s, "
         f"re-projection error {result.prediction.reprojection_error.mean():.3f}"
     )
     if result.interrupted:
-        raise typer.Exit(130)
+        raise typer.Exit(INTERRUPTED)
 
 
 @app.command()
@@ -229,10 +238,12 @@ def compare(
         of_engines = {name: contents.pop(name) for name in ENGINES if name in contents}
         run = read_run_file(run_file, data, contents)
         comparison = compare(run, names, output, overwrite, seconds, held_out, of_engines)
-    typer.echo(comparison.report)
-    typer.echo(f"{comparison.folder}: comparison.md, error_over_time.png, comparison.png")
-    if comparison.interrupted:
-        raise typer.Exit(130)
+    told(comparison.report)
+    told(f"{comparison.folder}: comparison.md, error_over_time.png, comparison.png")
+    if comparison.failed:
+        complained(f"Failed or diverged: {', '.join(comparison.failed)}")
+    if comparison.interrupted or comparison.failed:
+        raise typer.Exit(INTERRUPTED if comparison.interrupted else FAILED)
 
 
 @app.command()
@@ -281,10 +292,13 @@ def benchmark(
             suite, output, data, whole=whole, overwrite=overwrite, figures_only=figures_only
         )
     n_recorded = int(result.cells["recorded"].sum())
-    typer.echo(
+    told(
         f"{result.folder}: {result.n_run} cells run, {n_recorded} of {len(result.cells)} recorded; "
         "see table.md"
     )
+    if result.failed:
+        complained(f"{len(result.failed)} cells failed or diverged: {'; '.join(result.failed)}")
+        raise typer.Exit(FAILED)
 
 
 @app.command()
@@ -307,12 +321,13 @@ def simulate(
     """
     with _plain_errors():
         from ptychi_neural.runs.run_file import parse_changes, read_recipe
-        from ptychi_neural.simulation import simulate, write_simulation
+        from ptychi_neural.simulation import simulate, simulation_files, write_simulation
 
         recipe = read_recipe(recipe_file, parse_changes(changes or []))
         folder = output or Path("simulated") / recipe.name
+        simulation_files(folder, overwrite)
         write_simulation(simulate(recipe), folder, overwrite)
-    typer.echo(f"{folder}: diffraction.h5, product.h5, truth.h5")
+    told(f"{folder}: diffraction.h5, product.h5, truth.h5")
 
 
 @app.command()
@@ -380,36 +395,3 @@ def schema() -> None:
     from ptychi_neural.runs.schema import run_file_schema
 
     typer.echo(json.dumps(run_file_schema(), indent=2))
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Print errors that a user can mend without a traceback, and warnings on one line each."""
-    import logging
-    import warnings
-
-    def one_line(message: Warning | str, *args: object, **kwargs: object) -> None:
-        typer.echo(f"warning: {message}", err=True)
-
-    logging.basicConfig(format="%(levelname)s: %(message)s")
-    logging.getLogger("ptychi.reconstructors.ad_general").setLevel(logging.ERROR)  # release note
-    with warnings.catch_warnings():
-        warnings.showwarning = one_line  # type: ignore[assignment]
-        warnings.filterwarnings("ignore", module=r"(torch|ptychi|numpy|matplotlib)\.")
-        try:
-            from ptychi_neural.runs.messages import told_once
-
-            with told_once():
-                yield
-        except (ValueError, OSError) as error:
-            raise _told("error:", error, code=2) from error
-        except FloatingPointError as error:
-            raise _told("error:", error, code=1) from error
-        except KeyboardInterrupt as error:
-            raise _told("Stopped at once.", error, code=130) from error
-
-
-def _told(what: str, error: BaseException, code: int) -> typer.Exit:
-    """Print an error with its notes, and make the exit with this code."""
-    typer.echo(" ".join([what, str(error), *getattr(error, "__notes__", [])]), err=True)
-    return typer.Exit(code)

@@ -125,7 +125,7 @@ def test_an_earlier_result_is_replaced_only_when_asked(run_file, tmp_path):
     assert (folder / "product.h5").read_bytes() == before
 
     call("reconstruct", run_file, "--overwrite", "--set", "reconstructor_options.num_epochs=1")
-    assert not (folder / "note.txt").exists()
+    assert (folder / "note.txt").exists()  # It is the user's.
     assert json.loads((folder / "provenance.json").read_text())["epochs"] == 1
     assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
 
@@ -138,14 +138,28 @@ def test_a_folder_that_is_no_result_is_never_replaced(run_file, tmp_path):
     assert (tmp_path / "thesis" / "thesis.tex").exists()
 
 
-def test_what_was_saved_before_a_failure_is_kept_and_named(run_file, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), ZeroDivisionError("no range")])
+def test_a_figure_that_cannot_be_drawn_does_not_end_the_run(run_file, tmp_path, monkeypatch, error):
     def fail(*args, **kwargs):
-        raise OSError("disk full")
+        raise error
 
     monkeypatch.setattr("ptychi_neural.evaluation.loss_figure", fail)
-    output = call("reconstruct", run_file, code=2).output
+    output = call("reconstruct", run_file, code=1 if isinstance(error, OSError) else 0).output
+    assert "loss.png could not be written" in output
+    folder = tmp_path / "results" / "tiny"
+    assert np.isfinite(the_object(folder)).all()
+    assert (folder / "figure.png").exists()
+
+
+def test_what_was_saved_before_a_failure_is_kept_and_named(run_file, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise SystemError("something unforeseen")
+
+    monkeypatch.setattr("ptychi_neural.runs.folders._list_files", fail)
+    output = call("reconstruct", run_file, code=1).output
     (kept,) = (tmp_path / "results").iterdir()
-    assert f"disk full What was saved by then is in {kept.relative_to(tmp_path)}" in output
+    assert f"What was saved by then is in {kept}" in output
+    assert "Traceback" not in output
     assert np.isfinite(the_object(kept)).all()
 
 

@@ -1,7 +1,8 @@
 """Engines side by side on one scan: table, curves and pictures in one folder."""
 
 import copy
-import sys
+import math
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-import tqdm
+from numpy.typing import NDArray
+from ptychi.api.options.task import PtychographyTaskOptions
 
 from ptychi_neural import evaluation
 from ptychi_neural.comparison.engines import check_engine_names, engine_options
@@ -19,9 +21,13 @@ from ptychi_neural.comparison.result import Comparison
 from ptychi_neural.comparison.run_engine import run_engine
 from ptychi_neural.comparison.snapshots import EngineRun
 from ptychi_neural.comparison.target import Target, load_with_target
+from ptychi_neural.runs.attend import interruptible
+from ptychi_neural.runs.folders import results_folder
+from ptychi_neural.runs.progress import say, tell
 from ptychi_neural.runs.provenance import provenance, write_json
-from ptychi_neural.runs.reconstruct import check_output_folder, is_refined, new_folder
 from ptychi_neural.runs.run_file import RunFile
+from ptychi_neural.runs.run_scan import is_refined
+from ptychi_neural.scans import Scan
 
 
 def compare(
@@ -71,25 +77,84 @@ def compare(
     """
     run, changes = copy.deepcopy(run), changes or {}
     folder = Path(output_folder or f"{run.output_folder}-comparison")
-    check_output_folder(folder, overwrite)
     check_engine_names(engines)
     if idle := [name for name in changes if name not in engines]:
         raise ValueError(f"--set {idle[0]}: that engine is not compared; add it to --engines.")
-    if seconds is not None and seconds <= 0:
-        raise ValueError(f"seconds = {seconds} must be above 0.")
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise ValueError(f"seconds = {seconds} must be above 0, and finite.")
     shared = run.options.reconstructor_options
     if shared.random_seed is None:
         shared.random_seed = int(np.random.default_rng().integers(2**31))
     options = {name: engine_options(name, run, changes.get(name)) for name in engines}
+    with results_folder(folder, overwrite) as results:
+        tell("started", pid=os.getpid(), engines=list(engines), product_output=None)
+        scan, target = load_with_target(run)
+        pixels = hold_out(scan, held_out, shared.random_seed)
+        clock = time.perf_counter()
+        with interruptible("the batch"):
+            runs, refused, broken = _run_all(options, run, scan, pixels, target, show_progress)
+            comparison = Comparison(
+                folder=folder,
+                runs=runs,
+                refused=refused,
+                broken=broken,
+                seconds=runs[0].last.seconds if seconds is None else seconds,
+                scan=scan,
+                held_out=pixels,
+                target=target,
+                refined=any(is_refined(chosen) for chosen in options.values()),
+            )
+            content = provenance(
+                time.perf_counter() - clock,
+                torch.get_default_device(),
+                seed=shared.random_seed,
+                engines={run.engine: run.settings for run in runs},
+                stopped={run.engine: run.stopped for run in runs if run.stopped} | refused,
+            )
+            run.write(results.temporary / "run.toml")
+            write_json(results.temporary / "provenance.json", content)
+            _save(comparison, results.temporary)
+            try:
+                _draw(comparison, results.temporary)
+            except Exception as error:  # A figure keeps no table from its place.
+                say(f"warning: the figures could not be drawn: {error}")
+            results.publish()
+        tell(
+            "finished", cancelled=comparison.interrupted, path=str(folder), failed=comparison.failed
+        )
+    return comparison
 
-    scan, target = load_with_target(run)
-    pixels = hold_out(scan, held_out, shared.random_seed)
-    clock = time.perf_counter()
+
+def _run_all(
+    options: dict[str, PtychographyTaskOptions],
+    run: RunFile,
+    scan: Scan,
+    pixels: NDArray[np.bool_],
+    target: Target | None,
+    show_progress: bool,
+) -> tuple[list[EngineRun], dict[str, str], list[str]]:
+    """Run all engines; one that fails does not end the others.
+
+    Returns
+    -------
+    list of EngineRun
+        The engines that ran.
+    dict
+        Why the others did not, by their names.
+    list of str
+        Those of the others that did not refuse the scan but failed.
+
+    Raises
+    ------
+    ValueError
+        If no engine ran.
+    """
     runs: list[EngineRun] = []
     refused: dict[str, str] = {}
+    broken: list[str] = []
     for number, (name, chosen) in enumerate(options.items(), start=1):
         if show_progress:
-            tqdm.tqdm.write(f"{name} ({number} of {len(options)})", file=sys.stderr)
+            say(f"{name} ({number} of {len(options)})")
         try:
             runs.append(
                 run_engine(
@@ -99,35 +164,16 @@ def compare(
         except (NotImplementedError, ValueError) as error:
             refused[name] = str(error)
             continue
+        except Exception as error:  # memory, what an engine cannot do
+            refused[name] = f"{type(error).__name__}: {error}"
+            broken.append(name)
+            say(f"{name} failed: {error}")
+            continue
         if runs[-1].stopped == "interrupted":
             break
     if not runs:
         raise ValueError("\n".join(f"{name}: {reason}" for name, reason in refused.items()))
-
-    comparison = Comparison(
-        folder=folder,
-        runs=runs,
-        refused=refused,
-        seconds=runs[0].last.seconds if seconds is None else seconds,
-        scan=scan,
-        held_out=pixels,
-        target=target,
-        refined=any(is_refined(chosen) for chosen in options.values()),
-    )
-    device = torch.get_default_device()
-    content = provenance(
-        time.perf_counter() - clock,
-        device,
-        seed=run.options.reconstructor_options.random_seed,
-        engines={run.engine: run.settings for run in runs},
-        stopped={run.engine: run.stopped for run in runs if run.stopped} | refused,
-    )
-    with new_folder(folder, overwrite) as temporary:
-        run.write(temporary / "run.toml")
-        write_json(temporary / "provenance.json", content)
-        _save(comparison, temporary)
-        _draw(comparison, temporary)
-    return comparison
+    return runs, refused, broken
 
 
 def _save(comparison: Comparison, folder: Path) -> None:

@@ -1,6 +1,6 @@
 """What a comparison has come to, as tables and as a report."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,15 @@ class Comparison:
 
     refined: bool
     """Whether probe or positions were refined."""
+
+    broken: list[str] = field(default_factory=list)
+    """Engines of ``refused`` that did not refuse the scan but failed."""
+
+    @property
+    def failed(self) -> list[str]:
+        """Engines that failed or diverged."""
+        early = (None, "interrupted", "out of time")
+        return [*self.broken, *(run.engine for run in self.runs if run.stopped not in early)]
 
     @property
     def interrupted(self) -> bool:

@@ -89,6 +89,8 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         self.judge = HeldOutJudge(options.validation, self.loss_function)
         self.start = self._new_start()
         self.continuation: Continuation | None = None
+        self.is_under_way = False
+        """Whether a run is under way; set too when a state from the midst of one was taken up."""
         self.normalization_pending = options.generator.checkpoint is None
         self.object_is_assembled = False
         self.latest: LatestPatches | None = None
@@ -183,7 +185,9 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         # Whoever calls may have switched gradients off, without which nothing is fitted.
         with torch.inference_mode(False), torch.enable_grad(), self.surroundings.entered():
             self.forward_model.zero_grad()  # An interrupted batch leaves gradients.
-            self.begin_run()
+            if not self.is_under_way:
+                self.begin_run()
+                self.is_under_way = True
             n_epochs = self.n_epochs if n_epochs is None else n_epochs
             try:
                 self.start.make(self.scan, with_splits=n_epochs > 0)
@@ -194,6 +198,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             except _NothingBetter:
                 logger.info("Epoch %d: the held-out pixels tell to stop.", self.current_epoch)
             finally:
+                self.is_under_way = False
                 self.end_run()
 
     def run_epochs(self, n_epochs: int) -> None:
@@ -296,7 +301,8 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             self.latest = LatestPatches(scan.model.stitching, positions, patches)
 
     def _bar(self, length: int, name: str) -> tqdm:
-        return tqdm(range(length), desc=name, leave=False, disable=self.pbar.disable)
+        kind = type(self.pbar)  # Whoever shows epochs in another way shows projections in it too.
+        return kind(range(length), desc=name, leave=False, disable=self.pbar.disable)
 
     def _iterated(self, split: int | None, object_: Tensor) -> None:
         if split is not None:

@@ -78,6 +78,7 @@ def reconstructor_state(reconstructor: NeuralReconstructor, generator: bool = Tr
     state: State = {
         "counts": _counts(reconstructor),
         "epoch": reconstructor.current_epoch,
+        "is_under_way": reconstructor.is_under_way,
         "normalization_pending": reconstructor.normalization_pending,
         "object_is_assembled": reconstructor.object_is_assembled,
         "continuation": None if continuation is None else continuation.state_dict(),
@@ -131,6 +132,7 @@ def restore_reconstructor(reconstructor: NeuralReconstructor, state: State) -> N
         for name in ("units", "judge", "start", "continuation", "latest_patches")
     }
     reconstructor.current_epoch = state["epoch"]
+    reconstructor.is_under_way = state.get("is_under_way", False)
     reconstructor.normalization_pending = state["normalization_pending"]
     reconstructor.object_is_assembled = state["object_is_assembled"]
     reconstructor.units.load_state_dict(values["units"])

@@ -1,7 +1,6 @@
-"""A progress bar for a task that runs, and Ctrl-C that lets it finish its batch."""
+"""A task that runs: its progress is told, and a signal to stop lets it finish its batch."""
 
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,20 +8,27 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-import tqdm
 from ptychi.api.task import PtychographyTask
 from ptychi.reconstructors.base import IterativeReconstructor
 
+from ptychi_neural.engine.reconstructor import NeuralReconstructor
+from ptychi_neural.runs.progress import TIMES, Bar, say, tell
+
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+"""Signals that end a run early: Ctrl-C, the end of a batch job, a terminal that is closed."""
+
 
 class _Stop(Exception):
-    """Raised after the batch in which Ctrl-C was pressed."""
+    """Raised after the batch in which a run was told to stop."""
 
 
 def run_attended(task: PtychographyTask, show_progress: bool = True) -> bool:
-    """Run all epochs of a task's options.
+    """Run all epochs of a task's options, or those that are left of a run that goes on.
 
     The first Ctrl-C ends the run after the current batch, the second at once, as
-    ``KeyboardInterrupt``. Outside the main thread Ctrl-C is left to others.
+    ``KeyboardInterrupt``; see ``interruptible``.
 
     Parameters
     ----------
@@ -43,45 +49,68 @@ def run_attended(task: PtychographyTask, show_progress: bool = True) -> bool:
     """
     reconstructor = task.reconstructor
     assert isinstance(reconstructor, IterativeReconstructor)
-    with _progress_bar(reconstructor, show_progress), _stop_on_interrupt(reconstructor):
+    n_epochs = reconstructor.n_epochs
+    if isinstance(reconstructor, NeuralReconstructor) and reconstructor.is_under_way:
+        n_epochs -= reconstructor.current_epoch
+    with _progress_told(reconstructor, show_progress), _stop_on_interrupt(reconstructor):
         try:
-            task.run()
+            task.run(n_epochs)
         except _Stop:
             return True
     return False
 
 
 @contextmanager
-def _progress_bar(reconstructor: IterativeReconstructor, show: bool) -> Iterator[None]:
-    """Show our bar in the place of pty-chi's, which does not tell the loss."""
+def _progress_told(reconstructor: IterativeReconstructor, show: bool) -> Iterator[None]:
+    """Show our bar in the place of pty-chi's, which does not tell the loss, and tell events."""
     before = reconstructor.pbar
-    bar = tqdm.tqdm(
+    bar = Bar(
         total=reconstructor.n_epochs,
+        initial=reconstructor.current_epoch,
         disable=not show,
-        bar_format="epoch {n_fmt}/{total_fmt} |{bar:30}| {elapsed} gone, {remaining} left{postfix}",
+        bar_format="epoch {n_fmt}/{total_fmt} |{bar:30}| " + TIMES,
     )
 
     def report_loss() -> None:
         table = reconstructor.loss_tracker.table
         loss = table.loss.iloc[-1]
         bar.set_postfix_str(f"loss {loss:.4g}", refresh=False)
+        n_done = int(table.epoch.iloc[-1]) + 1
+        tell("epoch", epoch=n_done, num_epochs=reconstructor.n_epochs, loss=loss)
         if not np.isfinite(loss):
             raise FloatingPointError(
-                f"The loss became {loss} in epoch {int(table.epoch.iloc[-1])}. Likely causes: a "
-                "step size that is too large, or data that are not counts."
+                f"The loss became {loss} in epoch {n_done - 1}. Likely causes: a step size that "
+                "is too large, or data that are not counts."
             )
 
     reconstructor.pbar = bar
     try:
         with bar, after(reconstructor.loss_tracker, "conclude_epoch", report_loss):
-            yield
+            if not isinstance(reconstructor, NeuralReconstructor):
+                yield
+                return
+            with after(reconstructor.judge, "record", _judgement_told(reconstructor)):
+                yield
     finally:
         reconstructor.pbar = before
 
 
+def _judgement_told(reconstructor: NeuralReconstructor) -> Callable[[], None]:
+    """Make the action that tells the latest held-out loss: of an iteration, or after an epoch."""
+
+    def report() -> None:
+        stage, step, loss = reconstructor.judge.course[-1]
+        if stage == "projections":
+            tell("iteration", iteration=step + 1, held_out_loss=loss)
+        else:
+            tell("validation", epoch=step, held_out_loss=loss)
+
+    return report
+
+
 @contextmanager
 def _stop_on_interrupt(reconstructor: IterativeReconstructor) -> Iterator[None]:
-    """End the run after the batch in which Ctrl-C is pressed."""
+    """End the run after the batch in which it was told to stop."""
     with interruptible("the batch") as interrupted:
 
         def stop() -> None:
@@ -92,38 +121,58 @@ def _stop_on_interrupt(reconstructor: IterativeReconstructor) -> Iterator[None]:
             yield
 
 
+_in_force: list[Callable[[], bool]] = []
+"""What tells whether the present block of ``interruptible`` was interrupted."""
+
+
 @contextmanager
 def interruptible(unit: str) -> Iterator[Callable[[], bool]]:
-    """Note the first Ctrl-C for whoever asks, and let the second raise ``KeyboardInterrupt``.
+    """Note a signal to stop for whoever asks, so that what was reached can be saved.
+
+    Ctrl-C, SIGTERM and SIGHUP are noted. The second Ctrl-C raises ``KeyboardInterrupt``; the others
+    may come several times, as they do when a terminal is closed. Signals that are ignored (as with
+    ``nohup``) stay so. A block inside another one shares what is noted.
 
     Parameters
     ----------
     unit : str
-        What is finished after the first Ctrl-C, for the message.
+        What is finished first, for the message.
 
     Yields
     ------
     callable
-        It tells whether Ctrl-C was pressed. Outside the main thread Ctrl-C is left to others.
+        It tells whether to stop. Outside the main thread signals are left to others.
     """
-    pressed = False
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        nonlocal pressed
-        if pressed:
-            raise KeyboardInterrupt
-        pressed = True
-        message = f"Finishing {unit}, then saving. Ctrl-C again stops at once and saves nothing."
-        tqdm.tqdm.write(message, file=sys.stderr)
-
+    if _in_force:
+        yield _in_force[-1]
+        return
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    before = signal.signal(signal.SIGINT, interrupt)
+    noted: set[int] = set()
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        if signum in noted and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not noted:
+            tell("cancelling", signal=signal.Signals(signum).name)
+            say(f"Finishing {unit}, then saving. Ctrl-C again stops at once and saves nothing.")
+        noted.add(signum)
+
+    def interrupted() -> bool:
+        return bool(noted)
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    heeded = [n for n, handler in before.items() if handler not in (None, signal.SIG_IGN)]
+    for number in heeded:
+        signal.signal(number, note)
+    _in_force.append(interrupted)
     try:
-        yield lambda: pressed
+        yield interrupted
     finally:
-        signal.signal(signal.SIGINT, before)
+        _in_force.remove(interrupted)
+        for number in heeded:
+            signal.signal(number, before[number])
 
 
 @contextmanager

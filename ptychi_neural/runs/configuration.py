@@ -40,9 +40,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         If the file is not valid TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Some editors add a mark.
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RunFileError(str(path), [f"not valid TOML: {error}"]) from error
+    except RecursionError as error:
+        raise RunFileError(str(path), ["nested too deeply; make it flatter"]) from error
 
 
 def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
@@ -162,6 +164,9 @@ def validated(model: type, values: dict[str, Any], names: list[str], problems: l
             if unknown:
                 key = ".".join(filter(None, (key, str(detail["loc"][-1]))))
                 message = "unknown key" + _suggestion(key, names)
+            elif detail["type"] == "union_tag_not_found":
+                message = f"required, one of {', '.join(_kinds(model, key))}"
+                key = f"{key}.kind"
             elif detail["type"].startswith("missing") and isinstance(detail["loc"][-1], str):
                 message = "required"
             else:
@@ -186,6 +191,15 @@ def annotations(model: Any) -> dict[str, Any]:
     """Names and types of the fields of a pydantic model or dataclass; empty for other types."""
     fields = getattr(model, "__pydantic_fields__", {})
     return {name: info.annotation for name, info in fields.items()}
+
+
+def _kinds(model: type, key: str) -> list[str]:
+    """Names of the kinds among which a section of a run file chooses."""
+    annotation: Any = model
+    for part in key.split("."):
+        group = next(g for g in (annotation, *typing.get_args(annotation)) if annotations(g))
+        annotation = annotations(group)[part]
+    return [annotations(kind)["kind"].__args__[0] for kind in typing.get_args(annotation)]
 
 
 def _key(location: tuple[int | str, ...], names: list[str]) -> str:

@@ -1,6 +1,7 @@
 """Prediction of a scan in files by a trained generator, at once or while it is measured."""
 
 import dataclasses
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from ptychi.utils import rescale_probe
 from ptychi_neural.evaluation.prediction_figures import prediction_figure
 from ptychi_neural.prediction import NeuralPredictor, PredictedObject, PredictionStream
 from ptychi_neural.runs.attend import interruptible
-from ptychi_neural.runs.folders import check_output_folder, new_folder
+from ptychi_neural.runs.folders import ResultsFolder, folder_name, results_folder
 from ptychi_neural.runs.growing_file import BATCH_SIZE, Look, looks
+from ptychi_neural.runs.progress import say, tell
 from ptychi_neural.runs.provenance import provenance, write_json
 from ptychi_neural.scans import Scan, load_scan, read_product, select_frames, write_product
 
@@ -94,25 +96,51 @@ def infer(
     """
     predictor = NeuralPredictor.from_file(generator)
     planned = read_product(product)
-    folder = Path(output_folder or Path("results") / f"{planned.name or 'scan'}-inferred")
-    check_output_folder(folder, overwrite)
+    folder = Path(output_folder or Path("results") / f"{folder_name(planned.name)}-inferred")
     _set_geometry(predictor, planned)
-    if not follow:
-        result = _at_once(predictor, diffraction, product, folder)
-        _write(result, generator, overwrite)
-        return result
-    latest: InferenceResult | None = None
-    with interruptible("what has arrived") as stop:
-        growing = looks(diffraction, every_s, timeout_s, stop)
-        for latest in _followed(predictor, growing, planned, folder):
-            _write(latest, generator, overwrite)
-            overwrite = True
-        interrupted = stop()
-    if latest is None:
-        raise ValueError(
-            f"{diffraction}: no frame with a position in {product} came within {timeout_s:g} s."
+    with results_folder(folder, overwrite) as results:
+        tell("started", pid=os.getpid(), product_output=str(folder / "product.h5"))
+        if follow:
+            with interruptible("what has arrived") as stop:
+                growing = looks(diffraction, every_s, timeout_s, stop)
+                latest = _follow(predictor, growing, planned, results, Path(generator))
+                interrupted = stop()
+            if latest is None and interrupted:
+                raise KeyboardInterrupt
+            if latest is None:
+                raise ValueError(
+                    f"{diffraction}: no frame with a position in {product} came within "
+                    f"{timeout_s:g} s."
+                )
+            result = dataclasses.replace(latest, interrupted=interrupted)
+        else:
+            result = _at_once(predictor, diffraction, product, folder)
+            with interruptible("the prediction"):
+                _write(result, Path(generator), results)
+        tell(
+            "finished",
+            frames=len(result.scan.positions_px),
+            cancelled=result.interrupted,
+            path=str(folder / "product.h5"),
         )
-    latest.interrupted = interrupted
+    return result
+
+
+def _follow(
+    predictor: NeuralPredictor,
+    growing: Iterator[Look],
+    planned: Scan,
+    results: ResultsFolder,
+    generator: Path,
+) -> InferenceResult | None:
+    """Predict anew whenever frames have come, and keep the results folder up to date."""
+    latest: InferenceResult | None = None
+    for found in _followed(predictor, growing, planned, results.folder):
+        if latest is not None:
+            results.renew()
+        latest = found
+        _write(latest, generator, results)
+        tell("prediction", frames=len(latest.scan.positions_px))
     return latest
 
 
@@ -193,8 +221,9 @@ def _set_geometry(predictor: NeuralPredictor, scan: Scan) -> None:
         options.data_options.wavelength_m = scan.wavelength_m
 
 
-def _write(result: InferenceResult, generator: str | Path, overwrite: bool) -> None:
-    prediction, generator = result.prediction, Path(generator)
+def _write(result: InferenceResult, generator: Path, results: ResultsFolder) -> None:
+    """Write the results folder, the product first."""
+    prediction, folder = result.prediction, results.temporary
     result.scan = dataclasses.replace(
         result.scan,
         patterns=result.scan.patterns[:0],
@@ -202,11 +231,19 @@ def _write(result: InferenceResult, generator: str | Path, overwrite: bool) -> N
         probe=prediction.probe,
         comments=f"{result.scan.comments} Predicted by {generator.name}.".strip(),
     )
-    with new_folder(result.folder, overwrite) as folder:
-        write_product(folder / "product.h5", result.scan)
-        with h5py.File(folder / "product.h5", "a") as file:
-            file["object_std"] = prediction.standard_deviation
-            file["reprojection_error"] = result.errors
+    write_product(folder / "product.h5", result.scan)
+    with h5py.File(folder / "product.h5", "a") as file:
+        file["object_std"] = prediction.standard_deviation
+        file["reprojection_error"] = result.errors
+    content = provenance(
+        result.seconds,
+        torch.get_default_device(),
+        generator=str(generator.resolve()),
+        frames=len(result.scan.positions_px),
+        mean_reprojection_error=float(prediction.reprojection_error.mean()),
+    )
+    write_json(folder / "provenance.json", content)
+    try:
         prediction_figure(
             folder / "figure.png",
             prediction.object,
@@ -216,11 +253,6 @@ def _write(result: InferenceResult, generator: str | Path, overwrite: bool) -> N
             pixel_size_m=result.scan.pixel_size_m,
             mask=prediction.weight > 0.05 * prediction.weight.max(),
         )
-        content = provenance(
-            result.seconds,
-            torch.get_default_device(),
-            generator=str(generator.resolve()),
-            frames=len(result.scan.positions_px),
-            mean_reprojection_error=float(prediction.reprojection_error.mean()),
-        )
-        write_json(folder / "provenance.json", content)
+    except Exception as error:  # A figure keeps no product from its place.
+        say(f"warning: figure.png could not be drawn: {error}")
+    results.publish()

@@ -17,6 +17,7 @@ from ptychi_neural.runs.configuration import (
     merged,
     validated,
 )
+from ptychi_neural.runs.workable import unworkable
 
 
 def options_from(
@@ -62,6 +63,7 @@ def checked_options(
     logging.disable(logging.WARNING)  # The task checks again, and warns then.
     try:
         options.check()
+        problems.extend(unworkable(options))
     except ValueError as error:
         problems.append(str(error))
     finally:

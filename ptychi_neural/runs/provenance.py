@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import ptychi_neural
+from ptychi_neural.scans.hdf5 import replacing
 
 
 def provenance(seconds: float, device: torch.device, **details: Any) -> dict[str, Any]:
@@ -28,9 +29,15 @@ def provenance(seconds: float, device: torch.device, **details: Any) -> dict[str
     }
 
 
+def beginning() -> dict[str, Any]:
+    """Describe a run that begins, for the ``provenance.json`` of one that is killed."""
+    return {"command": sys.argv, "begun": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file that is pleasant to read."""
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    """Write a JSON file that is pleasant to read, whole, in the place of an earlier one."""
+    with replacing(path, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def device_name(device: torch.device) -> str:

@@ -1,6 +1,9 @@
 """One reconstruction from a run file to a results folder."""
 
 import copy
+import json
+import os
+import shutil
 import time
 from pathlib import Path
 
@@ -12,10 +15,28 @@ from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.engine.tasks import build_task
 from ptychi_neural.prediction import deviation
 from ptychi_neural.prediction.deviation_intervals import Intervals, measure_intervals
-from ptychi_neural.runs.folders import check_output_folder, new_folder
-from ptychi_neural.runs.provenance import write_json
+from ptychi_neural.runs.attend import interruptible
+from ptychi_neural.runs.checkpoints import (
+    CHECKPOINT,
+    Checkpoints,
+    check_same,
+    load_checkpoint,
+    take_seeds,
+)
+from ptychi_neural.runs.folders import PROVENANCE, ResultsFolder, results_folder
+from ptychi_neural.runs.progress import say, tell
+from ptychi_neural.runs.provenance import beginning, write_json
 from ptychi_neural.runs.quality import in_register, object_metrics
-from ptychi_neural.runs.result import ReconstructionResult, draw, save
+from ptychi_neural.runs.result import (
+    ReconstructionResult,
+    check_room,
+    draw,
+    save,
+    save_deviation,
+    save_intervals,
+    save_product,
+    what_fails_is_told,
+)
 from ptychi_neural.runs.run_file import RunFile
 from ptychi_neural.runs.run_scan import is_refined, load, reconstructed
 from ptychi_neural.runs.warm_start import NeuralWarmStartWorkflow
@@ -27,6 +48,7 @@ def reconstruct(
     output_folder: str | Path | None = None,
     overwrite: bool = False,
     show_progress: bool = True,
+    resume: bool = False,
 ) -> ReconstructionResult:
     """Reconstruct a scan and write the results folder.
 
@@ -47,31 +69,68 @@ def reconstruct(
         Replace an earlier result.
     show_progress : bool
         Show a bar with epoch, loss and time left.
+    resume : bool
+        Go on from the latest checkpoint of a run that was killed or interrupted, as if it had
+        never ended. Without a checkpoint the run begins anew, with the same seed.
 
     Raises
     ------
     FileExistsError
-        If the folder exists, before anything is done.
+        If the folder exists or another run writes to it, before anything is done.
     FileNotFoundError, ValueError
-        If the scan cannot be read, or engine and scan do not fit each other.
+        If the scan cannot be read, engine and scan do not fit each other, or there is nothing to
+        resume.
+    OSError
+        If the folder cannot be written, or the product could not be saved in it.
+    FloatingPointError
+        If nothing finite is left to save.
     """
     run = copy.deepcopy(run)
     run.output_folder = Path(output_folder or run.output_folder)
-    check_output_folder(run.output_folder, overwrite)
-    _draw_missing_seeds(run)
-    scan, reference = load(run)
-    result = _run_engines(run, scan, show_progress)
-    with new_folder(run.output_folder, overwrite) as folder:
-        save(result, run, folder)
-        if reference is not None:
-            found = result.scan
-            refined = any(is_refined(stage.options) for stage in run.stages)
-            free = run.simulation is None or refined
-            compared = in_register(found.object, reference, found.positions_px, free)
-            result.metrics = object_metrics(*compared, free)
-            write_json(folder / "metrics.json", result.metrics)
-        draw(result, run, folder)
+    with results_folder(run.output_folder, overwrite, resume=resume) as results:
+        if results.earlier is not None:
+            _check_unfinished(results)
+            take_seeds(run, results.earlier)
+        _draw_missing_seeds(run)
+        scan, reference = load(run)
+        check_room(results.temporary, scan)
+        first = build_task(run.options, scan, keep=run.chosen)
+        second = None if run.refine is None else build_task(run.refine.options, scan)
+        _begin(results, run)
+        if results.earlier is not None:
+            _go_on(results, first)
+        tell(
+            "started",
+            pid=os.getpid(),
+            reconstructor=run.options.reconstructor_options.get_reconstructor_type().value,
+            options_class=type(run.options).__name__,
+            num_epochs=run.options.reconstructor_options.num_epochs,
+            num_patterns=len(scan.patterns),
+            product_output=str(run.output_folder / "product.h5"),
+        )
+        with interruptible("the batch"):
+            checkpoints = Checkpoints(results.temporary, 60 * run.checkpoint_minutes)
+            workflow = NeuralWarmStartWorkflow(first, second, checkpoints)
+            result = _run_engines(run, workflow, scan, show_progress)
+            _save(result, run, scan, results, reference)
+            results.publish()
+        tell(
+            "finished",
+            epoch=len(result.losses),
+            cancelled=result.stopped == "interrupted",
+            path=str(run.output_folder / "product.h5"),
+            stopped=result.stopped,
+        )
     return result
+
+
+def _check_unfinished(results: ResultsFolder) -> None:
+    """Check that the run to resume was killed or interrupted."""
+    assert results.earlier is not None
+    path = results.earlier / PROVENANCE
+    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if results.earlier == results.target and told.get("stopped") != "interrupted":
+        raise ValueError(f"{results.folder}: is complete, --overwrite reconstructs it anew.")
 
 
 def _draw_missing_seeds(run: RunFile) -> None:
@@ -81,24 +140,49 @@ def _draw_missing_seeds(run: RunFile) -> None:
             stage.options.reconstructor_options.random_seed = drawn
 
 
-def _run_engines(run: RunFile, scan: Scan, show_progress: bool) -> ReconstructionResult:
+def _begin(results: ResultsFolder, run: RunFile) -> None:
+    """Write what tells a run that is killed, or take over what one has left."""
+    if results.earlier is not None:
+        check_same(run, results.earlier)
+    if results.earlier == results.temporary:
+        return
+    run.write(results.temporary / "run.toml")
+    write_json(results.temporary / PROVENANCE, beginning())
+    if results.earlier is not None and (results.earlier / CHECKPOINT).is_file():
+        shutil.copy(results.earlier / CHECKPOINT, results.temporary)
+
+
+def _go_on(results: ResultsFolder, task: PtychographyTask) -> None:
+    if load_checkpoint(results.temporary, task):
+        reconstructor = task.reconstructor
+        assert isinstance(reconstructor, NeuralReconstructor)
+        say(f"Going on after epoch {reconstructor.current_epoch}.")
+    else:
+        say("There is no checkpoint: the run begins anew, with the same seed.")
+
+
+def _run_engines(
+    run: RunFile, workflow: NeuralWarmStartWorkflow, scan: Scan, show_progress: bool
+) -> ReconstructionResult:
     """Run the engine and that of ``[refine]``; a divergence is an error if nothing finite is left.
 
     Raises
     ------
     FloatingPointError
-        If the loss and the object are not finite.
+        If object, probe, positions or weights are not finite.
     """
-    first = build_task(run.options, scan, keep=run.chosen)
-    second = None if run.refine is None else build_task(run.refine.options, scan)
-    workflow = NeuralWarmStartWorkflow(first, second)
     clock = time.perf_counter()
     try:
         stopped = "interrupted" if workflow.run(show_progress) else None
     except FloatingPointError as error:
-        if not workflow.reached.get_data("object").isfinite().all():
-            raise
         stopped = str(error)
+    for name in ("object", "probe", "probe_positions", "opr_mode_weights"):
+        if not workflow.reached.get_data(name).isfinite().all():
+            raise FloatingPointError(
+                stopped
+                or f"The {name} became NaN or infinite. Likely causes: a step size that is "
+                "too large, or data that are not counts."
+            )
     seconds = time.perf_counter() - clock
 
     engines = [stage.engine for stage in run.stages]
@@ -111,13 +195,13 @@ def _run_engines(run: RunFile, scan: Scan, show_progress: bool) -> Reconstructio
     return ReconstructionResult(
         folder=run.output_folder,
         task=workflow.reached,
-        first_task=first,
+        first_task=workflow.tasks[0],
         scan=reconstructed(scan, workflow.reached, how),
         losses=losses.drop(columns="task"),
         stopped=stopped,
         seconds=seconds,
-        standard_deviation=_disagreement(workflow.reached),
-        intervals=_intervals(run, scan, first) if stopped is None else None,
+        standard_deviation=None,
+        intervals=None,
         metrics=None,
     )
 
@@ -125,6 +209,37 @@ def _run_engines(run: RunFile, scan: Scan, show_progress: bool) -> Reconstructio
 def _intervals(run: RunFile, scan: Scan, task: PtychographyTask) -> Intervals | None:
     """Intervals of the neural engine's result, where the run file asks for them."""
     return measure_intervals(task, run.options, scan, run.chosen) if run.intervals else None
+
+
+def _save(
+    result: ReconstructionResult,
+    run: RunFile,
+    scan: Scan,
+    results: ResultsFolder,
+    reference: NDArray[np.complexfloating] | None,
+) -> None:
+    """Save the product first, then all that can be had without, of which nothing ends the run."""
+    folder = results.temporary
+    save_product(result, folder)
+    if result.stopped != "interrupted":
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+    save(result, run, folder)
+    if result.stopped != "interrupted":  # It takes a while, and who stops a run may not wait.
+        with what_fails_is_told(result, "object_std", is_needed=False):
+            result.standard_deviation = _disagreement(result.task)
+            save_deviation(result, folder)
+        with what_fails_is_told(result, "intervals", is_needed=False):
+            result.intervals = _intervals(run, scan, result.first_task)
+            save_intervals(result, folder)
+    if reference is not None:
+        with what_fails_is_told(result, "metrics.json", is_needed=False):
+            found = result.scan
+            refined = any(is_refined(stage.options) for stage in run.stages)
+            free = run.simulation is None or refined
+            compared = in_register(found.object, reference, found.positions_px, free)
+            result.metrics = object_metrics(*compared, free)
+            write_json(folder / "metrics.json", result.metrics)
+    draw(result, run, folder)
 
 
 def _disagreement(task: PtychographyTask) -> NDArray[np.floating] | None:

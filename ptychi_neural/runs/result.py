@@ -1,6 +1,12 @@
 """The result of a reconstruction, and the files in its folder."""
 
-from dataclasses import dataclass
+import errno
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
@@ -12,9 +18,11 @@ from ptychi.api.task import PtychographyTask
 from ptychi_neural import evaluation
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.prediction.deviation_intervals import Intervals
+from ptychi_neural.runs.checkpoints import CHECKPOINT
 from ptychi_neural.runs.provenance import provenance, write_json
 from ptychi_neural.runs.run_file import RunFile
 from ptychi_neural.scans import Scan, write_product
+from ptychi_neural.scans.hdf5 import replacing
 
 
 @dataclass
@@ -53,24 +61,109 @@ class ReconstructionResult:
     metrics: dict[str, float] | None
     """Comparison with the ground truth or the reference; None where there is neither."""
 
+    unsaved: list[str] = field(default_factory=list)
+    """Files of the result that could not be written."""
+
+
+def check_room(folder: Path, scan: Scan) -> None:
+    """Check that a product of a scan fits on the disk, before anything is computed.
+
+    Raises
+    ------
+    OSError
+        If it does not.
+    """
+    arrays = (scan.object, scan.probe, scan.positions_px, scan.opr_mode_weights)
+    needed = 2 * sum(array.nbytes for array in arrays if array is not None)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            f"{folder.parent}: the disk has {free / 2**20:.3g} MiB left, a result takes at least "
+            f"{needed / 2**20:.3g} MiB. Make room, or write elsewhere with --output FOLDER."
+        )
+
+
+@contextmanager
+def what_fails_is_told(
+    result: ReconstructionResult, what: str, is_needed: bool = True
+) -> Iterator[None]:
+    """Let a part of the result that cannot be made or written not keep the others from it.
+
+    Parameters
+    ----------
+    result : ReconstructionResult
+        Takes note of what was not written.
+    what : str
+        The part, for the message.
+    is_needed : bool
+        Whether the result is incomplete without it, and not only where the disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        warnings.warn(f"{what} could not be written: {error}", stacklevel=3)
+        if is_needed or isinstance(error, OSError):
+            result.unsaved.append(what)
+
+
+def save_product(result: ReconstructionResult, folder: Path) -> None:
+    """Write the product. On a full disk the checkpoint makes room for it.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written. The product lies in the system's temporary folder then.
+    """
+    losses = list(result.losses[["epoch", "loss"]].itertuples(index=False, name=None))
+    try:
+        try:
+            write_product(folder / "product.h5", result.scan, losses, overwrite=True)
+        except (OSError, RuntimeError):
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+            write_product(folder / "product.h5", result.scan, losses, overwrite=True)
+    except (OSError, RuntimeError) as error:
+        elsewhere = Path(tempfile.mkdtemp(prefix="ptychi-neural-")) / "product.h5"
+        write_product(elsewhere, result.scan, losses)
+        failure = OSError(f"product.h5 could not be written ({error}). It is {elsewhere}.")
+        failure.errno = getattr(error, "errno", None) or errno.EIO
+        raise failure from error
+
+
+def save_deviation(result: ReconstructionResult, folder: Path) -> None:
+    """Write the disagreement of the predictions into the product, where there is one."""
+    if result.standard_deviation is not None:
+        _add_to_product(folder, object_std=result.standard_deviation)
+
+
+def save_intervals(result: ReconstructionResult, folder: Path) -> None:
+    """Write the intervals of amplitude and phase into the product, where there are some."""
+    if result.intervals is not None:
+        _add_to_product(
+            folder,
+            amplitude_interval=result.intervals.amplitude,
+            phase_interval=result.intervals.phase,
+        )
+
+
+def _add_to_product(folder: Path, **arrays: NDArray[np.floating]) -> None:
+    path = folder / "product.h5"
+    with replacing(path, overwrite=True) as temporary:
+        shutil.copy(path, temporary)
+        with h5py.File(temporary, "a") as file:
+            for name, array in arrays.items():
+                file[name] = array
+
 
 def save(result: ReconstructionResult, run: RunFile, folder: Path) -> None:
-    """Write the product, the generator, the run file, the losses and the provenance."""
-    losses = list(result.losses[["epoch", "loss"]].itertuples(index=False, name=None))
-    write_product(folder / "product.h5", result.scan, losses)
-    if result.standard_deviation is not None:
-        with h5py.File(folder / "product.h5", "a") as file:
-            file["object_std"] = result.standard_deviation
-    if result.intervals is not None:
-        with h5py.File(folder / "product.h5", "a") as file:
-            file["amplitude_interval"] = result.intervals.amplitude
-            file["phase_interval"] = result.intervals.phase
+    """Write the generator, the losses and the provenance."""
     reconstructor = result.first_task.reconstructor
     if isinstance(reconstructor, NeuralReconstructor):
-        reconstructor.save_generator(folder / "generator.safetensors")
-        reconstructor.validation.to_csv(folder / "validation.csv", index=False)
-    run.write(folder / "run.toml")
-    result.losses.to_csv(folder / "losses.csv", index=False)
+        with what_fails_is_told(result, "generator.safetensors"):
+            reconstructor.save_generator(folder / "generator.safetensors", overwrite=True)
+        with what_fails_is_told(result, "validation.csv"):
+            reconstructor.validation.to_csv(folder / "validation.csv", index=False)
+    with what_fails_is_told(result, "losses.csv"):
+        result.losses.to_csv(folder / "losses.csv", index=False)
     content = provenance(
         result.seconds,
         result.task.get_data("object").device,
@@ -78,19 +171,31 @@ def save(result: ReconstructionResult, run: RunFile, folder: Path) -> None:
         epochs=len(result.losses),
         stopped=result.stopped,
     )
-    write_json(folder / "provenance.json", content)
+    with what_fails_is_told(result, "provenance.json"):
+        write_json(folder / "provenance.json", content)
 
 
 def draw(result: ReconstructionResult, run: RunFile, folder: Path) -> None:
     """Draw the course of the losses, and the object and the probe."""
+    with what_fails_is_told(result, "loss.png", is_needed=False):
+        evaluation.loss_figure(folder / "loss.png", _curves(result), overwrite=True)
+    with what_fails_is_told(result, "figure.png", is_needed=False):
+        _draw_object(result, run, folder)
+
+
+def _curves(result: ReconstructionResult) -> pd.DataFrame:
+    """Loss, and held-out loss of the neural engine, by epoch."""
     curves = result.losses[["epoch", "loss"]]
     reconstructor = result.first_task.reconstructor
-    if isinstance(reconstructor, NeuralReconstructor):
-        validation = reconstructor.validation.query("stage == 'epoch'")
-        held_out = pd.Series(validation.loss.array, index=validation.step - 1, name="held-out loss")
-        held_out.index.name = "epoch"
-        curves = curves.merge(held_out.reset_index(), on="epoch", how="left")
-    evaluation.loss_figure(folder / "loss.png", curves)
+    if not isinstance(reconstructor, NeuralReconstructor):
+        return curves
+    validation = reconstructor.validation.query("stage == 'epoch'")
+    held_out = pd.Series(validation.loss.array, index=validation.step - 1, name="held-out loss")
+    held_out.index.name = "epoch"
+    return curves.merge(held_out.reset_index(), on="epoch", how="left")
+
+
+def _draw_object(result: ReconstructionResult, run: RunFile, folder: Path) -> None:
     scan, intervals = result.scan, result.intervals
     evaluation.reconstruction_figure(
         folder / "figure.png",
@@ -101,4 +206,5 @@ def draw(result: ReconstructionResult, run: RunFile, folder: Path) -> None:
         standard_deviation=result.standard_deviation,
         intervals=None if intervals is None else (intervals.amplitude, intervals.phase),
         mask=evaluation.scanned_area(scan.positions_px, scan.object.shape),
+        overwrite=True,
     )

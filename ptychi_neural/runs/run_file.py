@@ -29,10 +29,11 @@ from ptychi_neural.runs.option_groups import checked_options, options_from, stat
 from ptychi_neural.runs.sections import (
     DATA_VARIABLE,
     DataSection,
-    OutputSection,
+    RunOutputSection,
     data_folders,
     located,
 )
+from ptychi_neural.scans.hdf5 import replacing
 from ptychi_neural.simulation import SimulationOptions
 
 __all__ = [
@@ -63,7 +64,7 @@ class Sections(BaseModel):
     engine: typing.Literal[tuple(ENGINES)] = "neural"  # type: ignore[valid-type]
     data: DataSection | None = None
     simulation: SimulationOptions | None = None
-    output: OutputSection = OutputSection()
+    output: RunOutputSection = RunOutputSection()
 
 
 INHERITED = (
@@ -111,6 +112,8 @@ class RunFile:
 
     intervals: bool = False
     """Whether intervals of amplitude and phase are measured."""
+    checkpoint_minutes: float = 3.0
+    """Minutes between two checkpoints, see ``RunOutputSection``."""
 
     chosen: frozenset[str] = field(default_factory=frozenset)
     """Dotted names of the options that the file sets."""
@@ -127,16 +130,20 @@ class RunFile:
             if section is not None:
                 dump = TypeAdapter(type(section)).dump_python
                 contents[name] = dump(section, mode="json", exclude_none=True)
-        contents["output"] = {"folder": str(self.output_folder), "intervals": self.intervals}
+        contents["output"] = {
+            "folder": str(self.output_folder),
+            "intervals": self.intervals,
+            "checkpoint_minutes": self.checkpoint_minutes,
+        }
         if self.refine is not None:
             options = self.refine.options
             contents["refine"] = {"engine": self.refine.engine} | stated(options, type(options)())
         return contents | stated(self.options, type(self.options)())
 
     def write(self, path: str | Path) -> None:
-        """Write ``filled_in()`` to a new file."""
-        with Path(path).open("xb") as file:
-            tomli_w.dump(self.filled_in(), file)
+        """Write ``filled_in()`` to a new file, whole or not at all."""
+        with replacing(path) as temporary:
+            temporary.write_text(tomli_w.dumps(self.filled_in()), encoding="utf-8")
 
 
 def read_run_file(
@@ -226,6 +233,7 @@ def run_from(
         simulation=simulation,
         output_folder=frame.output.folder or Path("results") / path.stem,
         intervals=frame.output.intervals,
+        checkpoint_minutes=frame.output.checkpoint_minutes,
         chosen=frozenset(flattened(chosen)),
     )
 

@@ -76,9 +76,17 @@ class OutputSection(BaseModel):
     folder: Path | None = None
     """Results folder, relative to the current directory; None: ``results/<run file's name>``."""
 
+
+class RunOutputSection(OutputSection):
+    """``[output]`` of a run file: where the result goes, and what is kept until then."""
+
     intervals: bool = False
     """Measure 90 % intervals of amplitude and phase by a repetition on the computer, which takes
     one more initial reconstruction. They are the neural engine's."""
+
+    checkpoint_minutes: float = Field(default=3.0, ge=0, allow_inf_nan=False)
+    """Minutes between two checkpoints, from which ``reconstruct --resume`` goes on after the run
+    was killed. 0: after every epoch of the neural engine."""
 
 
 def data_folders(data_folder: str | Path | None) -> list[Path]:

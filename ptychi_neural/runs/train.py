@@ -1,7 +1,7 @@
 """A training from its file to its results folder."""
 
 import copy
-import shutil
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +9,20 @@ from typing import cast
 
 import numpy as np
 import torch
-import tqdm
 
 from ptychi_neural import evaluation
 from ptychi_neural.options import NeuralPtychographyOptions
 from ptychi_neural.runs.attend import interruptible
+from ptychi_neural.runs.folders import ResultsFolder, results_folder
+from ptychi_neural.runs.progress import TIMES, Bar, say, tell
 from ptychi_neural.runs.provenance import provenance, write_json
-from ptychi_neural.runs.reconstruct import check_output_folder, load
+from ptychi_neural.runs.run_scan import load
 from ptychi_neural.runs.training_file import ScanRun, TrainingFile
 from ptychi_neural.scans.hdf5 import replacing
 from ptychi_neural.training import MultiscanTrainingWorkflow, TrainingScan
+
+STATE = "state.safetensors"
+"""All that a training goes on from."""
 
 
 @dataclass
@@ -47,7 +51,8 @@ def train(
     The folder holds ``generator-best.safetensors``, ``generator-last.safetensors``,
     ``training.csv``, ``training.png``, ``train.toml`` (the training file with all defaults),
     ``provenance.json`` and ``state.safetensors``, from which a training is resumed. It grows while
-    training goes on. The first Ctrl-C ends it after the present scan, and what was done is kept.
+    training goes on, hidden beside an earlier training that it will replace when it is complete.
+    The first Ctrl-C ends it after the present scan, and what was done is kept.
 
     Parameters
     ----------
@@ -73,10 +78,15 @@ def train(
         If the loss is not finite; the folder keeps what was saved last.
     """
     training = copy.deepcopy(training)
-    folder = training.output_folder = Path(output_folder or training.output_folder)
-    _set_seed(training, folder if resume else None)
-    if not resume:
-        check_output_folder(folder, overwrite)
+    named = training.output_folder = Path(output_folder or training.output_folder)
+    with results_folder(named, overwrite, resume=resume, in_place=True) as results:
+        return _train(training, results, show_progress)
+
+
+def _train(training: TrainingFile, results: ResultsFolder, show_progress: bool) -> TrainingResult:
+    """Train in a folder that no other run writes to."""
+    folder, earlier = results.temporary, results.earlier
+    _set_seed(training, earlier)
     options = training.options.reconstructor_options
     workflow = MultiscanTrainingWorkflow(
         [_of_file(scan) for scan in training.scans],
@@ -84,13 +94,12 @@ def train(
         training.options,
         training.training.scans_in_memory,
     )
-    if resume:
-        workflow.load_state(folder / "state.safetensors")
-    else:
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
+    if earlier is None:
         training.write(folder / "train.toml")
+    elif (earlier / STATE).is_file():
+        _load_state(workflow, earlier / STATE)
+    else:
+        say("There is no saved state: the training begins anew, with the same seed.")
 
     device = torch.get_default_device()
     clock, stopped = time.perf_counter(), None
@@ -102,42 +111,93 @@ def train(
             seed=options.random_seed,
             epochs=workflow.epoch,
             stopped=stopped,
-            resumed=resume,
+            resumed=earlier is not None,
         )
         write_json(folder / "provenance.json", content)
 
     write_provenance()
+    best = results.folder / "generator-best.safetensors"
+    tell(
+        "started",
+        pid=os.getpid(),
+        reconstructor=options.get_reconstructor_type().value,
+        options_class=type(training.options).__name__,
+        num_epochs=options.num_epochs,
+        num_scans=len(training.scans),
+        product_output=str(best),
+    )
     per_epoch = len(training.scans)
-    bar = tqdm.tqdm(
+    bar = Bar(
         total=options.num_epochs * per_epoch,
         initial=workflow.epoch * per_epoch,
         disable=not show_progress,
-        bar_format="{desc} |{bar:30}| {elapsed} gone, {remaining} left{postfix}",
+        bar_format="{desc} |{bar:30}| " + TIMES,
     )
-    with bar, interruptible("the scan") as interrupted:
-        while workflow.epoch < options.num_epochs:
-            if workflow.out_of_patience:
-                stopped = "patience"
-                break
-            bar.set_description_str(f"epoch {workflow.epoch + 1}/{options.num_epochs}", False)
-            concluded = workflow.step()
-            bar.update()
-            if concluded:
-                last = workflow.table.iloc[-1]
-                bar.set_postfix_str(
-                    f"loss {last.loss:.4g}, score {last.score:.5g}, best {workflow.best_score:.5g}"
-                )
-                if workflow.epoch % training.training.checkpoint_stride == 0:
-                    _save(workflow, folder)
-            if interrupted() and workflow.epoch < options.num_epochs:
-                stopped = "interrupted"
-                break
-    _save(workflow, folder)
-    write_provenance()
-    evaluation.loss_figure(
-        folder / "training.png", workflow.table[["epoch", "loss", "score"]], overwrite=True
+    with interruptible("the scan") as interrupted:
+        with bar:
+            while workflow.epoch < options.num_epochs:
+                if workflow.out_of_patience:
+                    stopped = "patience"
+                    break
+                bar.set_description_str(f"epoch {workflow.epoch + 1}/{options.num_epochs}", False)
+                concluded = workflow.step()
+                if concluded:
+                    bar.set_postfix_str(_told(workflow, options.num_epochs), False)
+                bar.update()
+                if concluded and workflow.epoch % training.training.checkpoint_stride == 0:
+                    _save_between(workflow, folder)
+                if interrupted() and workflow.epoch < options.num_epochs:
+                    stopped = "interrupted"
+                    break
+        _save(workflow, folder)
+        write_provenance()
+        try:
+            evaluation.loss_figure(
+                folder / "training.png", workflow.table[["epoch", "loss", "score"]], overwrite=True
+            )
+        except Exception as error:  # A figure ends no training.
+            say(f"warning: training.png could not be drawn: {error}")
+        if stopped != "interrupted" or folder == results.target:
+            results.publish()
+            folder = results.folder
+        else:
+            say(
+                f"{results.folder} keeps the earlier training until this one is complete: --resume "
+                f"goes on from {folder}."
+            )
+    tell(
+        "finished",
+        epoch=workflow.epoch,
+        cancelled=stopped == "interrupted",
+        path=str(best),
+        stopped=stopped,
     )
     return TrainingResult(folder, workflow, stopped)
+
+
+def _told(workflow: MultiscanTrainingWorkflow, num_epochs: int) -> str:
+    """Tell the events of an epoch that has ended, and give what a bar shows of it."""
+    last, best = workflow.table.iloc[-1], workflow.best_score
+    tell("epoch", epoch=workflow.epoch, num_epochs=num_epochs, loss=last.loss)
+    tell("validation", epoch=workflow.epoch, score=last.score, best_score=best)
+    return f"loss {last.loss:.4g}, score {last.score:.5g}, best {best:.5g}"
+
+
+def _load_state(workflow: MultiscanTrainingWorkflow, path: Path) -> None:
+    try:
+        workflow.load_state(path)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{path}: is no state of this training ({error!r}).") from error
+
+
+def _save_between(workflow: MultiscanTrainingWorkflow, folder: Path) -> None:
+    """Save between two epochs. A disk without room for it does not end the training."""
+    try:
+        _save(workflow, folder)
+    except Exception as error:  # OSError, or what safetensors makes of it
+        say(f"warning: the training could not be saved after epoch {workflow.epoch}: {error}")
+    else:
+        tell("checkpoint", epoch=workflow.epoch, path=str(folder / STATE))
 
 
 def _save(workflow: MultiscanTrainingWorkflow, folder: Path) -> None:
@@ -148,7 +208,7 @@ def _save(workflow: MultiscanTrainingWorkflow, folder: Path) -> None:
         workflow.save_generator(path, best=name == "best", overwrite=True)
     with replacing(folder / "training.csv", overwrite=True) as temporary:
         workflow.table.astype({"epoch": int}).to_csv(temporary, index=False)
-    workflow.save_state(folder / "state.safetensors")
+    workflow.save_state(folder / STATE)
 
 
 def _set_seed(training: TrainingFile, earlier: Path | None) -> None:

@@ -20,6 +20,7 @@ from ptychi_neural.runs.configuration import (
 from ptychi_neural.runs.option_groups import checked_options
 from ptychi_neural.runs.run_file import RunFile, run_from
 from ptychi_neural.runs.sections import OutputSection
+from ptychi_neural.scans.hdf5 import replacing
 from ptychi_neural.training import Fresh
 
 DEFAULTS: dict[str, Any] = {
@@ -128,6 +129,7 @@ class TrainingFile:
         """Contents of a training file that states every default and trains the same."""
         shared = RunFile("neural", self.options, output_folder=self.output_folder).filled_in()
         del shared["engine"]
+        shared["output"] = {"folder": str(self.output_folder)}
         return {
             "training": self.training.model_dump(),
             "scans": [scan.filled_in() for scan in self.scans],
@@ -136,9 +138,9 @@ class TrainingFile:
         }
 
     def write(self, path: str | Path) -> None:
-        """Write ``filled_in()`` to a new file."""
-        with Path(path).open("xb") as file:
-            tomli_w.dump(self.filled_in(), file)
+        """Write ``filled_in()`` to a new file, whole or not at all."""
+        with replacing(path) as temporary:
+            temporary.write_text(tomli_w.dumps(self.filled_in()), encoding="utf-8")
 
     @staticmethod
     def seed_of(path: str | Path) -> int:

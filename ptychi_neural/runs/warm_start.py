@@ -4,7 +4,9 @@ import pandas as pd
 from ptychi.api.task import PtychographyTask
 from ptychi.reconstructors.base import IterativeReconstructor
 
+from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.runs.attend import run_attended
+from ptychi_neural.runs.checkpoints import Checkpoints
 
 
 class NeuralWarmStartWorkflow:
@@ -20,6 +22,8 @@ class NeuralWarmStartWorkflow:
         with few epochs or none.
     second : PtychographyTask, optional
         Of any engine, for the same scan. None: the first task runs alone.
+    checkpoints : Checkpoints, optional
+        Saves the state of the first task every few minutes, and when it is done.
 
     Attributes
     ----------
@@ -27,12 +31,18 @@ class NeuralWarmStartWorkflow:
         The task that ran last.
     """
 
-    def __init__(self, first: PtychographyTask, second: PtychographyTask | None = None) -> None:
+    def __init__(
+        self,
+        first: PtychographyTask,
+        second: PtychographyTask | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
         self.tasks = (first,) if second is None else (first, second)
+        self.checkpoints = checkpoints
         self.reached = first
 
     def run(self, show_progress: bool = True) -> bool:
-        """Run all epochs of both tasks; see ``run_attended``.
+        """Run all epochs of both tasks, or what is left of them; see ``run_attended``.
 
         Returns
         -------
@@ -40,12 +50,33 @@ class NeuralWarmStartWorkflow:
             Whether the run was interrupted.
         """
         first, second = self.tasks[0], self.tasks[-1]
-        interrupted = run_attended(first, show_progress)
-        if interrupted or second is first:
-            return interrupted
+        if not self._is_done(first) and self._run_first(show_progress):
+            return True
+        if second is first:
+            return False
         second.copy_data_from_task(first)
         self.reached = second
         return run_attended(second, show_progress)
+
+    def _run_first(self, show_progress: bool) -> bool:
+        first, checkpoints = self.tasks[0], self.checkpoints
+        if checkpoints is None:
+            return run_attended(first, show_progress)
+        with checkpoints.kept(first):
+            interrupted = run_attended(first, show_progress)
+        if len(self.tasks) > 1 and isinstance(first.reconstructor, NeuralReconstructor):
+            checkpoints.save(first.reconstructor)
+        return interrupted
+
+    @staticmethod
+    def _is_done(task: PtychographyTask) -> bool:
+        """Whether a task has taken up the state of a run that had ended."""
+        reconstructor = task.reconstructor
+        return (
+            isinstance(reconstructor, NeuralReconstructor)
+            and reconstructor.continuation is not None
+            and not reconstructor.is_under_way
+        )
 
     @property
     def losses(self) -> pd.DataFrame:

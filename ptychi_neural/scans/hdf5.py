@@ -3,6 +3,7 @@
 import fnmatch
 import math
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +43,8 @@ def replacing(path: StrPath, overwrite: bool = False) -> Iterator[Path]:
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists; choose another name or pass overwrite=True.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    token = secrets.token_hex(4)  # Processes of two containers may have the same number.
+    temporary = target.with_name(f".{target.stem[:100]}.{token}.partial{target.suffix}")
     try:
         yield temporary
         os.replace(temporary, target)

@@ -15,6 +15,7 @@ from ptychi_neural.simulation.simulate import (
     SimulatedScan,
     predict_intensities,
     simulate,
+    simulation_files,
     write_simulation,
 )
 from ptychi_neural.simulation.variation import ProbeVariation
@@ -42,5 +43,6 @@ __all__ = [
     "ZonePlate",
     "predict_intensities",
     "simulate",
+    "simulation_files",
     "write_simulation",
 ]

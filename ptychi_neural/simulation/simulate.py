@@ -9,6 +9,7 @@ belong to it. A beam that varies scales all modes.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 import torch
@@ -236,6 +237,24 @@ def write_simulation(simulated: SimulatedScan, folder: str | Path, overwrite: bo
     FileExistsError
         If one of the files exists and ``overwrite`` is False; nothing is written then.
     """
+    diffraction, product, truth = simulation_files(folder, overwrite)
+    write_diffraction(
+        diffraction, simulated.scan.patterns, simulated.scan.valid_pixel_mask, overwrite=overwrite
+    )
+    write_product(product, simulated.scan, overwrite=overwrite)
+    write_product(truth, simulated.truth, overwrite=overwrite)
+
+
+def simulation_files(folder: str | Path, overwrite: bool = False) -> list[Path]:
+    """Files of counts, scan and ground truth in a folder, which is tried.
+
+    Raises
+    ------
+    FileExistsError
+        If one of the files exists and ``overwrite`` is False.
+    OSError
+        If the folder cannot be written.
+    """
     folder = Path(folder)
     paths = [folder / name for name in ("diffraction.h5", "product.h5", "truth.h5")]
     existing = [str(path) for path in paths if path.exists()]
@@ -244,12 +263,8 @@ def write_simulation(simulated: SimulatedScan, folder: str | Path, overwrite: bo
             f"folder: {', '.join(existing)} exists. Choose another folder or set overwrite."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    diffraction, product, truth = paths
-    write_diffraction(
-        diffraction, simulated.scan.patterns, simulated.scan.valid_pixel_mask, overwrite=overwrite
-    )
-    write_product(product, simulated.scan, overwrite=overwrite)
-    write_product(truth, simulated.truth, overwrite=overwrite)
+    with TemporaryFile(dir=folder):
+        return paths
 
 
 def _draw_mask(options: SimulationOptions, rng: np.random.Generator) -> NDArray[np.bool_] | None:

@@ -449,3 +449,27 @@ def test_a_bar_may_hold_where_several_axes_come_together(tiny_suite, folder, tmp
     assert "| 0.123 |" in rows[0]
     assert "| 1 |" in rows[1]
     assert "0.123" not in rows[1]
+def test_a_cell_that_fails_does_not_end_the_others(suite_file, tmp_path, monkeypatch):
+    whole_run, calls = run_cell.run_engine, []
+
+    def failing(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("CUDA error: an illegal memory access")
+        done = whole_run(*args, **kwargs)
+        done.stopped = "the loss became nan" if len(calls) == 3 else done.stopped
+        return done
+
+    monkeypatch.setattr(run_cell, "run_engine", failing)
+    folder = tmp_path / "tiny"
+    arguments = ["benchmark", str(suite_file), "--output", str(folder)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert "failed: RuntimeError: CUDA error" in result.output
+    n_cells = N_CELLS // 2  # The reduced form.
+    assert f"{n_cells - 1} cells run, {n_cells - 1} of {n_cells} recorded" in result.output
+    assert "2 cells failed or diverged" in result.output
+    monkeypatch.setattr(run_cell, "run_engine", whole_run)
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0
+    assert f"1 cells run, {n_cells} of {n_cells} recorded" in result.output

@@ -1,6 +1,8 @@
 """Comparisons of engines: what is written, and what is refused."""
 
+import importlib
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -79,7 +81,7 @@ def test_a_comparison_writes_one_folder_and_prints_its_table(run_file, tmp_path,
     for picture in ("comparison.png", "error_over_time.png"):
         assert picture in report
     assert "lsqml (2 of 3)" in done.stderr
-    assert "epoch 4/4" in done.stderr
+    assert re.search(r"^(epoch|projections) \d/\d.* left", done.stderr, re.MULTILINE)  # In 30 s.
 
     with h5py.File(folder / "objects.h5") as file:
         np.testing.assert_array_equal(file["ground_truth"], simulated.truth.object)
@@ -100,8 +102,9 @@ def test_an_engine_that_diverges_or_cannot_run_does_not_stop_the_others(
     monkeypatch.setattr("ptychi.reconstructors.dm.DMReconstructor.check_inputs", refuse)
     output = call(
         "compare", run_file, "--engines", "rpie,dm,lsqml", *few_epochs("lsqml"),
-        *few_epochs("rpie", n=50), "--set", "rpie.object_options.step_size=1e6",
+        *few_epochs("rpie", n=50), "--set", "rpie.object_options.step_size=1e6", code=1,
     ).output  # fmt: skip
+    assert "Failed or diverged: rpie" in output
     assert "- rpie: stopped: " in output
     assert "- dm: could not be run: not with these frames" in output
     table = pd.read_csv(tmp_path / "results" / "tiny-comparison" / "comparison.csv")
@@ -174,4 +177,26 @@ def test_an_earlier_comparison_is_replaced_only_when_asked(run_file, tmp_path):
     assert (folder / "note.txt").exists()
     call(*arguments, "--overwrite")
     assert (folder / "comparison.md").exists()
-    assert not (folder / "note.txt").exists()
+    assert (folder / "note.txt").exists()  # It is the user's.
+
+
+def test_an_engine_that_fails_does_not_end_the_others(run_file, tmp_path, monkeypatch):
+    compare_module = importlib.import_module("ptychi_neural.comparison.compare")
+    run_engine = compare_module.run_engine
+
+    def failing(name, *args, **kwargs):
+        if name == "rpie":
+            raise RuntimeError("CUDA error: an illegal memory access")
+        return run_engine(name, *args, **kwargs)
+
+    monkeypatch.setattr(compare_module, "run_engine", failing)
+    monkeypatch.setattr(compare_module, "_draw", lambda *args: None)
+    names = ["rpie", "lsqml"]
+    output = call(
+        *("compare", run_file, "--engines", ",".join(names), *few_epochs("lsqml", n=2)), code=1
+    ).output
+    assert "Failed or diverged: rpie" in output
+    table = pd.read_csv(tmp_path / "results" / "tiny-comparison" / "comparison.csv")
+    assert table.engine.tolist() == ["lsqml"]
+    for seconds in ("nan", "inf", "0", "-1"):
+        assert "above 0" in call("compare", run_file, "--seconds", seconds, code=2).output

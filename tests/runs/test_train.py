@@ -1,5 +1,6 @@
 """Trainings from their files to their results folders."""
 
+import importlib
 import json
 import signal
 from pathlib import Path
@@ -11,11 +12,16 @@ from typer.testing import CliRunner
 
 import ptychi_neural.api as napi
 from ptychi_neural.cli import app
+from ptychi_neural.engine.state_files import write_state
 from ptychi_neural.generators.files import load_generator
 from ptychi_neural.runs import read_training_file, train
 from ptychi_neural.runs.configuration import RunFileError, parse_changes
+from ptychi_neural.runs.folders import results_folder
 from ptychi_neural.simulation import simulate, write_simulation
+from ptychi_neural.training.workflow import STATE_KIND
 from small_trainings import recipe
+
+train_module = importlib.import_module("ptychi_neural.runs.train")
 
 SIMULATION = (
     "simulation = { frame_shape = [16, 16], seed = SEED, "
@@ -107,7 +113,7 @@ def test_a_resumed_command_goes_on_and_refuses_other_options(training_file, tmp_
     for name in ("generator-best.safetensors", "generator-last.safetensors"):
         one, other = load_file(resumed / name), load_file(whole / name)
         assert all(one[key].equal(other[key]) for key in one)
-    assert "no training to resume" in call(training_file, "--resume", "--output", "none", code=2)
+    assert "nothing to resume" in call(training_file, "--resume", "--output", "none", code=2)
 
 
 def call_twice(path):
@@ -175,3 +181,67 @@ def test_the_training_files_that_come_with_the_package_are_valid(tmp_path):
     assert files
     for path in files:
         assert len(read_training_file(path, data_folder=tmp_path).scans) > 1
+
+
+class Killed(BaseException):
+    """Ends a training where nothing of it can react."""
+
+
+def test_an_earlier_training_stays_until_the_new_one_is_complete(
+    training_file, tmp_path, monkeypatch
+):
+    folder = tmp_path / "results" / "tiny"
+    seed = ("--set", "reconstructor_options.random_seed=5")
+    call(training_file)
+    call(training_file, "--output", tmp_path / "whole", *seed)
+    earlier = (folder / "generator-best.safetensors").read_bytes()
+    (folder / "note.txt").touch()
+    workflow_class = napi.MultiscanTrainingWorkflow
+    save_state = workflow_class.save_state
+
+    def save_and_die(self, path):
+        save_state(self, path)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workflow_class, "save_state", save_and_die)
+        patch.setattr("ptychi_neural.console.described", lambda error: ("killed", 9))
+        call(training_file, "--overwrite", *seed, code=9)
+    assert (folder / "generator-best.safetensors").read_bytes() == earlier
+
+    save_between = train_module._save_between
+
+    def save_and_stop(workflow, folder):
+        save_between(workflow, folder)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "_save_between", save_and_stop)
+        longer = ("--set", "reconstructor_options.num_epochs=3")
+        output = call(training_file, "--resume", *seed, *longer, code=130)
+    assert "keeps the earlier training until this one is complete" in output
+    assert (folder / "generator-best.safetensors").read_bytes() == earlier
+
+    call(training_file, "--resume", *seed)
+    new, whole = (load_file(f / "generator-last.safetensors") for f in (folder, tmp_path / "whole"))
+    assert all(new[name].equal(whole[name]) for name in whole)
+    assert (folder / "note.txt").exists()
+    assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
+
+
+def test_two_trainings_do_not_write_to_the_same_folder(training_file, tmp_path):
+    with results_folder(tmp_path / "results" / "tiny", in_place=True):
+        for options in ([], ["--overwrite"], ["--resume"]):
+            assert "another run writes to it" in call(training_file, *options, code=2)
+
+
+def test_a_foreign_state_is_refused(training_file, tmp_path):
+    call(training_file)
+    folder = tmp_path / "results" / "tiny"
+    generator = (folder / "generator-best.safetensors").read_bytes()
+    longer = ("--set", "reconstructor_options.num_epochs=3")
+    for content in (generator, b"", b"\x08" + bytes(7) + b'{"a":{}}', b"[" * 10000):
+        (folder / "state.safetensors").write_bytes(content)
+        assert "state.safetensors" in call(training_file, "--resume", *longer, code=2)
+    write_state(folder / "state.safetensors", STATE_KIND, {"epoch": 1})
+    assert "no state of this training" in call(training_file, "--resume", *longer, code=2)

@@ -1,12 +1,13 @@
 """A benchmark, which runs and records every cell of a suite once, and reports on the records."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
-import tqdm
 
 from ptychi_neural.comparison.benchmark.plan import Plan, make_plans
 from ptychi_neural.comparison.benchmark.record import find_record, record_path
@@ -15,7 +16,9 @@ from ptychi_neural.comparison.benchmark.run_cell import run_cell
 from ptychi_neural.comparison.benchmark.suite_files import read_suite
 from ptychi_neural.comparison.target import Target, load_with_target
 from ptychi_neural.runs.messages import told_once
+from ptychi_neural.runs.progress import TIMES, Bar, say, tell
 from ptychi_neural.scans import Scan
+from ptychi_neural.scans.hdf5 import replacing
 
 
 @dataclass
@@ -33,6 +36,9 @@ class BenchmarkResult:
 
     n_run: int
     """Number of cells that were run now. The other records were there."""
+
+    failed: list[str] = field(default_factory=list)
+    """Names of the cells that failed or diverged now. Those that failed have no record."""
 
 
 def benchmark(
@@ -87,34 +93,69 @@ def benchmark(
     cells = suite.cells(whole)
     plans = [] if figures_only else list(make_plans(suite, path, cells, data_folder))
     pending = [plan for plan in plans if not plan.is_recorded(records, overwrite)]
-    bar = tqdm.tqdm(
+    if pending:
+        _try_writing(records)
+    bar = Bar(
         total=len(cells),
         initial=len(cells) - len(pending),
         disable=not show_progress or figures_only,
-        bar_format="cell {n_fmt}/{total_fmt} |{bar:20}| {elapsed} gone, {remaining} left{postfix}",
+        bar_format="cell {n_fmt}/{total_fmt} |{bar:30}| " + TIMES,
     )
+    tell("started", pid=os.getpid(), num_cells=len(cells), num_pending=len(pending))
+    failed: list[str] = []
+    n_run = 0
     with bar, told_once():
         try:
-            for plan, scan, target in _with_scans(pending):
-                bar.set_postfix_str(plan.cell.key)
-                run_cell(plan, scan, target).write(record_path(plan.cell, records), overwrite)
+            for plan, load in _with_scans(pending):
+                key = plan.cell.key
+                bar.set_postfix_str(key)
+                try:
+                    record = run_cell(plan, *load())
+                    record.write(record_path(plan.cell, records), overwrite)
+                except Exception as error:
+                    failed.append(key)
+                    say(f"{key} failed: {type(error).__name__}: {error}")
+                else:
+                    n_run += 1
+                    if record.stopped not in (None, "out of time"):
+                        failed.append(key)
+                    tell("cell", cell=key, stopped=record.stopped)
                 bar.update()
         except BaseException as error:
             n_done = sum(record_path(cell, records).exists() for cell in cells)
             error.add_note(f"{n_done} of {len(cells)} cells have their records in {records}.")
             raise
-    found = {cell.key: record for cell in cells if (record := find_record(cell, records))}
-    return BenchmarkResult(folder, *write_report(suite, cells, found, folder), len(pending))
+    found = {cell.key: kept for cell in cells if (kept := find_record(cell, records))}
+    result = BenchmarkResult(folder, *write_report(suite, cells, found, folder), n_run, failed)
+    tell("finished", cancelled=False, path=str(folder), failed=failed)
+    return result
 
 
-def _with_scans(plans: Sequence[Plan]) -> Iterator[tuple[Plan, Scan, Target | None]]:
-    """Each plan with its scan, which is loaded once for all engines, and the target."""
+def _try_writing(records: Path) -> None:
+    """Try whether records can be written, before anything is computed."""
+    try:
+        with replacing(records / ".tried", overwrite=True) as temporary:
+            temporary.touch()
+        (records / ".tried").unlink()
+    except OSError as error:
+        raise type(error)(
+            f"{records} cannot be written ({error.strerror}): --output FOLDER writes elsewhere."
+        ) from error
+
+
+def _with_scans(
+    plans: Sequence[Plan],
+) -> Iterator[tuple[Plan, Callable[[], tuple[Scan, Target | None]]]]:
+    """Each plan with what loads its scan, once for all engines, and the target."""
     for _, group in groupby(plans, key=lambda plan: plan.cell.coordinates):
-        loaded: tuple[Scan, Target | None] | None = None
-        for plan in group:
-            if loaded is None:
-                scan, target = load_with_target(plan.run)
-                for frames in plan.cell.frames:
-                    scan = frames.of(scan)
-                loaded = scan, target
-            yield plan, *loaded
+        present = list(group)
+
+        @cache
+        def load(first: Plan = present[0]) -> tuple[Scan, Target | None]:
+            scan, target = load_with_target(first.run)
+            for frames in first.cell.frames:
+                scan = frames.of(scan)
+            return scan, target
+
+        for plan in present:
+            yield plan, load

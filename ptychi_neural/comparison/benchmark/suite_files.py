@@ -53,9 +53,9 @@ def read_suite(suite: str | Path) -> tuple[Suite, Path]:
             f"package ({names})."
         )
     try:
-        text = json.dumps(tomllib.loads(path.read_text(encoding="utf-8")), default=str)
+        text = json.dumps(tomllib.loads(path.read_text(encoding="utf-8-sig")), default=str)
         return TypeAdapter(Suite).validate_json(text, strict=True), path
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RunFileError(str(path), [f"not valid TOML: {error}"]) from error
     except ValidationError as error:
         raise RunFileError(str(path), [_described(detail) for detail in error.errors()]) from None

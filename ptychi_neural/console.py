@@ -1,0 +1,269 @@
+"""What all commands share: exit codes, errors in a sentence, options that say how much is told.
+
+Nothing heavy is imported here before a command runs, so that ``--help`` answers at once.
+"""
+
+import atexit
+import errno
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Annotated, Any, TextIO
+
+import typer
+from typer.core import TyperGroup
+
+DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes."""
+
+OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.EROFS)
+"""Numbers of system errors that are no wrong use."""
+
+MEMORY_ADVICE = (
+    "Lower reconstructor_options.batch_size (or generator.width, training.scans_in_memory), crop "
+    "or bin the patterns, or set reconstructor_options.default_device."
+)
+
+
+@dataclass
+class Settings:
+    """What the options that all commands have say."""
+
+    verbose: bool = False
+    quiet: bool = False
+    progress: str = "auto"
+    log: TextIO | None = None
+    events: TextIO | None = None
+
+
+_settings = Settings()
+
+
+class Commands(TyperGroup):
+    """Commands that have the options of ``Settings`` beside their own."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Find a command, and give it the shared options."""
+        global _settings
+        _settings = Settings()
+        ctx.call_on_close(_put_back(sys.stdout))
+        command = super().get_command(ctx, cmd_name)
+        if command is not None and not any(p.name == "quiet" for p in command.params):
+            command.params += _shared_options()
+        return command
+
+
+def _take_note(ctx: Any, param: Any, value: Any) -> Any:
+    if param.name == "log" and value is not None:
+        value = _opened_log(value)
+    if param.name == "progress":
+        if value not in ("auto", "json"):
+            raise typer.BadParameter(f"{value!r} is neither auto nor json.")
+        if value == "json":
+            _settings.events, sys.stdout = sys.stdout, sys.stderr
+    setattr(_settings, param.name, value)
+    return value
+
+
+def _shared(
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Tell warnings and errors only.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show where an error arose.")
+    ] = False,
+    log: Annotated[
+        str | None, typer.Option("--log", metavar="FILE", help="Append what is told to a file.")
+    ] = None,
+    progress: Annotated[
+        str,
+        typer.Option(
+            "--progress",
+            metavar="auto|json",
+            help="json: one JSON object an event on stdout. auto: a bar on a terminal, otherwise "
+            "a line every 30 s.",
+        ),
+    ] = "auto",
+) -> None:
+    """Hold the options that all commands have."""
+
+
+def _shared_options() -> list[Any]:
+    """The options of ``_shared``, which set ``Settings`` in the place of a command's arguments."""
+    holder = typer.Typer(add_completion=False)
+    holder.command()(_shared)
+    options = [p for p in typer.main.get_command(holder).params if p.name in vars(Settings())]
+    for option in options:
+        option.expose_value = False
+        option.callback = _take_note
+    return options
+
+
+def _put_back(stdout: TextIO) -> Any:
+    def put_back() -> None:
+        sys.stdout = stdout
+
+    return put_back
+
+
+def _opened_log(path: str) -> TextIO:
+    try:
+        return open(path, "a", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise typer.BadParameter(f"--log: {path} cannot be written: {error.strerror}.") from None
+
+
+def told(message: str) -> None:
+    """Tell what a command has come to, on stdout and in the log, unless it is to be quiet."""
+    if not _settings.quiet:
+        typer.echo(message)
+    _logged(message)
+
+
+def complained(message: str) -> None:
+    """Tell an error or a warning, on stderr and in the log."""
+    typer.echo(message, err=True)
+    _logged(message)
+
+
+def _logged(message: str) -> None:
+    if _settings.log is not None:
+        with suppress(OSError, ValueError):
+            _settings.log.write(f"{message}\n")
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Run a command: tell errors in a sentence each, with an exit code, and warnings on a line.
+
+    Raises
+    ------
+    typer.Exit
+        With ``WRONG_USE`` where a user can mend the error, ``FAILED`` where the machine or the
+        reconstruction failed, ``INTERRUPTED`` where a signal ended the command.
+    """
+    import logging
+    import warnings
+
+    def one_line(message: Warning | str, *args: object, **kwargs: object) -> None:
+        complained(f"warning: {message}")
+
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    logging.getLogger("ptychi.reconstructors.ad_general").setLevel(logging.ERROR)  # release note
+    to_log = None
+    if _settings.log is not None:
+        to_log = logging.StreamHandler(_settings.log)
+        to_log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))
+        logging.getLogger().addHandler(to_log)
+    with warnings.catch_warnings():
+        warnings.showwarning = one_line  # type: ignore[assignment]
+        warnings.filterwarnings("ignore", module=r"(torch|ptychi|numpy|matplotlib)\.")
+        try:
+            from ptychi_neural.runs.messages import told_once
+            from ptychi_neural.runs.progress import Progress, telling
+
+            style = "lines" if not sys.stderr.isatty() else "bars"
+            if _settings.quiet or _settings.events is not None:
+                style = "none"
+            progress = Progress(style, _settings.events, _settings.log)  # type: ignore[arg-type]
+            with told_once(), telling(progress):
+                try:
+                    yield
+                except BaseException as error:
+                    raise _exit(error) from error
+        except KeyboardInterrupt as error:  # during the imports
+            complained("Stopped at once.")
+            raise typer.Exit(INTERRUPTED) from error
+        finally:
+            if to_log is not None:
+                logging.getLogger().removeHandler(to_log)
+
+
+def _exit(error: BaseException) -> BaseException:
+    """Tell an error with its notes, and make the exit with its code."""
+    if isinstance(error, typer.Exit | SystemExit | GeneratorExit):
+        return error
+    from ptychi_neural.runs.progress import tell
+
+    what, code = described(error)
+    message = " ".join([what, *getattr(error, "__notes__", [])])
+    if _settings.verbose:
+        complained("".join(traceback.format_exception(error)).rstrip())
+    complained(message)
+    trace = "".join(traceback.format_exception(error)) if code == FAILED else None
+    tell("error", type=type(error).__name__, message=message, exit_code=code, traceback=trace)
+    return typer.Exit(code)
+
+
+def described(error: BaseException) -> tuple[str, int]:
+    """A sentence on an error, and the exit code that it ends a command with."""
+    if isinstance(error, KeyboardInterrupt):
+        return "Stopped at once.", INTERRUPTED
+    text, kind = str(error), type(error).__name__
+    if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
+        first = text.splitlines()[0] if text else "no memory left"
+        return f"error: out of memory ({first.rstrip('.')}). {MEMORY_ADVICE}", FAILED
+    if isinstance(error, RecursionError):
+        return "error: a file is nested too deeply; make it flatter.", WRONG_USE
+    if isinstance(error, OSError):
+        code = FAILED if error.errno in OF_THE_MACHINE or "errno = 28" in text else WRONG_USE
+        return f"error: {text}", code
+    if isinstance(error, FloatingPointError):
+        return f"error: {text}", FAILED
+    if isinstance(error, ValueError):
+        return f"error: {text}", WRONG_USE
+    if isinstance(error, NotImplementedError):
+        return f"error: {text or 'the engine cannot do this.'}", WRONG_USE
+    return f"error: {kind}: {text} (-v shows where it arose)", FAILED
+
+
+class _Surviving:
+    """A stream of text to which nothing that fails to be written ends a run."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        atexit.register(self.flush)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError, RuntimeError) as error:
+            self._give_up(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError, RuntimeError) as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """Write to nowhere from now on, unless the disk may have room again later."""
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def prepare() -> None:
+    """Let the log not be the run, and signals to stop be like Ctrl-C, before any command."""
+    for number in range(3):  # A file that takes the place of a closed stream would be written to.
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
+    sys.stdout, sys.stderr = (
+        _Surviving(stream or open(os.devnull, "w"))  # type: ignore[assignment]  # noqa: SIM115
+        for stream in (sys.stdout, sys.stderr)
+    )
+    for name in ("SIGTERM", "SIGHUP"):
+        signum = getattr(signal, name, None)
+        if signum is not None and signal.getsignal(signum) == signal.SIG_DFL:
+            signal.signal(signum, signal.default_int_handler)

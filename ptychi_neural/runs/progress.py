@@ -1,0 +1,148 @@
+"""What a run tells while it goes on: bars on a terminal, lines elsewhere, or events as JSON.
+
+A command chooses with ``telling``. Without it bars are shown, and no events are told.
+"""
+
+import io
+import json
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal, TextIO
+
+import tqdm
+
+EVENTS_VERSION = 1
+"""Version of the events, which changes when a field is renamed or removed."""
+
+LINE_INTERVAL_S = 30.0
+"""Shortest time between two lines of progress."""
+
+Style = Literal["bars", "lines", "events", "none"]
+
+
+@dataclass
+class Progress:
+    """How a command tells its progress."""
+
+    style: Style = "bars"
+    """Bars and lines go to stderr."""
+
+    events: TextIO | None = None
+    """Where events go, one JSON object a line."""
+
+    log: TextIO | None = None
+    """A file that gets lines and messages, whatever the style."""
+
+    started: float = field(default_factory=time.monotonic)
+    """When the command began, in seconds of the monotonic clock."""
+
+    last_line: float = -math.inf
+    """When the last line was written."""
+
+    def line(self, text: str) -> None:
+        """Write a line of progress, unless there was one a moment ago."""
+        now = time.monotonic()
+        if now - self.last_line < LINE_INTERVAL_S:
+            return
+        self.last_line = now
+        for stream in (sys.stderr if self.style == "lines" else None, self.log):
+            _write(stream, text)
+
+
+_present = Progress()
+
+
+@contextmanager
+def telling(progress: Progress) -> Iterator[None]:
+    """Let the runs of a block tell their progress in this way."""
+    global _present
+    before, _present = _present, progress
+    try:
+        yield
+    finally:
+        _present = before
+
+
+def tell(event: str, **values: Any) -> None:
+    """Tell an event, if the command tells events.
+
+    Parameters
+    ----------
+    event : str
+        Its name.
+    **values
+        What JSON can hold; numbers that are not finite become null.
+    """
+    if _present.events is None:
+        return
+    told: dict[str, Any] = {"version": EVENTS_VERSION} if event == "started" else {}
+    told |= {name: _finite(value) for name, value in values.items()}
+    if event not in ("started", "cancelling", "error"):
+        told["elapsed_s"] = round(time.monotonic() - _present.started, 3)
+    _write(_present.events, json.dumps({"event": event, **told}, allow_nan=False, default=str))
+
+
+def say(message: str) -> None:
+    """Write a message to stderr, without disturbing a bar, and to the log."""
+    with suppress(OSError, ValueError, RuntimeError):  # In the middle of another write.
+        tqdm.tqdm.write(message, file=sys.stderr)
+    _write(_present.log, message)
+
+
+class Bar(tqdm.tqdm):
+    """A bar of tqdm where bars are shown; elsewhere it writes a line now and then."""
+
+    def __init__(self, *args: Any, disable: bool = False, **kwargs: Any) -> None:
+        self.progress = _present
+        shown = self.progress.style in ("bars", "lines") or self.progress.log is not None
+        unwanted = os.environ.get("TQDM_DISABLE", "").lower() not in ("", "0", "false")
+        kwargs["disable"] = disable or unwanted or not shown
+        if self.progress.style != "bars":
+            kwargs |= {"file": io.StringIO(), "leave": False, "delay": 1e-9}
+        super().__init__(*args, **kwargs)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        """Draw the bar, or write it as a line."""
+        if self.progress.style == "bars":
+            with suppress(OSError, ValueError):  # Nothing to write to ends no run.
+                super().display(msg, pos)
+        if msg is None and self.n > self.initial:
+            self.progress.line(self.as_line())
+        return True
+
+    def close(self) -> None:
+        """Take the bar away."""
+        with suppress(OSError, ValueError):
+            super().close()
+
+    def as_line(self) -> str:
+        """Name, count, time and latest values."""
+        values = self.format_dict
+        bar_format = values["bar_format"] or "{desc} {n_fmt}/{total_fmt}, " + TIMES
+        values["bar_format"] = re.sub(r" *\|\{bar.*?\}\| *", " ", bar_format)
+        return " ".join(self.format_meter(**values).split())
+
+
+TIMES = "{elapsed} gone, {remaining} left{postfix}"
+"""The end of the format of all bars."""
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    if stream is not None:
+        with suppress(OSError, ValueError, RuntimeError):  # Nothing to write to ends no run.
+            stream.write(f"{text}\n")
+            stream.flush()
+
+
+def _finite(value: Any) -> Any:
+    is_number = isinstance(value, float) or hasattr(value, "item")
+    if not is_number:
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else None

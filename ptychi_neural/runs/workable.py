@@ -1,0 +1,83 @@
+"""What pty-chi takes and then fails at: optimisers, schedulers, engines with what they refine."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from ptychi.api.enums import Reconstructors
+from ptychi.api.options.base import Options, ParameterOptions
+from ptychi.api.options.task import PtychographyTaskOptions
+from ptychi.data_structures.base import ReconstructParameter
+
+
+def unworkable(options: PtychographyTaskOptions) -> Iterator[str]:
+    """Tell what would fail when a task of these options is built or run, a line for each.
+
+    Parameters
+    ----------
+    options : PtychographyTaskOptions
+        Options of any engine.
+
+    Yields
+    ------
+    str
+        The dotted name of an option, what is wrong, and the remedy.
+    """
+    for name, group in _groups(options):
+        if isinstance(group, ParameterOptions) and group.optimizable:
+            yield from _unworkable_optimiser(name, group)
+    reconstructor = options.reconstructor_options
+    if (
+        reconstructor.get_reconstructor_type() == Reconstructors.PIE
+        and options.probe_options.optimizable
+        and reconstructor.batch_size > 1
+    ):
+        yield (
+            f"reconstructor_options.batch_size: 1, not {reconstructor.batch_size}, because pie "
+            "refines the probe by one pattern at a time; or choose epie or rpie, or do not refine "
+            "the probe"
+        )
+
+
+def _groups(options: Options, prefix: str = "") -> Iterator[tuple[str, Options]]:
+    for name, value in options.get_non_data_fields().items():
+        if isinstance(value, Options):
+            yield prefix + name, value
+            yield from _groups(value, f"{prefix}{name}.")
+
+
+def _unworkable_optimiser(name: str, options: ParameterOptions) -> Iterator[str]:
+    """Build what the options ask for, for a parameter of one number, and take a step of each."""
+    plan = options.optimization_plan
+    plain = ParameterOptions(optimizable=True, optimizer=options.optimizer)
+    plain.step_size = options.step_size
+    steps: tuple[tuple[str, str, str, Any], ...] = (
+        ("optimizer", "optimizer", options.optimizer.value, options.optimizer),
+        ("optimizer_params", "optimizer_params", "", options.optimizer_params),
+        (
+            "optimization_plan.step_size_scheduler_class",
+            "optimization_plan",
+            f"{plan.step_size_scheduler_class} with {plan.step_size_scheduler_options}",
+            plan,
+        ),
+    )
+    for key, attribute, given, value in steps:
+        setattr(plain, attribute, copy.deepcopy(value))
+        problem = _problem(plain)
+        if problem is not None:
+            yield f"{name}.{key}: {given or value}: {problem}"
+            return
+
+
+def _problem(options: ParameterOptions) -> str | None:
+    """What torch says when a parameter of these options takes a step; None if it can."""
+    try:
+        parameter = ReconstructParameter(shape=(1,), name="", options=copy.deepcopy(options))
+        assert parameter.optimizer is not None
+        parameter.tensor.grad = torch.zeros(1)
+        parameter.optimizer.step(lambda: torch.zeros(1))
+        parameter.step_step_size_scheduler()
+    except Exception as error:  # Whatever torch makes of it.
+        return str(error)
+    return None

@@ -1,0 +1,190 @@
+"""Reconstructions that are killed or interrupted, and go on as if they had never ended."""
+
+import json
+import signal
+import tempfile
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from ptychi.reconstructors.lsqml import LSQMLReconstructor
+from typer.testing import CliRunner
+
+from ptychi_neural import evaluation
+from ptychi_neural.cli import app
+from ptychi_neural.runs import checkpoints, result
+from ptychi_neural.runs.checkpoints import CHECKPOINT, Checkpoints
+from ptychi_neural.scans import read_product
+from small_runs import RUN
+
+REFINED = RUN + '[refine]\nengine = "lsqml"\nreconstructor_options = { num_epochs = 3 }\n'
+SEED = ("--set", "reconstructor_options.random_seed=7")
+
+
+class Killed(BaseException):
+    """Ends a run where nothing of it can react."""
+
+
+@pytest.fixture
+def run_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for figure in ("loss_figure", "reconstruction_figure"):  # They take most of the time.
+        monkeypatch.setattr(evaluation, figure, lambda *args, **kwargs: None)
+    path = tmp_path / "tiny.toml"
+    path.write_text(RUN)
+    return path
+
+
+def call(*arguments, code=0):
+    done = CliRunner().invoke(app, ["reconstruct", *map(str, arguments)])
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+def killed_after(monkeypatch, run_file, n_checkpoints, *arguments):
+    """Run until a checkpoint has been written, and end as a killed process does."""
+    save, written = Checkpoints.save, []
+
+    def save_and_die(self, reconstructor):
+        save(self, reconstructor)
+        written.append(reconstructor.current_epoch)
+        if len(written) == n_checkpoints:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_die)
+        patch.setattr("ptychi_neural.console.described", lambda error: ("killed", 9))
+        call(run_file, *arguments, code=9)
+
+
+def contents(folder):
+    """All that a reconstruction has come to."""
+    with h5py.File(folder / "product.h5") as file:
+        arrays = {name: data[()] for name, data in file.items() if isinstance(data, h5py.Dataset)}
+    text = {name: (folder / name).read_text() for name in ("losses.csv", "validation.csv")}
+    return arrays, text
+
+
+def assert_same(one, other):
+    assert set(one[0]) == set(other[0])
+    assert "object" in one[0]
+    for name, array in one[0].items():
+        np.testing.assert_array_equal(array, other[0][name], err_msg=name)
+    assert one[1] == other[1]
+
+
+@pytest.mark.parametrize(
+    ("contents_of_file", "n_checkpoints"),
+    [pytest.param(RUN, 1, marks=pytest.mark.slow), (RUN, 4), (REFINED, 7)],
+)
+def test_a_killed_run_that_is_resumed_equals_one_that_was_never_killed(
+    run_file, tmp_path, monkeypatch, contents_of_file, n_checkpoints
+):
+    run_file.write_text(contents_of_file)
+    call(run_file, "--output", "whole", *SEED)
+    killed_after(monkeypatch, run_file, n_checkpoints, "--output", "killed", *SEED)
+    assert not (tmp_path / "killed").exists()
+    output = call(run_file, "--output", "killed", "--resume")  # It knows the seed.
+    assert f"Going on after epoch {n_checkpoints - 1}" in output
+    assert_same(contents(tmp_path / "killed"), contents(tmp_path / "whole"))
+    assert not (tmp_path / "killed" / CHECKPOINT).exists()
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_an_interrupted_run_saves_what_it_has_and_goes_on(run_file, tmp_path, monkeypatch):
+    call(run_file, "--output", "whole", *SEED)
+    save = Checkpoints.save
+
+    def save_and_stop(self, reconstructor):
+        save(self, reconstructor)
+        if reconstructor.current_epoch == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_stop)
+        call(run_file, "--output", "stopped", *SEED, code=130)
+    stopped = tmp_path / "stopped"
+    assert json.loads((stopped / "provenance.json").read_text())["stopped"] == "interrupted"
+    assert (stopped / CHECKPOINT).is_file()
+    call(run_file, "--output", "stopped", "--resume")
+    assert_same(contents(stopped), contents(tmp_path / "whole"))
+    assert not (stopped / CHECKPOINT).exists()
+    assert "complete" in call(run_file, "--output", "stopped", "--resume", code=2)
+
+
+def test_what_a_killed_run_left_is_told_and_removed_when_asked(run_file, tmp_path, monkeypatch):
+    killed_after(monkeypatch, run_file, 2)
+    (left,) = (tmp_path / "results").glob(".tiny.*.partial")
+    output = call(run_file)
+    assert f"{left} was left by a killed run. --resume goes on from there" in output
+    assert left.exists()
+    assert "It is removed" in call(run_file, "--overwrite")
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["tiny"]
+
+
+def test_only_the_same_run_is_resumed(run_file, tmp_path, monkeypatch):
+    assert "nothing to resume" in call(run_file, "--resume", code=2)
+    killed_after(monkeypatch, run_file, 2)
+    other = ("--resume", "--set", "reconstructor_options.generator.width=5")
+    assert "generator.width" in call(run_file, *other, code=2)
+    (left,) = (tmp_path / "results").glob(".tiny.*.partial")
+    whole = (left / CHECKPOINT).read_bytes()
+    for damaged in (whole[:-9], b"", b"GIF89a", whole[:8] + b"{" * 1000 + whole[1008:]):
+        (left / CHECKPOINT).write_bytes(damaged)
+        assert str(left / CHECKPOINT) in call(run_file, "--resume", code=2)
+    call(run_file, "--output", "state", *SEED)  # A generator is no state.
+    generator = tmp_path / "state" / "generator.safetensors"
+    (left / CHECKPOINT).write_bytes(generator.read_bytes())
+    assert "no training state" in call(run_file, "--resume", code=2)
+
+
+def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(run_file, tmp_path, monkeypatch):
+    def full(path, reconstructor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_training_state", full)
+    output = call(run_file)
+    assert output.count("no checkpoint could be written") == 1
+    assert (tmp_path / "results" / "tiny" / "product.h5").is_file()
+
+
+def test_checkpoints_are_written_as_often_as_the_file_says(run_file, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(Checkpoints, "save", lambda self, task: saved.append(task.current_epoch))
+    call(run_file, "--set", "output.checkpoint_minutes=60")
+    assert saved == []
+    call(run_file, "--overwrite")
+    assert saved == [0, 1, 2, 3, 4, 5]
+
+
+def test_where_the_product_cannot_be_written_it_is_saved_elsewhere(run_file, tmp_path, monkeypatch):
+    write = result.write_product
+
+    def full(path, *args, **kwargs):
+        if tmp_path / "results" in path.parents:
+            raise OSError(28, "No space left on device")
+        return write(path, *args, **kwargs)
+
+    monkeypatch.setattr(result, "write_product", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    output = call(run_file, code=1)
+    (product,) = tmp_path.glob("ptychi-neural-*/product.h5")
+    assert f"It is {product}" in output
+    assert np.isfinite(read_product(product).object).all()
+
+
+def test_a_run_that_ends_with_nan_is_no_result(run_file, tmp_path, monkeypatch):
+    """LSQML's loss can be finite while the probe is not."""
+    run = LSQMLReconstructor.run
+
+    def spoiled(self, *args, **kwargs):
+        run(self, *args, **kwargs)
+        with torch.no_grad():
+            self.parameter_group.probe.set_data(self.parameter_group.probe.data * np.nan)
+
+    monkeypatch.setattr(LSQMLReconstructor, "run", spoiled)
+    run_file.write_text(RUN[: RUN.index("[reconstructor_options.start]")])
+    output = call(run_file, "--set", "engine=lsqml", code=1)
+    assert "The probe became NaN" in output
+    assert not (tmp_path / "results" / "tiny").exists()

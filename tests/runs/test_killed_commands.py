@@ -1,0 +1,72 @@
+"""Commands that are killed at random moments, or that find the disk full."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ptychi_neural.cli import app
+from ptychi_neural.scans import read_product
+from small_runs import RUN
+
+SCRIPT = Path(__file__).resolve().parents[1] / "killed_commands.py"
+
+
+@pytest.mark.slow
+def test_commands_that_are_killed_at_random_moments_lose_nothing(tmp_path):
+    path = os.pathsep.join([str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, SCRIPT, tmp_path / "killed", "5", "2"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"},
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("reconstruct", "train", "infer"):
+        assert f"{name}: 5 kills" in done.stdout
+
+
+@pytest.fixture
+def small_disk(tmp_path, request):
+    """A disk of so many KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    size = f"size={request.param}k"
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", disk]).returncode != 0:
+        pytest.skip("mounting is not permitted")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("small_disk", [60, 80, 120, 200], indirect=True)
+@pytest.mark.parametrize("name", ["result", "."])
+def test_on_a_full_disk_the_product_is_saved_first(tmp_path, small_disk, name):
+    (tmp_path / "tiny.toml").write_text(RUN)
+    folder = small_disk / name
+    result = CliRunner().invoke(
+        app, ["reconstruct", str(tmp_path / "tiny.toml"), "--output", str(folder)]
+    )
+    assert result.exit_code == 1
+    assert "Traceback" not in result.output
+    assert "figure.png could not be written" in result.output
+    assert "Incomplete, without" in result.output
+    assert read_product(folder / "product.h5").object.shape[0] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("small_disk", [16], indirect=True)
+def test_a_disk_without_room_for_the_product_is_told_before_anything_is_computed(
+    tmp_path, small_disk
+):
+    (tmp_path / "tiny.toml").write_text(RUN)
+    result = CliRunner().invoke(
+        app, ["reconstruct", str(tmp_path / "tiny.toml"), "--output", str(small_disk / "result")]
+    )
+    assert result.exit_code == 2
+    assert "Make room" in result.output
+    assert "projections" not in result.output
+    assert [*small_disk.iterdir()] == []

@@ -1,0 +1,192 @@
+"""What a run tells: bars, lines or events."""
+
+import io
+import json
+import signal
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from ptychi_neural import evaluation
+from ptychi_neural.cli import app
+from ptychi_neural.runs import attend, progress
+from ptychi_neural.runs.attend import interruptible
+from ptychi_neural.runs.progress import Bar, Progress, say, tell, telling
+from small_runs import RUN
+
+FIELDS = {
+    "started": {
+        *("version", "pid", "reconstructor", "options_class", "num_epochs", "num_patterns"),
+        "product_output",
+    },
+    "iteration": {"iteration", "held_out_loss", "elapsed_s"},
+    "validation": {"epoch", "held_out_loss", "elapsed_s"},
+    "checkpoint": {"epoch", "path", "elapsed_s"},
+    "epoch": {"epoch", "num_epochs", "loss", "elapsed_s"},
+    "cancelling": {"signal"},
+    "finished": {"epoch", "cancelled", "path", "stopped", "elapsed_s"},
+    "error": {"type", "message", "exit_code", "traceback"},
+}
+"""The fields of each event of a reconstruction, as docs/reliability.md has them."""
+
+
+@pytest.fixture
+def run_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for figure in ("loss_figure", "reconstruction_figure"):  # They take most of the time.
+        monkeypatch.setattr(evaluation, figure, lambda *args, **kwargs: None)
+    path = tmp_path / "tiny.toml"
+    path.write_text(RUN.replace("num_epochs = 6", "num_epochs = 2"))
+    return path
+
+
+def call(*arguments, code=0):
+    result = CliRunner().invoke(app, ["reconstruct", *map(str, arguments)])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def events_of(result):
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    for event in events:
+        assert set(event) - {"event"} == FIELDS[event["event"]]
+    return events
+
+
+def test_events_tell_the_course_of_a_reconstruction(run_file):
+    events = events_of(call(run_file, "--progress", "json"))
+    assert [event["event"] for event in events] == [
+        "started",
+        *4 * ["iteration"],
+        "validation",
+        *2 * ["checkpoint", "epoch"],
+        "validation",
+        "finished",
+    ]
+    assert events[0]["version"] == 1
+    assert events[0]["num_epochs"] == 2
+    assert [e["epoch"] for e in events if e["event"] == "epoch"] == [1, 2]
+    assert events[-1] | {"elapsed_s": 0} == {
+        "event": "finished",
+        "epoch": 2,
+        "cancelled": False,
+        "path": "results/tiny/product.h5",
+        "stopped": None,
+        "elapsed_s": 0,
+    }
+
+
+def test_events_tell_that_a_run_was_cancelled(run_file, monkeypatch):
+    report = attend._judgement_told
+
+    def cancel(reconstructor):
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)  # A terminal that is closed sends several.
+        return report(reconstructor)
+
+    monkeypatch.setattr(attend, "_judgement_told", cancel)
+    events = events_of(call(run_file, "--progress", "json", code=130))
+    assert [e["signal"] for e in events if e["event"] == "cancelling"] == ["SIGHUP"]
+    assert events[-1]["cancelled"] is True
+    assert events[-1]["stopped"] == "interrupted"
+
+
+def test_events_tell_an_error(run_file):
+    rpie = ("--set", "engine=rpie", "--set", "object_options.step_size=1e30")
+    run_file.write_text(RUN[: RUN.index("[reconstructor_options.start]")])
+    events = events_of(call(run_file, *rpie, "--progress", "json", code=1))
+    assert events[-1]["type"] == "FloatingPointError"
+    assert events[-1]["exit_code"] == 1
+    assert "Traceback" in events[-1]["traceback"]
+    losses = [event["loss"] for event in events if event["event"] == "epoch"]
+    assert losses[-1] is None  # NaN is not JSON.
+
+
+def test_a_quiet_run_tells_nothing(run_file):
+    assert call(run_file, "--quiet").output == ""
+
+
+def test_the_log_has_lines_and_what_the_command_came_to(run_file, tmp_path):
+    call(run_file, "--quiet", "--log", "log.txt")
+    log = (tmp_path / "log.txt").read_text()
+    assert "00:00 left, " in log
+    assert "results/tiny: 2 epochs" in log
+    assert "\r" not in log
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that a test sets."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_without_a_terminal_there_is_a_line_every_30_seconds_at_most(clock, capsys):
+    with telling(Progress("lines")):
+        for _ in range(3):
+            with Bar(
+                total=100, bar_format="epoch {n_fmt}/{total_fmt} |{bar:30}| " + progress.TIMES
+            ) as bar:
+                for _ in range(100):
+                    bar.n += 1
+                    bar.set_postfix_str("loss 3.2", refresh=False)
+                    bar.display()
+                    clock[0] += 1.0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10  # in 300 s
+    assert lines[0].startswith("epoch 1/100 00:00 gone, ")
+    assert lines[0].endswith("left, loss 3.2")
+    assert not any("\r" in line or "|" in line for line in lines)
+
+
+@pytest.mark.parametrize("style", ["bars", "lines"])
+def test_tqdm_disable_is_respected(monkeypatch, capsys, style):
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    with telling(Progress(style)), Bar(total=3) as bar:
+        assert bar.disable
+        bar.update()
+    assert capsys.readouterr().err == ""
+
+
+class Broken(io.StringIO):
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_what_cannot_be_told_ends_nothing(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Broken())
+    for style in ("bars", "lines", "none"):
+        with telling(Progress(style, events=Broken(), log=Broken())):
+            with Bar(total=3) as bar:
+                bar.update()
+                bar.refresh()
+            say("a message")
+            tell("epoch", epoch=1, loss=float("nan"))
+
+
+def test_a_signal_in_the_midst_of_a_write_ends_nothing():
+    class Interrupted(io.StringIO):
+        def write(self, text):
+            raise RuntimeError("reentrant call inside <_io.BufferedWriter>")
+
+    with telling(Progress("lines", events=Interrupted())), interruptible("the batch") as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop()
+
+
+def test_blocks_inside_each_other_share_what_is_noted_and_put_handlers_back():
+    before = {signum: signal.getsignal(signum) for signum in attend.SIGNALS}
+    with interruptible("the run") as outer:
+        with interruptible("the batch") as inner:
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+            assert inner()
+        assert outer()
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert {signum: signal.getsignal(signum) for signum in attend.SIGNALS} == before
+    with interruptible("the next run") as stop:
+        assert not stop()
