@@ -16,7 +16,7 @@ FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("
 ROOMS = (
     *("options", "scans", "physics", "projections", "generators", "engine"),
     *("simulation", "evaluation", "training", "prediction", "runs", "comparison"),
-    *("api", "earlier_names", "io", "workflows", "cli", "__init__", "__main__"),
+    *("integrations", "api", "earlier_names", "io", "workflows", "cli", "__init__", "__main__"),
 )
 """Folders and files of the package: each imports only from itself and from those before it."""
 
