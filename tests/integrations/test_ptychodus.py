@@ -19,7 +19,6 @@ from ptychodus.api.probe_positions import ProbePosition, ProbePositionSequence  
 from ptychodus.api.product import LossValue, Product, ProductMetadata  # noqa: E402
 from ptychodus.api.reconstruct import ReconstructInput, prepare_reconstruct_input  # noqa: E402
 from ptychodus.model.ptychi.task import align_task_options_with_product  # noqa: E402
-from small_tasks import neural_options  # noqa: E402
 
 from ptychi_neural.integrations.ptychodus import (  # noqa: E402
     NeuralReconstructor,
@@ -34,6 +33,7 @@ from ptychi_neural.scans import (  # noqa: E402
     write_scan,
 )
 from ptychi_neural.simulation import write_simulation  # noqa: E402
+from small_tasks import neural_options  # noqa: E402
 
 N, SIZE, PIXEL_M = 7, 16, 3e-8
 
