@@ -107,7 +107,8 @@ class NeuralReconstructor(TrainableReconstructor):
             options.reconstructor_options.generator.checkpoint = str(self._generator)
         scan = scan_of(parameters)
         n_epochs, epoch = options.reconstructor_options.num_epochs, 0
-        with build_task(options, scan) as task:
+        task = build_task(options, scan)
+        with task:
             while True:
                 task.run(min(self.num_sync_epochs, n_epochs - epoch))
                 reached = min(epoch + self.num_sync_epochs, n_epochs)
