@@ -169,6 +169,24 @@ def infer(
 
 
 @app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="Results folder.")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier report.")
+    ] = False,
+) -> None:
+    """Write report.html into the results folder of a reconstruction.
+
+    It is one file that opens without a network: object, probe, curves, positions before and after,
+    data, settings, timings and environment. The data are read again from where they were.
+    """
+    with _plain_errors():
+        from ptychi_neural.runs.report import report
+
+        typer.echo(str(report(folder, overwrite)))
+
+
+@app.command()
 def compare(
     run_file: RunPath,
     engines: Annotated[

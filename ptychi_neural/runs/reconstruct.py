@@ -12,6 +12,8 @@ from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.engine.tasks import build_task
 from ptychi_neural.prediction import deviation
 from ptychi_neural.runs.folders import check_output_folder, new_folder
+from ptychi_neural.runs.messages import noted_warnings
+from ptychi_neural.runs.output_formats import write_formats
 from ptychi_neural.runs.provenance import write_json
 from ptychi_neural.runs.quality import in_register, object_metrics
 from ptychi_neural.runs.result import ReconstructionResult, draw, save
@@ -33,7 +35,8 @@ def reconstruct(
     a trained generator made it: how far its predictions disagree), ``run.toml`` (the run file with
     all defaults, which gives this result again), ``provenance.json``, ``losses.csv``,
     ``loss.png``, ``figure.png``, ``generator.safetensors`` and ``validation.csv`` (neural engine)
-    and ``metrics.json`` (where there is a ground truth or reference). It appears when complete.
+    and ``metrics.json`` (where there is a ground truth or reference), and what ``run.formats``
+    asks for. It appears when complete.
 
     Parameters
     ----------
@@ -57,7 +60,8 @@ def reconstruct(
     run.output_folder = Path(output_folder or run.output_folder)
     check_output_folder(run.output_folder, overwrite)
     _draw_missing_seeds(run)
-    scan, reference = load(run)
+    with noted_warnings() as notes:
+        scan, reference = load(run)
     result = _run_engines(run, scan, show_progress)
     with new_folder(run.output_folder, overwrite) as folder:
         save(result, run, folder)
@@ -69,6 +73,7 @@ def reconstruct(
             result.metrics = object_metrics(*compared, free)
             write_json(folder / "metrics.json", result.metrics)
         draw(result, run, folder)
+        write_formats(run.formats, result.scan, folder, scan, notes)
     return result
 
 

@@ -29,7 +29,8 @@ from ptychi_neural.runs.option_groups import checked_options, options_from, stat
 from ptychi_neural.runs.sections import (
     DATA_VARIABLE,
     DataSection,
-    OutputSection,
+    OutputFormats,
+    RunOutputSection,
     data_folders,
     located,
 )
@@ -63,7 +64,7 @@ class _Sections(BaseModel):
     engine: typing.Literal[tuple(ENGINES)] = "neural"  # type: ignore[valid-type]
     data: DataSection | None = None
     simulation: SimulationOptions | None = None
-    output: OutputSection = OutputSection()
+    output: RunOutputSection = RunOutputSection()
 
 
 INHERITED = (
@@ -109,6 +110,9 @@ class RunFile:
     output_folder: Path = Path("results/run")
     """Results folder, relative to the current directory."""
 
+    formats: list[OutputFormats] = field(default_factory=list)
+    """Files to write beside the product."""
+
     chosen: frozenset[str] = field(default_factory=frozenset)
     """Dotted names of the options that the file sets."""
 
@@ -124,7 +128,7 @@ class RunFile:
             if section is not None:
                 dump = TypeAdapter(type(section)).dump_python
                 contents[name] = dump(section, mode="json", exclude_none=True)
-        contents["output"] = {"folder": str(self.output_folder)}
+        contents["output"] = {"folder": str(self.output_folder), "formats": list(self.formats)}
         if self.refine is not None:
             options = self.refine.options
             contents["refine"] = {"engine": self.refine.engine} | stated(options, type(options)())
@@ -219,6 +223,7 @@ def run_from(
         data=frame.data,
         simulation=simulation,
         output_folder=frame.output.folder or Path("results") / path.stem,
+        formats=frame.output.formats,
         chosen=frozenset(flattened(chosen)),
     )
 

@@ -2,6 +2,7 @@
 
 import os
 import typing
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,25 @@ class OutputSection(BaseModel):
 
     folder: Path | None = None
     """Results folder, relative to the current directory; None: ``results/<run file's name>``."""
+
+
+class OutputFormats(StrEnum):
+    """Files that a reconstruction writes beside its product."""
+
+    CXI = "cxi"
+    NPZ = "npz"
+    TIFF = "tiff"
+    PNG = "png"
+    HTML = "html"
+
+
+class RunOutputSection(OutputSection):
+    """``[output]`` of a run file: where the result goes, and in which formats."""
+
+    formats: list[OutputFormats] = []
+    """Files to write beside ``product.h5``: the product as ``"cxi"`` or ``"npz"``; amplitude,
+    unwrapped phase and probe as 32-bit ``"tiff"`` or as ``"png"`` with scale bars; a report of
+    the run as one ``"html"`` file."""
 
 
 def data_folders(data_folder: str | Path | None) -> list[Path]:
