@@ -187,6 +187,43 @@ def report(
 
 
 @app.command()
+def watch(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where scans arrive.")],
+    template: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TEMPLATE.toml",
+            help='Run file for all scans, with {scan} in data.diffraction: "{scan}.cxi".',
+        ),
+    ],
+    output: Output = None,
+    changes: Changes = None,
+    settle: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="Files must not change for as long.")
+    ] = 10.0,
+    every: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.05, help="Between looks at the folder.")
+    ] = 5.0,
+    once: Annotated[bool, typer.Option("--once", help="End when all is done.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Try what was set aside again.")] = False,
+) -> None:
+    """Reconstruct each scan of a folder once, as scans arrive.
+
+    Results go to results/<name of the template>/<scan> by default. watch.json there tells what was
+    done and what was set aside for which reason: the same command goes on from it.
+    """
+    with _plain_errors():
+        from ptychi_neural.runs.run_file import parse_changes
+        from ptychi_neural.runs.watch_folder import FolderWatch
+
+        watched = FolderWatch(
+            *(folder, template, output, parse_changes(changes or []), settle, retry),
+            say=typer.echo,
+        )
+        watched.run(every, once)
+
+
+@app.command()
 def compare(
     run_file: RunPath,
     engines: Annotated[

@@ -56,6 +56,7 @@ h2 {{ font-size: 1.15rem; margin: 2rem 0 .5rem; border-bottom: 1px solid #d7dbe2
 .note {{ background: #fff6dd; border-left: 4px solid #e0a800; margin: .5rem 0;
          padding: .4rem .8rem; }}
 .pictures {{ display: flex; flex-wrap: wrap; gap: .5rem; align-items: flex-start; }}
+.pictures img {{ flex: 1 1 20rem; min-width: 0; max-width: 29rem; }}
 img {{ max-width: 100%; height: auto; }}
 table {{ border-collapse: collapse; }}
 td, th {{ padding: .15rem 1rem .15rem 0; text-align: left; vertical-align: top; }}
@@ -206,13 +207,16 @@ def _object(scan: Scan, folder: Path) -> list[str]:
         _picture(amplitude_figure(pictures), "Amplitude of the object"),
         _picture(phase_figure(pictures), "Unwrapped phase of the object"),
     ]
-    found = _section("Object", '<div class="pictures">', *shown, "</div>")
+    beside = '<div class="pictures">' if len(scan.object) == 1 else "<div>"
+    found = _section("Object", beside, *shown, "</div>")
     with h5py.File(folder / "product.h5") as file:
         if "object_std" in file:
             figure = deviation_figure(file["object_std"][()], shown_area(scan))
             found += [
                 "<p>How far the predictions that make up the object disagree:</p>",
+                '<div class="pictures">',
                 _picture(figure, "Disagreement of the predictions"),
+                "</div>",
             ]
     return found
 
@@ -265,7 +269,7 @@ def _data(start: Scan) -> list[str]:
         f"{counts.max():.4g})",
         "largest count": f"{start.patterns.max():.6g}",
         "masked pixels": 0 if valid is None else int((~valid).sum()),
-        "numbers without a frame": missing,
+        "frame numbers left out": missing,
         "object pixel": f"{start.pixel_size_m:.4g} m",
         "wavelength": "unknown" if start.wavelength_m is None else f"{start.wavelength_m:.4g} m",
         "near-field distance": "far field"
@@ -278,15 +282,13 @@ def _data(start: Scan) -> list[str]:
 
 
 def _how(told: Mapping[str, Any]) -> dict[str, Any]:
-    epochs, seconds = told["epochs"], told["wall_time_s"]
-    how = {
+    return {
         "command": " ".join(told["command"]),
         "written": told["written"],
         "seed": told.get("seed"),
-        "epochs": epochs,
-        "wall time": f"{seconds:.4g} s",
+        "epochs": told["epochs"],
+        "wall time, with the start": f"{told['wall_time_s']:.4g} s",
     }
-    return how | ({"time of an epoch": f"{seconds / epochs:.3g} s"} if epochs else {})
 
 
 def _environment(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def frames_figure(scan: Scan) -> Figure:
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
-    mean = np.mean(scan.patterns, axis=0, dtype=np.float64)
+    mean = scan.patterns.sum(axis=0, dtype=np.float64) / len(scan.patterns)
     valid = scan.valid_pixel_mask
     valid = np.ones(mean.shape, dtype=bool) if valid is None else valid
     lit = mean[valid & (mean > 0)]
