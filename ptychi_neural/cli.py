@@ -224,6 +224,36 @@ def watch(
 
 
 @app.command()
+def tune(
+    run_file: RunPath,
+    vary: Annotated[
+        list[str],
+        typer.Option(
+            metavar="KEY=LOW..HIGH|A,B,...", help="A key of the file and its values. Repeatable."
+        ),
+    ],
+    trials: Annotated[int, typer.Option(min=1, help="Trials in all.")] = 20,
+    output: Output = None,
+    data: Data = None,
+    changes: Changes = None,
+) -> None:
+    """Search for the settings that predict held-out pixels best, with Optuna.
+
+    Writes results/<name of the run file>-tuning by default: table.csv, best.toml, a results folder
+    for each trial. The same command goes on where an earlier one was stopped.
+    """
+    with _plain_errors():
+        from ptychi_neural.runs.run_file import parse_changes
+        from ptychi_neural.runs.tune import parse_choices, tune
+
+        found = tune(
+            *(run_file, parse_choices(vary), trials, output, data, parse_changes(changes or []))
+        )
+    typer.echo(found.table.to_string(index=False))
+    typer.echo(f"{found.folder / 'best.toml'}: {found.best}")
+
+
+@app.command()
 def compare(
     run_file: RunPath,
     engines: Annotated[
