@@ -90,7 +90,9 @@ def parse_choices(texts: Sequence[str]) -> list[Choice]:
         key, _, told = text.partition("=")
         ends = told.split("..")
         parts = ends if len(ends) == 2 else told.split(",")
-        values = tuple(flattened(parse_changes([f"{key}={part}"])).get(key) for part in parts)
+        values: tuple[Any, ...] = tuple(
+            flattened(parse_changes([f"{key}={part}"])).get(key) for part in parts
+        )
         numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
         if len(ends) == 2 and numbers and values[0] < values[1]:
             choices.append(Choice(key, low=values[0], high=values[1]))
@@ -134,10 +136,9 @@ def tune(
 
     Raises
     ------
-    ModuleNotFoundError
-        If Optuna is not installed.
     ValueError
-        If the run file is not valid, has no held-out pixels, or no trial could be run.
+        If Optuna is not installed, the run file is not valid or has no held-out pixels, or no
+        trial could be run.
     """
     optuna = _optuna()
     path = Path(run_file)
@@ -157,7 +158,7 @@ def tune(
     )
     _check_same(study, choices)
 
-    def held_out_loss(trial: "optuna.Trial") -> float:
+    def held_out_loss(trial: Any) -> float:
         values = {choice.key: choice.suggested(trial) for choice in choices}
         tried = run_from(merged(contents, values), path, data_folder)
         result = reconstruct(tried, folder / f"trial-{trial.number:03}", show_progress=False)
@@ -188,9 +189,10 @@ def tune(
 def _optuna() -> Any:
     try:
         import optuna
-    except ModuleNotFoundError as error:
-        error.add_note("Install it: pip install 'ptychi-neural[tune]'.")
-        raise
+    except ImportError as error:
+        raise ValueError(
+            "tune needs Optuna; install it with: pip install 'ptychi-neural[tune]'."
+        ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 

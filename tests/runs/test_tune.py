@@ -1,5 +1,7 @@
 """A search for settings: trials share their held-out pixels, and the best predicts them best."""
 
+import sys
+
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
@@ -67,12 +69,19 @@ def test_settings_that_are_refused_are_no_result(run_file, tmp_path):
 def test_a_run_without_held_out_pixels_is_refused(run_file, tmp_path, change):
     pytest.importorskip("optuna")
     contents = [line for line in RUN.splitlines() if "validation" not in line]
-    contents = [line for line in contents if "start =" not in line]
+    contents = [line for line in contents if "start =" not in line and "num_epochs" not in line]
     run_file.write_text("\n".join(contents), encoding="utf-8")
     command = ["tune", str(run_file), "--vary", "data.n_probe_modes=1,2", "--set", change]
     done = CliRunner().invoke(app, [*command, "--output", str(tmp_path / "tuning")])
     assert done.exit_code == 2
     assert "tune scores by held-out pixels" in done.output
+
+
+def test_optuna_is_an_extra(run_file, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    done = CliRunner().invoke(app, ["tune", str(run_file), "--vary", "data.n_probe_modes=1,2"])
+    assert done.exit_code == 2
+    assert "pip install 'ptychi-neural[tune]'" in done.output
 
 
 @pytest.mark.parametrize("text", ["a=1", "a", "a=1..b", "a=3..1", "a=1,1", "a=1..2..3", "=1,2"])
