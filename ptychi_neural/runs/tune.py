@@ -190,9 +190,7 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise ValueError(
-            "tune needs Optuna; install it with: pip install 'ptychi-neural[tune]'."
-        ) from error
+        raise ValueError("tune needs Optuna; install it with: pip install optuna.") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 
