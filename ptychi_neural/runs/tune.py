@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -42,7 +42,8 @@ class Choice:
     def suggested(self, trial: "optuna.Trial") -> Any:
         """The value that a trial is to take."""
         if self.values:
-            return self.values[trial.suggest_categorical(self.key, range(len(self.values)))]
+            places = range(len(self.values))
+            return self.values[cast(int, trial.suggest_categorical(self.key, places))]
         logarithmic = self.low > 0 and self.high >= LOGARITHMIC_FROM * self.low
         if self.is_whole:
             return trial.suggest_int(self.key, int(self.low), int(self.high), log=logarithmic)

@@ -117,6 +117,8 @@ class FolderWatch:
         problems: list[str] = []
         data = self._contents.get("data", {})
         validated(DataSection, data, list(key_names(DataSection)), problems)
+        if "simulation" in self._contents:
+            problems.append("simulation: a template names measured data")
         if SCAN not in str(data.get("diffraction", "")):
             problems.append(
                 f"data.diffraction: write {SCAN} in the place of a scan's name, such as \"{SCAN}"
