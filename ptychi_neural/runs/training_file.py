@@ -128,6 +128,7 @@ class TrainingFile:
         """Contents of a training file that states every default and trains the same."""
         shared = RunFile("neural", self.options, output_folder=self.output_folder).filled_in()
         del shared["engine"]
+        shared["output"] = {"folder": str(self.output_folder)}
         return {
             "training": self.training.model_dump(),
             "scans": [scan.filled_in() for scan in self.scans],
