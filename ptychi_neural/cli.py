@@ -191,6 +191,91 @@ def infer(
 
 
 @app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="Results folder.")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier report.")
+    ] = False,
+) -> None:
+    """Write report.html into the results folder of a reconstruction.
+
+    It is one file that opens without a network: object, probe, curves, positions before and after,
+    data, settings, timings and environment. The data are read again from where they were.
+    """
+    with _plain_errors():
+        from ptychi_neural.runs.report import report
+
+        typer.echo(str(report(folder, overwrite)))
+
+
+@app.command()
+def watch(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where scans arrive.")],
+    template: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TEMPLATE.toml",
+            help='Run file for all scans, with {scan} in data.diffraction: "{scan}.cxi".',
+        ),
+    ],
+    output: Output = None,
+    changes: Changes = None,
+    settle: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="Files must not change for as long.")
+    ] = 10.0,
+    every: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.05, help="Between looks at the folder.")
+    ] = 5.0,
+    once: Annotated[bool, typer.Option("--once", help="End when all is done.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Try what was set aside again.")] = False,
+) -> None:
+    """Reconstruct each scan of a folder once, as scans arrive.
+
+    Results go to results/<name of the template>/<scan> by default. watch.json there tells what was
+    done and what was set aside for which reason: the same command goes on from it.
+    """
+    with _plain_errors():
+        from ptychi_neural.runs.run_file import parse_changes
+        from ptychi_neural.runs.watch_folder import FolderWatch
+
+        watched = FolderWatch(
+            *(folder, template, output, parse_changes(changes or []), settle, retry),
+            say=typer.echo,
+        )
+        watched.run(every, once)
+
+
+@app.command()
+def tune(
+    run_file: RunPath,
+    vary: Annotated[
+        list[str],
+        typer.Option(
+            metavar="KEY=LOW..HIGH|A,B,...", help="A key of the file and its values. Repeatable."
+        ),
+    ],
+    trials: Annotated[int, typer.Option(min=1, help="Trials in all.")] = 20,
+    output: Output = None,
+    data: Data = None,
+    changes: Changes = None,
+) -> None:
+    """Search for the settings that predict held-out pixels best, with Optuna.
+
+    Writes results/<name of the run file>-tuning by default: table.csv, best.toml, a results folder
+    for each trial. The same command goes on where an earlier one was stopped.
+    """
+    with _plain_errors():
+        from ptychi_neural.runs.run_file import parse_changes
+        from ptychi_neural.runs.tune import parse_choices, tune
+
+        found = tune(
+            *(run_file, parse_choices(vary), trials, output, data, parse_changes(changes or []))
+        )
+    typer.echo(found.table.to_string(index=False))
+    typer.echo(f"{found.folder / 'best.toml'}: {found.best}")
+
+
+@app.command()
 def compare(
     run_file: RunPath,
     engines: Annotated[

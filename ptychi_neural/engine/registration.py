@@ -1,9 +1,10 @@
-"""Makes the engine known to pty-chi: its reconstructor maps and its table of options."""
+"""Makes the engine known to pty-chi: its reconstructor maps, its table and its name of options."""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
+import ptychi.api
 import ptychi.maps
 from ptychi.api.registry import RECONSTRUCTOR_OPTIONS_MAP
 from ptychi.api.task import PtychographyTask
@@ -22,6 +23,8 @@ def register() -> None:
         "opr_mode_weight_options": options.NeuralOPRModeWeightsOptions,
         "reconstructor_options": options.NeuralReconstructorOptions,
     }
+    # ptychodus finds the options of an engine by the name of their class in ptychi.api.
+    ptychi.api.NeuralPtychographyOptions = options.NeuralPtychographyOptions  # type: ignore[attr-defined]
     # Under torchrun with several ranks pty-chi refuses the engine, as it does all but two.
     lookup = ptychi.maps.get_reconstructor_by_enum
     if not hasattr(lookup, "knows_neural_engine"):

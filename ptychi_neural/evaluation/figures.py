@@ -110,7 +110,7 @@ def reconstruction_figure(
     above, *below = np.ravel(aside.subfigures(2 if losses else 1, 1, squeeze=False))
     power = (np.abs(probe[0]) ** 2).sum(axis=(-2, -1))
     for k, ax in enumerate(np.atleast_1d(above.subplots(1, n_modes))):
-        ax.imshow(_hue_and_brightness(probe[0, k]))
+        ax.imshow(hue_and_brightness(probe[0, k]))
         share = f"mode {k + 1}\n{power[k] / power.sum():.1%}"
         ax.set_title(share if n_modes > 1 else "probe", fontsize="medium")
         ax.set(xticks=[], yticks=[])
@@ -215,7 +215,7 @@ def _crop(ax: Axes, mask: NDArray[np.bool_], extent: tuple[float, ...]) -> None:
     ax.set_ylim(top + dy * (rows[-1] + 1), top + dy * rows[0])
 
 
-def _hue_and_brightness(mode: NDArray[np.complexfloating]) -> NDArray[np.float64]:
+def hue_and_brightness(mode: NDArray[np.complexfloating]) -> NDArray[np.float64]:
     """(h, w, 3) colours that show the phase as hue and the amplitude as brightness."""
     from matplotlib.colors import hsv_to_rgb
 

@@ -1,8 +1,10 @@
-"""Messages of pty-chi that a user has to read only once."""
+"""Messages that a user has to read only once, or that a report repeats."""
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -25,3 +27,18 @@ def told_once(logger: str = "ptychi.api.task") -> Iterator[None]:
         yield
     finally:
         filtered.removeFilter(is_new)
+
+
+@contextmanager
+def noted_warnings() -> Iterator[list[str]]:
+    """Keep the texts of warnings, which are shown as ever, in a list."""
+    notes: list[str] = []
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def note(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+            notes.append(str(message))
+            show(message, *args, **kwargs)
+
+        warnings.showwarning = note  # type: ignore[assignment]
+        yield notes

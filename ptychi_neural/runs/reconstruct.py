@@ -24,6 +24,8 @@ from ptychi_neural.runs.checkpoints import (
     take_seeds,
 )
 from ptychi_neural.runs.folders import PROVENANCE, ResultsFolder, results_folder
+from ptychi_neural.runs.messages import noted_warnings
+from ptychi_neural.runs.output_formats import write_formats
 from ptychi_neural.runs.progress import say, tell
 from ptychi_neural.runs.provenance import beginning, write_json
 from ptychi_neural.runs.quality import in_register, object_metrics
@@ -57,7 +59,8 @@ def reconstruct(
     ``amplitude_interval`` and ``phase_interval``), ``run.toml`` (the run file with
     all defaults, which gives this result again), ``provenance.json``, ``losses.csv``,
     ``loss.png``, ``figure.png``, ``generator.safetensors`` and ``validation.csv`` (neural engine)
-    and ``metrics.json`` (where there is a ground truth or reference). It appears when complete.
+    and ``metrics.json`` (where there is a ground truth or reference), and what ``run.formats``
+    asks for. It appears when complete.
 
     Parameters
     ----------
@@ -92,7 +95,8 @@ def reconstruct(
             _check_unfinished(results)
             take_seeds(run, results.earlier)
         _draw_missing_seeds(run)
-        scan, reference = load(run)
+        with noted_warnings() as notes:
+            scan, reference = load(run)
         check_room(results.temporary, scan)
         first = build_task(run.options, scan, keep=run.chosen)
         second = None if run.refine is None else build_task(run.refine.options, scan)
@@ -113,6 +117,9 @@ def reconstruct(
             workflow = NeuralWarmStartWorkflow(first, second, checkpoints)
             result = _run_engines(run, workflow, scan, show_progress)
             _save(result, run, scan, results, reference)
+            if run.formats:
+                with what_fails_is_told(result, "formats"):
+                    write_formats(run.formats, result.scan, results.temporary, scan, notes)
             results.publish()
         tell(
             "finished",

@@ -29,6 +29,7 @@ from ptychi_neural.runs.option_groups import checked_options, options_from, stat
 from ptychi_neural.runs.sections import (
     DATA_VARIABLE,
     DataSection,
+    OutputFormats,
     RunOutputSection,
     data_folders,
     located,
@@ -114,6 +115,8 @@ class RunFile:
     """Whether intervals of amplitude and phase are measured."""
     checkpoint_minutes: float = 3.0
     """Minutes between two checkpoints, see ``RunOutputSection``."""
+    formats: list[OutputFormats] = field(default_factory=list)
+    """Files to write beside the product."""
 
     chosen: frozenset[str] = field(default_factory=frozenset)
     """Dotted names of the options that the file sets."""
@@ -132,6 +135,7 @@ class RunFile:
                 contents[name] = dump(section, mode="json", exclude_none=True)
         contents["output"] = {
             "folder": str(self.output_folder),
+            "formats": list(self.formats),
             "intervals": self.intervals,
             "checkpoint_minutes": self.checkpoint_minutes,
         }
@@ -234,6 +238,7 @@ def run_from(
         output_folder=frame.output.folder or Path("results") / path.stem,
         intervals=frame.output.intervals,
         checkpoint_minutes=frame.output.checkpoint_minutes,
+        formats=frame.output.formats,
         chosen=frozenset(flattened(chosen)),
     )
 

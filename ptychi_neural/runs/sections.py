@@ -2,6 +2,7 @@
 
 import os
 import typing
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,23 @@ class OutputSection(BaseModel):
     """Results folder, relative to the current directory; None: ``results/<run file's name>``."""
 
 
+class OutputFormats(StrEnum):
+    """Files that a reconstruction writes beside its product."""
+
+    CXI = "cxi"
+    NPZ = "npz"
+    TIFF = "tiff"
+    PNG = "png"
+    HTML = "html"
+
+
 class RunOutputSection(OutputSection):
-    """``[output]`` of a run file: where the result goes, and what is kept until then."""
+    """``[output]`` of a run file: where the result goes, and what belongs to it."""
+
+    formats: list[OutputFormats] = []
+    """Files to write beside ``product.h5``: the product as ``"cxi"`` or ``"npz"``; amplitude,
+    unwrapped phase and probe as 32-bit ``"tiff"`` or as ``"png"`` with scale bars; a report of
+    the run as one ``"html"`` file."""
 
     intervals: bool = False
     """Measure 90 % intervals of amplitude and phase by a repetition on the computer, which takes

@@ -101,7 +101,7 @@ def write_diffraction(
     overwrite: bool = False,
     *,
     frame_indexes: NDArray[np.int64] | None = None,
-    detector_pixel_size_m: float | None = None,
+    detector_pixel_sizes_m: tuple[float, ...] = (),
     probe_photon_counts: NDArray[np.float64] | None = None,
 ) -> None:
     """Write counts and mask, compressed, so that pty-chi's and ptychodus's readers open them.
@@ -121,8 +121,9 @@ def write_diffraction(
         Whether an existing file may be replaced.
     frame_indexes : ndarray, optional
         (n,) number of each frame; None: 0 ... n - 1.
-    detector_pixel_size_m : float, optional
-        Size of a detector pixel in metres; None: 1, which ptychodus needs in place of nothing.
+    detector_pixel_sizes_m : tuple of float
+        Height and width of a detector pixel in metres; empty: 1, which ptychodus needs in place
+        of nothing.
     probe_photon_counts : ndarray, optional
         (n,) photons of each frame before the sample.
 
@@ -146,7 +147,7 @@ def write_diffraction(
             patterns,
             valid_pixel_mask,
             frame_indexes,
-            detector_pixel_size_m,
+            detector_pixel_sizes_m,
             probe_photon_counts,
         )
 
@@ -156,7 +157,7 @@ def put_patterns(
     patterns: NDArray[np.generic],
     valid_pixel_mask: NDArray[np.bool_] | None,
     frame_indexes: NDArray[np.int64] | None,
-    detector_pixel_size_m: float | None,
+    detector_pixel_sizes_m: tuple[float, ...],
     probe_photon_counts: NDArray[np.float64] | None,
 ) -> None:
     """Write what ``write_diffraction`` writes into an open file."""
@@ -166,8 +167,8 @@ def put_patterns(
         np.ones(frame_shape, bool) if valid_pixel_mask is None else valid_pixel_mask.astype(bool)
     )
     data = file.create_dataset("dp", data=patterns, chunks=(1, *frame_shape), compression="gzip")
-    size_m = 1.0 if detector_pixel_size_m is None else detector_pixel_size_m
-    data.attrs.update(detector_pixel_width_m=size_m, detector_pixel_height_m=size_m)
+    height_m, width_m = detector_pixel_sizes_m or (1.0, 1.0)
+    data.attrs.update(detector_pixel_width_m=width_m, detector_pixel_height_m=height_m)
     file["patterns"] = data
     file["indexes"] = np.asarray(numbers, dtype=np.int64)
     file["bad_pixels"] = ~valid

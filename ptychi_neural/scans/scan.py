@@ -114,6 +114,31 @@ def position_origin(object_shape: tuple[int, ...]) -> NDArray[np.float64]:
     return np.round(np.asarray(object_shape[-2:]) / 2.0) - 0.5
 
 
+def array_center(object_shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Position, in pixels from position 0, 0, of the middle of the object array.
+
+    ptychodus counts positions from the middle of the array. pty-chi's origin is half a pixel
+    beside it along sides of an odd number of pixels.
+
+    Parameters
+    ----------
+    object_shape : tuple
+        Shape of the object array, of which the last two are (H, W).
+
+    Returns
+    -------
+    ndarray
+        (2,) position (y, x) in pixels.
+
+    Examples
+    --------
+    >>> array_center((1, 500, 497))
+    array([0. , 0.5])
+    """
+    middle = (np.asarray(object_shape[-2:]) - 1) / 2
+    return middle - position_origin(object_shape)
+
+
 def select_frames(scan: Scan, frames: slice | NDArray[np.generic]) -> Scan:
     """Part of a scan.
 

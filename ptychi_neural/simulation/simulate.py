@@ -24,6 +24,7 @@ from ptychi.forward_models import PlanarPtychographyForwardModel
 from ptychi.utils import get_suggested_object_size, to_tensor
 
 from ptychi_neural.scans import write_diffraction, write_product
+from ptychi_neural.scans.beamline import detector_pixel_sizes
 from ptychi_neural.scans.scan import Scan
 from ptychi_neural.simulation.options import SimulationOptions
 from ptychi_neural.simulation.precision import double_precision_on_cpu
@@ -239,7 +240,11 @@ def write_simulation(simulated: SimulatedScan, folder: str | Path, overwrite: bo
     """
     diffraction, product, truth = simulation_files(folder, overwrite)
     write_diffraction(
-        diffraction, simulated.scan.patterns, simulated.scan.valid_pixel_mask, overwrite=overwrite
+        diffraction,
+        simulated.scan.patterns,
+        simulated.scan.valid_pixel_mask,
+        overwrite=overwrite,
+        detector_pixel_sizes_m=detector_pixel_sizes(simulated.scan),
     )
     write_product(product, simulated.scan, overwrite=overwrite)
     write_product(truth, simulated.truth, overwrite=overwrite)

@@ -54,3 +54,10 @@ def test_stock_engines_give_bit_identical_results_with_and_without_the_import():
         ).stdout
 
     assert run("import ptychi_neural") == run("") != ""
+
+
+def test_the_options_are_found_by_name_as_those_of_every_engine():
+    """This is how ptychodus resolves the options of a reconstruction."""
+    stated = napi.NeuralPtychographyOptions().get_dict()
+    options_class = getattr(api, stated["options_class_name"])
+    assert options_class().load_from_dict(stated, strict=True).get_dict() == stated

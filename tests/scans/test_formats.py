@@ -11,6 +11,7 @@ import pytest
 from ptychi_neural.scans import (
     Scan,
     load_scan,
+    position_origin,
     read_diffraction,
     read_product,
     write_diffraction,
@@ -95,6 +96,39 @@ class TestWholeScans:
             np.testing.assert_allclose(
                 np.diff(read.positions_px, axis=0), np.diff(scan.positions_px[2:20:3], axis=0)
             )
+
+    @pytest.mark.parametrize("format", ["ptychodus", "cxi"])
+    def test_what_pty_chi_has_no_use_for_survives(self, tmp_path, scan, format):
+        attributes = {
+            "focus_object_distance_m": -0.01,
+            "tilt_angle_deg": 3.0,
+            "polarization": "left_circular",
+            "mass_attenuation_m2_kg": 0.3,
+        }
+        write_scan(tmp_path / "a", dataclasses.replace(scan, attributes=attributes), format)
+        read = read_product(tmp_path / "a")
+        assert read.attributes == read.attributes | attributes
+
+    @pytest.mark.parametrize("format", ["ptychodus", "cxi"])
+    @pytest.mark.parametrize("shape", [(80, 81), (81, 82), (83, 83)])
+    def test_positions_count_from_the_middle_of_the_array(self, tmp_path, scan, format, shape):
+        object_ = np.ones((1, *shape), np.complex64)
+        scan = dataclasses.replace(scan, object=object_)
+        write_scan(tmp_path / "a", scan, format)
+        with h5py.File(tmp_path / "a") as file:
+            if format == "ptychodus":
+                center_m = file["object"].attrs["center_y_m"], file["object"].attrs["center_x_m"]
+                positions_m = file["probe_position_y_m"][()], file["probe_position_x_m"][()]
+            else:
+                center_m = [file[f"entry_1/ptychodus/object_center_{axis}_m"][()] for axis in "yx"]
+                positions_m = file["entry_1/sample_1/geometry_1/translation"][()][:, 1::-1].T
+        middle_px = (np.array(shape) - 1) / 2  # an array index, as ptychodus has it
+        from_corner = (np.stack(positions_m, 1) - center_m) / scan.pixel_size_m + middle_px
+        ours = scan.positions_px + position_origin(shape)
+        np.testing.assert_allclose(from_corner, ours, atol=1e-6)
+        np.testing.assert_allclose(
+            read_product(tmp_path / "a").positions_px, scan.positions_px, atol=1e-6
+        )
 
     def test_nothing_is_overwritten_unless_asked(self, tmp_path, scan):
         write_scan(tmp_path / "scan.cxi", scan, "cxi")

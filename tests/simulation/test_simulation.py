@@ -293,6 +293,11 @@ def test_files_hold_the_data_the_start_and_the_truth(tmp_path):
             np.testing.assert_allclose(file["probe"][()], scan.probe, rtol=1e-6)
             y_px = file["probe_position_y_m"][()] / scan.pixel_size_m
             assert np.ptp(y_px) == pytest.approx(np.ptp(scan.positions_px[:, 0]))
+    with h5py.File(tmp_path / "scan" / "diffraction.h5") as file:
+        told, scan = file["patterns"].attrs, simulated.scan
+        for side, n in (("height", scan.patterns.shape[1]), ("width", scan.patterns.shape[2])):
+            size_m = scan.wavelength_m * scan.detector_distance_m / (n * scan.pixel_size_m)
+            assert told[f"detector_pixel_{side}_m"] == pytest.approx(size_m)
 
 
 def test_files_are_replaced_only_on_request(tmp_path):

@@ -18,7 +18,12 @@ from scipy.constants import c, h
 
 from ptychi_neural.scans.beamline import detector_pixel_sizes, length_in_metres, number, wavelength
 from ptychi_neural.scans.diffraction import Diffraction, read_stack, stacks
-from ptychi_neural.scans.formats.ptychodus import complex_array, expanded
+from ptychi_neural.scans.formats.ptychodus import (
+    array_center_m,
+    complex_array,
+    expanded,
+    origin_m,
+)
 from ptychi_neural.scans.formats.registry import Reader, register_reader, register_writer
 from ptychi_neural.scans.hdf5 import StrPath, find, names_like, opened, read, text, where
 from ptychi_neural.scans.scan import Scan
@@ -87,7 +92,7 @@ class Cxi(Reader):
                 file, frame_shape, wavelength_m, distance_m
             )
             positions_m = _positions(translation, find(file, f"{DETECTOR}/basis_vectors"))
-            center_m = _center(file, positions_m, object_)
+            center_m = _center(file, positions_m, object_, pixel_size_m)
             indexes = find(file, f"{EXTRA}/probe_position_indexes")
             weights = find(file, f"{EXTRA}/opr_weights")
             spacings = find(file, f"{EXTRA}/object_layer_spacing_m")
@@ -112,11 +117,7 @@ class Cxi(Reader):
                 else read(indexes).astype(np.int64),
                 object_center_m=center_m,
                 probe_photon_counts=None if photons is None else read(photons),
-                attributes={
-                    name: value
-                    for name, key in ATTRIBUTES.items()
-                    if (value := number(file, f"{EXTRA}/{key}")) is not None
-                }
+                attributes=_attributes(file)
                 | ({"detector_pixel_size_m": detector_m} if detector_m else {}),
                 name=_text(file, "entry_1/title", "entry_1/sample_1/name") or Path(path).stem,
                 comments=_text(file, "entry_1/experiment_description"),
@@ -162,7 +163,7 @@ def write_cxi(path: Path, scan: Scan) -> None:
         for owner in ("probe", "object"):
             extra[f"{owner}_pixel_width_m"] = scan.pixel_size_m
             extra[f"{owner}_pixel_height_m"] = scan.pixel_size_m
-        extra["object_center_y_m"], extra["object_center_x_m"] = scan.object_center_m
+        extra["object_center_y_m"], extra["object_center_x_m"] = array_center_m(scan)
         if scan.opr_mode_weights is not None:
             extra["opr_weights"] = scan.opr_mode_weights
         if scan.probe_photon_counts is not None:
@@ -171,7 +172,7 @@ def write_cxi(path: Path, scan: Scan) -> None:
             extra["free_space_propagation_distance_m"] = scan.free_space_propagation_distance_m
         if scan.slice_spacings_m is not None:
             extra["object_layer_spacing_m"] = scan.slice_spacings_m
-        for name, key in ATTRIBUTES.items():
+        for name, key in (ATTRIBUTES | {"polarization": "polarization"}).items():
             if name in scan.attributes:
                 extra[key] = scan.attributes[name]
 
@@ -221,17 +222,30 @@ def _pixel_size(
 
 
 def _center(
-    file: h5py.File, positions_m: NDArray[np.float64], object_: NDArray[Any]
+    file: h5py.File,
+    positions_m: NDArray[np.float64],
+    object_: NDArray[Any],
+    pixel_size_m: float,
 ) -> tuple[float, float]:
-    """Stage coordinates of the object's centre; the middle of the scan where the file has none."""
+    """Stage coordinates of position 0, 0; the middle of the scan where the file has no centre."""
     told = [number(file, f"{EXTRA}/object_center_{axis}_m") for axis in "yx"]
     if object_.size and None not in told:
-        return float(told[0] or 0), float(told[1] or 0)
+        return origin_m((float(told[0] or 0), float(told[1] or 0)), object_.shape, pixel_size_m)
     finite = positions_m[np.isfinite(positions_m).all(axis=1)]
     if len(finite) == 0:
         return 0.0, 0.0
     middle = (finite.min(axis=0) + finite.max(axis=0)) / 2
     return float(middle[0]), float(middle[1])
+
+
+def _attributes(file: h5py.File) -> dict[str, float | str]:
+    found: dict[str, float | str] = {
+        name: value
+        for name, key in ATTRIBUTES.items()
+        if (value := number(file, f"{EXTRA}/{key}")) is not None
+    }
+    polarization = _text(file, f"{EXTRA}/polarization")
+    return found | ({"polarization": polarization} if polarization else {})
 
 
 def _text(file: h5py.File, *names: str) -> str:

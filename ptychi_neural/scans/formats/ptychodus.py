@@ -1,8 +1,9 @@
 """ptychodus HDF5: a product (positions, probe, object, losses), a diffraction file, or both in one.
 
 Layout and geometry are those of ptychodus (``ptychodus/api/io.py``, ``api/object.py``): the centre
-of the object array lies at the stage coordinates ``center_y_m``, ``center_x_m``. That centre is
-pty-chi's position 0, 0. Names of attributes changed with version 1.7; both are read and written.
+of the object array lies at the stage coordinates ``center_y_m``, ``center_x_m``. pty-chi's position
+0, 0 is there too, or half a pixel beside it where a side of the array is odd.
+Names of attributes changed with version 1.7; both are read and written.
 pty-chi's own diffraction files (``dp``) are read here too.
 """
 
@@ -28,7 +29,7 @@ from ptychi_neural.scans.hdf5 import (
     text,
     where,
 )
-from ptychi_neural.scans.scan import Scan
+from ptychi_neural.scans.scan import Scan, array_center
 
 PATTERNS = ("dp", "patterns")
 POSITIONS = ("probe_position_indexes", "probe_position_y_m", "probe_position_x_m")
@@ -79,7 +80,11 @@ class Ptychodus(Reader):
                 )
             probe = expanded(complex_array(probe_data), 4)
             object_ = expanded(complex_array(object_data), 3)
-            center_m = (length(object_data, "center_y_m"), length(object_data, "center_x_m"))
+            center_m = origin_m(
+                (length(object_data, "center_y_m"), length(object_data, "center_x_m")),
+                object_.shape,
+                pixel_size_m,
+            )
             frame_indexes, positions_m = _positions(file)
             energy_eV = next((_number(file, name) for name in ENERGY if _number(file, name)), 0.0)
             distance_m = _number(file, "detector_object_distance_m")
@@ -140,19 +145,18 @@ def write_both(path: Path, scan: Scan) -> None:
     with h5py.File(path, "w") as file:
         _put_product(file, scan, None)
         if len(scan.patterns):
-            sizes_m = detector_pixel_sizes(scan)
             put_patterns(
                 file,
                 scan.patterns,
                 scan.valid_pixel_mask,
                 scan.frame_indexes,
-                sizes_m[-1] if sizes_m else None,
+                detector_pixel_sizes(scan),
                 scan.probe_photon_counts,
             )
 
 
 def _put_product(file: h5py.File, scan: Scan, losses: Sequence[tuple[int, float]] | None) -> None:
-    center_y_m, center_x_m = scan.object_center_m
+    center_y_m, center_x_m = array_center_m(scan)
     n = len(scan.positions_px)
     indexes = np.arange(n) if scan.frame_indexes is None else scan.frame_indexes
     spacings_m = np.empty(0) if scan.slice_spacings_m is None else scan.slice_spacings_m
@@ -168,8 +172,8 @@ def _put_product(file: h5py.File, scan: Scan, losses: Sequence[tuple[int, float]
     file.attrs.update({name: scan.attributes[name] for name in others})
     file.attrs.update(_distances(scan))
     file["probe_position_indexes"] = np.asarray(indexes, dtype=np.int64)
-    file["probe_position_y_m"] = scan.positions_px[:, 0] * scan.pixel_size_m + center_y_m
-    file["probe_position_x_m"] = scan.positions_px[:, 1] * scan.pixel_size_m + center_x_m
+    positions_m = scan.positions_px * scan.pixel_size_m + scan.object_center_m
+    file["probe_position_y_m"], file["probe_position_x_m"] = positions_m.T
     if scan.probe_photon_counts is not None:
         file["probe_photon_counts"] = scan.probe_photon_counts
     file["probe"] = scan.probe
@@ -182,6 +186,20 @@ def _put_product(file: h5py.File, scan: Scan, losses: Sequence[tuple[int, float]
         file["opr_weights"] = scan.opr_mode_weights
     file["loss_epochs"] = np.asarray(epochs, dtype=np.int64)
     file["loss_values"] = np.asarray(values, dtype=np.float64)
+
+
+def origin_m(
+    center_m: tuple[float, float], object_shape: tuple[int, ...], pixel_size_m: float
+) -> tuple[float, float]:
+    """Stage coordinates of position 0, 0, from those of the middle of the object array."""
+    y_m, x_m = np.asarray(center_m) - array_center(object_shape) * pixel_size_m
+    return float(y_m), float(x_m)
+
+
+def array_center_m(scan: Scan) -> tuple[float, float]:
+    """Stage coordinates of the middle of the object array."""
+    y_m, x_m = scan.object_center_m + array_center(scan.object.shape) * scan.pixel_size_m
+    return float(y_m), float(x_m)
 
 
 def length(data: h5py.Dataset, name: str) -> float:

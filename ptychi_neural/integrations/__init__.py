@@ -1,0 +1,1 @@
+"""The engine inside other packages, one file each, which import those packages."""

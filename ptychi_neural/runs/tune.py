@@ -1,0 +1,230 @@
+"""Search for the settings of a run file that predict held-out pixels best, with Optuna."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pandas as pd
+import tomli_w
+
+from ptychi_neural.engine.reconstructor import NeuralReconstructor
+from ptychi_neural.options import NeuralReconstructorOptions
+from ptychi_neural.runs.configuration import flattened, merged, parse_changes, read_toml
+from ptychi_neural.runs.reconstruct import reconstruct
+from ptychi_neural.runs.run_file import RunFile, run_from
+from ptychi_neural.scans.hdf5 import replacing
+
+if TYPE_CHECKING:
+    import optuna
+
+SHARE_OF_RANDOM_TRIALS = 0.3
+
+LOGARITHMIC_FROM = 10.0
+"""Ratio of the ends from which a range of positive numbers is searched in its logarithm."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Values of one key among which a search chooses: a list, or a range of numbers."""
+
+    key: str
+    values: tuple[Any, ...] = ()
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def is_whole(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def suggested(self, trial: "optuna.Trial") -> Any:
+        """The value that a trial is to take."""
+        if self.values:
+            places = range(len(self.values))
+            return self.values[cast(int, trial.suggest_categorical(self.key, places))]
+        logarithmic = self.low > 0 and self.high >= LOGARITHMIC_FROM * self.low
+        if self.is_whole:
+            return trial.suggest_int(self.key, int(self.low), int(self.high), log=logarithmic)
+        return trial.suggest_float(self.key, self.low, self.high, log=logarithmic)
+
+    def of(self, suggested: Any) -> Any:
+        """The value behind a parameter of a trial."""
+        return self.values[suggested] if self.values else suggested
+
+
+@dataclass(frozen=True)
+class TuningResult:
+    """What a search has found."""
+
+    folder: Path
+    table: pd.DataFrame
+    """A row for each trial: ``trial``, ``held_out_loss``, the varied keys, ``seconds``."""
+
+    best: dict[str, Any]
+    """Values of the varied keys that predict best."""
+
+
+def parse_choices(texts: Sequence[str]) -> list[Choice]:
+    """Read what a command line varies.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        ``KEY=LOW..HIGH`` or ``KEY=VALUE,VALUE,...``.
+
+    Raises
+    ------
+    ValueError
+        If a text is neither.
+
+    Examples
+    --------
+    >>> parse_choices(["data.n_probe_modes=1,3"])[0].values
+    (1, 3)
+    >>> parse_choices(["probe_options.step_size=1e-4..1e-2"])[0].high
+    0.01
+    """
+    choices = []
+    for text in texts:
+        key, _, told = text.partition("=")
+        ends = told.split("..")
+        parts = ends if len(ends) == 2 else told.split(",")
+        values: tuple[Any, ...] = tuple(
+            flattened(parse_changes([f"{key}={part}"])).get(key) for part in parts
+        )
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+        if len(ends) == 2 and numbers and values[0] < values[1]:
+            choices.append(Choice(key, low=values[0], high=values[1]))
+        elif len(ends) == 1 and len(set(map(str, values))) > 1:
+            choices.append(Choice(key, values))
+        else:
+            raise ValueError(
+                f"{text!r}: write KEY=LOW..HIGH with two numbers, or KEY=VALUE,VALUE,..."
+            )
+    return choices
+
+
+def tune(
+    run_file: str | Path,
+    choices: Sequence[Choice],
+    n_trials: int = 20,
+    output_folder: str | Path | None = None,
+    data_folder: str | Path | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> TuningResult:
+    """Run a run file with other values of some keys, and keep those that predict best.
+
+    Every trial is scored by the lowest loss at the held-out pixels, which are the same in all.
+    The folder gets ``table.csv``, ``best.toml``, a results folder for each trial, and the record
+    ``study.log``, from which the same command goes on.
+
+    Parameters
+    ----------
+    run_file : str or Path
+        Run file of the neural engine with held-out pixels.
+    choices : sequence of Choice
+        What is varied.
+    n_trials : int
+        Trials, with those that an earlier search has made.
+    output_folder : str or Path, optional
+        None: ``results/<name of the run file>-tuning``.
+    data_folder : str or Path, optional
+        As for ``read_run_file``.
+    changes : mapping, optional
+        Contents that take the place of the file's.
+
+    Raises
+    ------
+    ValueError
+        If Optuna is not installed, the run file is not valid or has no held-out pixels, or no
+        trial could be run.
+    """
+    optuna = _optuna()
+    path = Path(run_file)
+    contents = merged(read_toml(path), dict(changes or {}))
+    run = run_from(contents, path, data_folder)
+    seed = _checked_seed(run)
+    contents = merged(contents, {"reconstructor_options": {"random_seed": seed}})
+    folder = Path(output_folder or Path("results") / f"{path.stem}-tuning")
+    folder.mkdir(parents=True, exist_ok=True)
+    journal = optuna.storages.journal.JournalFileBackend(str(folder / "study.log"))
+    n_random = max(3, round(SHARE_OF_RANDOM_TRIALS * n_trials))
+    study = optuna.create_study(
+        storage=optuna.storages.JournalStorage(journal),
+        study_name=path.stem,
+        load_if_exists=True,
+        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=n_random),
+    )
+    _check_same(study, choices)
+
+    def held_out_loss(trial: Any) -> float:
+        values = {choice.key: choice.suggested(trial) for choice in choices}
+        tried = run_from(merged(contents, values), path, data_folder)
+        result = reconstruct(tried, folder / f"trial-{trial.number:03}", show_progress=False)
+        reconstructor = result.first_task.reconstructor
+        assert isinstance(reconstructor, NeuralReconstructor)
+        if result.stopped == "interrupted":
+            raise KeyboardInterrupt
+        return float(reconstructor.validation.loss.min())
+
+    done = sum(trial.state.is_finished() for trial in study.trials)
+    try:
+        study.optimize(
+            held_out_loss, max(0, n_trials - done), catch=(ValueError, FloatingPointError)
+        )
+    finally:
+        table = _table(study, choices)
+        with replacing(folder / "table.csv", overwrite=True) as temporary:
+            table.to_csv(temporary, index=False)
+    if not table.held_out_loss.notna().any():
+        raise ValueError(f"none of {len(table)} trials could be run; see the warnings of Optuna.")
+    best = {choice.key: choice.of(study.best_params[choice.key]) for choice in choices}
+    best_run = run_from(merged(contents, best), path, data_folder).filled_in()
+    with replacing(folder / "best.toml", overwrite=True) as temporary:
+        Path(temporary).write_text(tomli_w.dumps(best_run), encoding="utf-8")
+    return TuningResult(folder, table, best)
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise ValueError("tune needs Optuna; install it with: pip install optuna.") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _checked_seed(run: RunFile) -> int:
+    """The seed of all trials, which decides the held-out pixels."""
+    options = run.options.reconstructor_options
+    if not isinstance(options, NeuralReconstructorOptions) or options.validation.held_out == 0:
+        raise ValueError(
+            'tune scores by held-out pixels: choose engine = "neural" and '
+            "reconstructor_options.validation.held_out above 0."
+        )
+    return 0 if options.random_seed is None else options.random_seed
+
+
+def _check_same(study: "optuna.Study", choices: Sequence[Choice]) -> None:
+    """Refuse to mix trials that vary something else."""
+    told = {"choices": [repr(choice) for choice in choices]}
+    if study.user_attrs and study.user_attrs != told:
+        raise ValueError(
+            "the folder holds a search that varies other keys or values; write elsewhere with "
+            "--output FOLDER."
+        )
+    study.set_user_attr("choices", told["choices"])
+
+
+def _table(study: "optuna.Study", choices: Sequence[Choice]) -> pd.DataFrame:
+    rows = []
+    for trial in study.trials:
+        values = {c.key: c.of(trial.params[c.key]) for c in choices if c.key in trial.params}
+        seconds = np.nan if trial.duration is None else trial.duration.total_seconds()
+        score = np.nan if trial.value is None else trial.value
+        rows.append({"trial": trial.number, "held_out_loss": score, **values, "seconds": seconds})
+    keys = [choice.key for choice in choices]
+    table = pd.DataFrame(rows, columns=["trial", "held_out_loss", *keys, "seconds"])
+    return table.sort_values("held_out_loss", ignore_index=True)

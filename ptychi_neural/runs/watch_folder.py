@@ -1,0 +1,216 @@
+"""A folder in which scans arrive: each is reconstructed once, by one run file for all."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ptychi_neural.runs.configuration import RunFileError, key_names, merged, read_toml, validated
+from ptychi_neural.runs.reconstruct import reconstruct
+from ptychi_neural.runs.run_file import RunFile, run_from
+from ptychi_neural.runs.sections import DataSection
+from ptychi_neural.scans.formats import READERS
+from ptychi_neural.scans.hdf5 import replacing
+
+SCAN = "{scan}"
+"""What stands in a template's file names for the name of a scan."""
+
+STATE = "watch.json"
+
+Files = list[list[Any]]
+"""Path, size and time of change of each file of a scan."""
+
+
+@dataclass
+class _Seen:
+    """The files of a scan as they were seen last."""
+
+    files: Files
+    since: float
+
+
+@dataclass
+class FolderWatch:
+    """Reconstructs the scans of a folder as they arrive.
+
+    ``{scan}`` in ``data.diffraction`` of the template stands for the name of a scan, and may do so
+    in ``data.product`` and ``data.reference``. A scan is taken when all of its files exist and
+    have not changed for ``settle_s``. Results go to ``output_folder/<scan>``. What was done, and
+    what was set aside for which reason, is in ``watch.json`` there, from which another watch goes
+    on. A scan that was set aside is tried again when its files change.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder in which scans arrive. It takes the place of ``data.folder``.
+    template : Path
+        Run file for all scans.
+    output_folder : Path, optional
+        None: ``output.folder`` of the template, or ``results/<its name>``.
+    changes : dict, optional
+        Contents that take the place of the template's.
+    settle_s : float
+        Seconds for which files must not have changed.
+    retry : bool
+        Try scans that were set aside again.
+    say : callable
+        Takes a line for each scan.
+
+    Raises
+    ------
+    FileNotFoundError
+        If folder or template do not exist.
+    ValueError
+        If the template is no valid run file, or names no ``{scan}``.
+    """
+
+    folder: Path
+    template: Path
+    output_folder: Path | None = None
+    changes: dict[str, Any] = field(default_factory=dict)
+    settle_s: float = 10.0
+    retry: bool = False
+    say: Callable[[str], None] = print
+
+    def __post_init__(self) -> None:
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"{self.folder} is no folder to watch.")
+        self._contents = merged(read_toml(self.template), self.changes)
+        checked = self._checked()
+        self.output_folder = Path(self.output_folder or checked.output_folder)
+        self._file = self.output_folder / STATE
+        self.state: dict[str, dict[str, Any]] = {}
+        if self._file.is_file():
+            self.state = json.loads(self._file.read_text(encoding="utf-8"))["scans"]
+        if self.retry:
+            self.state = {k: v for k, v in self.state.items() if v["state"] != "set aside"}
+        self._seen: dict[str, _Seen] = {}
+
+    def run(self, every_s: float = 5.0, once: bool = False) -> None:
+        """Look at the folder again and again, until Ctrl-C.
+
+        Parameters
+        ----------
+        every_s : float
+            Seconds between two looks.
+        once : bool
+            End when every scan that is there was reconstructed or set aside.
+        """
+        while True:
+            waiting = list(self._waiting())
+            ready = [name for name, files in waiting if self._has_settled(name, files)]
+            for name in ready:
+                if self._reconstruct(name):
+                    return
+            if once and len(ready) == len(waiting):
+                return
+            if not ready:
+                time.sleep(min(every_s, self.settle_s) if once else every_s)
+
+    # --- the template ------------------------------------------------------------------------
+
+    def _checked(self) -> RunFile:
+        """Check all of the template that does not depend on a scan."""
+        problems: list[str] = []
+        data = self._contents.get("data", {})
+        validated(DataSection, data, list(key_names(DataSection)), problems)
+        if "simulation" in self._contents:
+            problems.append("simulation: a template names measured data")
+        if SCAN not in str(data.get("diffraction", "")):
+            problems.append(
+                f"data.diffraction: write {SCAN} in the place of a scan's name, such as \"{SCAN}"
+                f'.cxi" or "{SCAN}/diffraction.h5"'
+            )
+        if problems:
+            raise RunFileError(str(self.template), problems)
+        rest = {key: value for key, value in self._contents.items() if key != "data"}
+        return run_from(rest | {"simulation": {}}, self.template)
+
+    def _run_of(self, name: str) -> RunFile:
+        data = {key: _named(value, name) for key, value in self._contents["data"].items()}
+        contents = self._contents | {"data": data | {"folder": str(self.folder.resolve())}}
+        return run_from(contents, self.template, self.folder)
+
+    # --- scans -------------------------------------------------------------------------------
+
+    def _waiting(self) -> Iterator[tuple[str, Files]]:
+        """Scans to be reconstructed whose files are all there."""
+        pattern = str(self._contents["data"]["diffraction"])
+        first, *others = (re.escape(part) for part in pattern.split(SCAN))
+        name_of = re.compile(f"{first}(?P<scan>[^/]+){'(?P=scan)'.join(others)}")
+        for path in sorted(self.folder.glob(pattern.replace(SCAN, "*"))):
+            matched = name_of.fullmatch(path.relative_to(self.folder).as_posix())
+            name = matched["scan"] if matched else "."
+            files = None if name.startswith(".") else self._files(name)
+            if files is None or self._is_known(name, files):
+                continue
+            yield name, files
+
+    def _files(self, name: str) -> Files | None:
+        """The files of a scan; None as long as one of them is missing."""
+        data = self._contents["data"]
+        named = [data[key] for key in ("diffraction", "product", "reference") if key in data]
+        paths = [self.folder / _named(value, name) for value in named]
+        if "product" not in data:
+            beside = (reader.product_beside(paths[0]) for reader in READERS.values())
+            paths += [path for path in beside if path is not None and path.is_file()]
+        try:
+            found = [(path, path.stat()) for path in paths]
+        except FileNotFoundError:
+            return None
+        return [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in found]
+
+    def _is_known(self, name: str, files: Files) -> bool:
+        known = self.state.get(name)
+        if known is None:
+            return False
+        return known["state"] == "done" or (
+            known["state"] == "set aside" and known["files"] == files
+        )
+
+    def _has_settled(self, name: str, files: Files) -> bool:
+        seen, now = self._seen.get(name), time.monotonic()
+        if seen is None or seen.files != files:
+            seen = self._seen[name] = _Seen(files, now)
+        return now - seen.since >= self.settle_s
+
+    # --- results -----------------------------------------------------------------------------
+
+    def _reconstruct(self, name: str) -> bool:
+        """Reconstruct a scan or set it aside; tell whether the watch was interrupted."""
+        assert self.output_folder is not None
+        files, target = self._seen.pop(name).files, self.output_folder / name
+        interrupted = self.state.get(name, {}).get("state") == "interrupted"
+        if (target / "provenance.json").is_file() and not interrupted:
+            self._note(name, files, "done", "there is a result")
+            return False
+        try:
+            result = reconstruct(self._run_of(name), target, interrupted, show_progress=False)
+        except Exception as error:
+            told = isinstance(error, ValueError | OSError | FloatingPointError)
+            reason = str(error) if told else f"{type(error).__name__}: {error}"
+            self._note(name, files, "set aside", reason)
+            return False
+        if result.stopped == "interrupted":
+            self._note(name, files, "interrupted", "it will be reconstructed anew")
+            return True
+        how = f"{len(result.losses)} epochs in {result.seconds:.1f} s"
+        self._note(name, files, "done", result.stopped or how)
+        return False
+
+    def _note(self, name: str, files: Files, state: str, reason: str) -> None:
+        """Note what became of a scan, so that another watch goes on from here."""
+        assert self.output_folder is not None
+        self.state[name] = {"state": state, "reason": reason, "files": files}
+        self.output_folder.mkdir(parents=True, exist_ok=True)
+        with replacing(self._file, overwrite=True) as temporary:
+            text = json.dumps({"scans": self.state}, indent=2)
+            Path(temporary).write_text(text + "\n", encoding="utf-8")
+        self.say(f"{name}: {state}: {reason}")
+
+
+def _named(value: Any, name: str) -> Any:
+    return value.replace(SCAN, name) if isinstance(value, str) else value

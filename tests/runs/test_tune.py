@@ -1,0 +1,90 @@
+"""A search for settings: trials share their held-out pixels, and the best predicts them best."""
+
+import sys
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from ptychi_neural.cli import app
+from ptychi_neural.runs.run_file import read_run_file
+from ptychi_neural.runs.tune import parse_choices, tune
+
+RUN = """
+[simulation]
+seed = 3
+frame_shape = [16, 16]
+scan = { kind = "raster", n_y = 8, n_x = 8, step_px = 2.0, jitter_px = 0.5 }
+
+[reconstructor_options]
+num_epochs = 0
+default_device = "cpu"
+start = { n_iterations = 10 }
+validation = { held_out = 0.05 }
+
+[probe_options]
+optimizable = false
+"""
+
+DEFOCUS = "simulation.probe_defocus_error"
+
+
+@pytest.fixture
+def run_file(tmp_path):
+    (tmp_path / "run.toml").write_text(RUN, encoding="utf-8")
+    return tmp_path / "run.toml"
+
+
+def test_the_right_defocus_is_found_and_a_search_goes_on(run_file, tmp_path):
+    pytest.importorskip("optuna")
+    choices = parse_choices(
+        [f"{DEFOCUS}=0.0,0.8", "reconstructor_options.start.n_iterations=8..12"]
+    )
+    tune(run_file, choices, 3, tmp_path / "tuning")
+    made = (tmp_path / "tuning" / "trial-000" / "product.h5").stat().st_mtime_ns
+    found = tune(run_file, choices, 5, tmp_path / "tuning")
+    assert (tmp_path / "tuning" / "trial-000" / "product.h5").stat().st_mtime_ns == made
+    table = pd.read_csv(tmp_path / "tuning" / "table.csv")
+    assert sorted(table.trial) == [0, 1, 2, 3, 4]
+    assert set(table[DEFOCUS]) == {0.0, 0.8}
+    lowest = table.groupby(DEFOCUS).held_out_loss.min()
+    assert lowest[0.0] < lowest[0.8] - 0.1
+    assert found.best[DEFOCUS] == 0.0
+    best = read_run_file(tmp_path / "tuning" / "best.toml")
+    assert best.simulation.probe_defocus_error == 0.0
+    n_iterations = found.best["reconstructor_options.start.n_iterations"]
+    assert best.options.reconstructor_options.start.n_iterations == n_iterations
+    with pytest.raises(ValueError, match="varies other keys"):
+        tune(run_file, choices[:1], 5, tmp_path / "tuning")
+
+
+def test_settings_that_are_refused_are_no_result(run_file, tmp_path):
+    pytest.importorskip("optuna")
+    choices = parse_choices(["reconstructor_options.start.n_iterations=-5..-2"])
+    with pytest.raises(ValueError, match="none of 2 trials could be run"):
+        tune(run_file, choices, 2, tmp_path / "tuning")
+
+
+@pytest.mark.parametrize("change", ["engine=lsqml", "reconstructor_options.validation.held_out=0"])
+def test_a_run_without_held_out_pixels_is_refused(run_file, tmp_path, change):
+    pytest.importorskip("optuna")
+    contents = [line for line in RUN.splitlines() if "validation" not in line]
+    contents = [line for line in contents if "start =" not in line and "num_epochs" not in line]
+    run_file.write_text("\n".join(contents), encoding="utf-8")
+    command = ["tune", str(run_file), "--vary", "data.n_probe_modes=1,2", "--set", change]
+    done = CliRunner().invoke(app, [*command, "--output", str(tmp_path / "tuning")])
+    assert done.exit_code == 2
+    assert "tune scores by held-out pixels" in done.output
+
+
+def test_optuna_is_an_extra(run_file, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    done = CliRunner().invoke(app, ["tune", str(run_file), "--vary", "data.n_probe_modes=1,2"])
+    assert done.exit_code == 2
+    assert "pip install optuna" in done.output
+
+
+@pytest.mark.parametrize("text", ["a=1", "a", "a=1..b", "a=3..1", "a=1,1", "a=1..2..3", "=1,2"])
+def test_what_is_no_choice_is_refused(text):
+    with pytest.raises(ValueError, match=r"KEY=|dotted\.key"):
+        parse_choices([text])
