@@ -92,7 +92,8 @@ class DeepImagePrior(Generator):
     def check_scan(self, scan: ScanPhysics) -> None:
         """Refuse objects of another shape than that which it was fitted to."""
         shape, own = list(scan.start.shape[-2:]), self.object_shape.tolist()
-        if own != shape and own == own:
+        is_fitted = bool(self.object_shape.isfinite().all())
+        if is_fitted and own != shape:
             raise ValueError(
                 f"This deep image prior holds one object of {own[0]:.0f} x {own[1]:.0f} pixels, "
                 f"not of {shape[0]} x {shape[1]}: fit a new one, without generator.checkpoint."

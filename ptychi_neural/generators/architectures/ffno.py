@@ -8,11 +8,10 @@ Tran et al., ICLR 2023, Eqs. 5 to 7, with GELU:
 from ptychi.api.options.base import Options
 from pydantic import Field as PydanticField
 from pydantic.dataclasses import dataclass
-from torch import nn
+from torch import Tensor, nn
 
 from ptychi_neural.generators.blocks import modes_per_level
 from ptychi_neural.generators.convolution import convolution
-from ptychi_neural.generators.correcting_networks.network import Residual
 from ptychi_neural.generators.operator_network import register_operator
 from ptychi_neural.options import GeneratorOptions
 
@@ -31,28 +30,48 @@ class FFNOOptions(Options):
     """Channels between the two layers of the MLP, over the width."""
 
 
+class FFNO(nn.Module):
+    """Residual blocks of a factorised spectral layer and an MLP that acts on each pixel.
+
+    Parameters
+    ----------
+    width : int
+        Number of channels.
+    n_modes : tuple[int, int]
+        Retained modes along rows and columns, both signs counted.
+    options : FFNOOptions
+        Number of blocks, sharing and expansion.
+    """
+
+    def __init__(self, width: int, n_modes: tuple[int, int], options: FFNOOptions) -> None:
+        super().__init__()
+        from ptychi_neural.generators.spectral import FactorizedSpectralConv2d
+
+        n_layers = 1 if options.shared_weights else options.n_blocks
+        self.spectral = nn.ModuleList(
+            [FactorizedSpectralConv2d(width, n_modes) for _ in range(n_layers)]
+        )
+        self.mlps = nn.ModuleList(
+            [
+                nn.Sequential(
+                    convolution(width, options.expansion * width, 1),
+                    nn.GELU(),
+                    convolution(options.expansion * width, width, 1, nonlinearity="linear"),
+                )
+                for _ in range(options.n_blocks)
+            ]
+        )
+        self.gain = options.n_blocks**-0.5
+        """The power of the features grows by a constant, whatever the depth."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, width, H, W) features to features of the same shape."""
+        for i, mlp in enumerate(self.mlps):
+            x = x + self.gain * mlp(self.spectral[i % len(self.spectral)](x))
+        return x
+
+
 @register_operator("ffno", FFNOOptions, depth="n_blocks", unused=("block",))
 def ffno(options: GeneratorOptions, own: FFNOOptions, patch_shape: tuple[int, int]) -> nn.Module:
-    """A stack of factorised blocks."""
-    from ptychi_neural.generators.spectral import FactorizedSpectralConv2d
-
-    modes = modes_per_level(options.n_modes, [patch_shape])[0]
-    n_layers = 1 if own.shared_weights else own.n_blocks
-    gain = own.n_blocks**-0.5  # The power grows by a constant, whatever the depth.
-    layers = [FactorizedSpectralConv2d(options.width, modes) for _ in range(n_layers)]
-    return nn.Sequential(
-        *(
-            Residual(_factorized(options.width, layers[i % n_layers], own.expansion), gain)
-            for i in range(own.n_blocks)
-        )
-    )
-
-
-def _factorized(width: int, spectral: nn.Module, expansion: int) -> nn.Module:
-    """The spectral layer, and an MLP that acts on each pixel."""
-    return nn.Sequential(
-        spectral,
-        convolution(width, expansion * width, 1),
-        nn.GELU(),
-        convolution(expansion * width, width, 1, nonlinearity="linear"),
-    )
+    """The operator with the modes of a patch."""
+    return FFNO(options.width, modes_per_level(options.n_modes, [patch_shape])[0], own)

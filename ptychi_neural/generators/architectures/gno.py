@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from ptychi_neural.generators.architectures.hybrid_uno import HybridUNO, HybridUNOOptions
-from ptychi_neural.generators.convolution import apply_padded
+from ptychi_neural.generators.convolution import apply_padded, check_depth
 from ptychi_neural.generators.heads import build_head, output_convolution
 from ptychi_neural.generators.one_shot import OneShotNetwork
 from ptychi_neural.generators.register import register_architecture
@@ -59,17 +59,18 @@ class NeighbourAttention(nn.Module):
         super().__init__()
         self.radius = radius
         self.query = nn.Linear(channels, channels)
-        self.key_value = nn.Linear(channels, 2 * channels)
-        self.bias = nn.Sequential(nn.Linear(2, 32), nn.GELU(), nn.Linear(32, 1))
+        self.key = nn.Linear(channels, channels, bias=False)  # A constant has no effect here.
+        self.value = nn.Linear(channels, channels)
+        self.bias = nn.Sequential(nn.Linear(2, 32), nn.GELU(), nn.Linear(32, 1, bias=False))
 
     def forward(self, y: Tensor, x: Tensor, f_y: Tensor) -> Tensor:
         """Map (B, n, C) functions of the places y to those of the first of them, x."""
         offsets = y[None] - x[:, None]
-        key, value = self.key_value(f_y).chunk(2, dim=-1)
-        scores = self.query(f_y[:, : len(x)]) @ key.transpose(1, 2) / math.sqrt(key.shape[-1])
+        key = self.key(f_y).transpose(1, 2) / math.sqrt(f_y.shape[-1])
+        scores = self.query(f_y[:, : len(x)]) @ key
         too_far = offsets.norm(dim=-1) > self.radius
         scores = (scores + self.bias(offsets)[..., 0]).masked_fill(too_far, -torch.inf)
-        mixed: Tensor = scores.softmax(dim=-1) @ value
+        mixed: Tensor = scores.softmax(dim=-1) @ self.value(f_y)
         return mixed
 
 
@@ -100,6 +101,7 @@ class GNO(OneShotNetwork):
     ) -> None:
         super().__init__()
         own = cast(GNOOptions, own_options(options))
+        check_depth(own.depth, patch_shape, "generator.gno.depth")
         self.reach = own.radius
         shape = HybridUNOOptions(depth=own.depth, channel_cap=own.channel_cap)
         self.operator = HybridUNO(options.width, patch_shape, options.block, options.n_modes, shape)
