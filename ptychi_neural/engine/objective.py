@@ -58,7 +58,7 @@ def objective(
     measured, total = y_true[mask], torch.zeros(())
     for weight, object_ in generator.objects_to_fit(scan):
         predicted = scan.predict(object_)[mask]
-        loss = fit_loss(predicted, measured, object_, scan.coverage)
+        loss = fit_loss(predicted, measured, object_, scan)
         total = total + weight * loss
     of_object = penalty(object_)
     return Objective(total + of_object, loss, of_object, predicted.detach(), measured)

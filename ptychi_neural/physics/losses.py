@@ -108,9 +108,9 @@ class FitLoss:
         """The epoch, counted from 0."""
 
     def __call__(
-        self, predicted: Tensor, measured: Tensor, object_: Tensor, weight: Tensor
+        self, predicted: Tensor, measured: Tensor, object_: Tensor, scan: ScanPhysics
     ) -> Tensor:
-        """The sum of the losses of counts, and of the error of the object by its (H, W) weights.
+        """The sum for (k,) counts predicted of a (n_slices, H, W) object of a scan.
 
         Raises
         ------
@@ -134,7 +134,7 @@ class FitLoss:
                     "scans, or disable it."
                 )
             truth = self.truth.to(object_)
-            total = total + of_object.weight * object_error(object_, truth, weight)
+            total = total + of_object.weight * object_error(object_, truth, scan.coverage)
         return total
 
 
