@@ -130,7 +130,10 @@ class NeighbourKernel(GNOBlock):
         found = self.neighbor_search(data=y, queries=x, radius=self.radius)
         index, splits = found["neighbors_index"], found["neighbors_row_splits"]
         asking = torch.repeat_interleave(x, splits.diff(), dim=0)
-        edges = {"neighbors_index": torch.arange(len(index), device=index.device), "neighbors_row_splits": splits}
+        edges = {
+            "neighbors_index": torch.arange(len(index), device=index.device),
+            "neighbors_row_splits": splits,
+        }
         mixed: Tensor = self.integral_transform(
             y=y[index] - asking, x=torch.zeros_like(x), neighbors=edges, f_y=f_y[:, index]
         )

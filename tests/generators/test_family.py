@@ -250,9 +250,7 @@ def test_what_masked_pixels_hold_has_no_effect(architecture, simulated):
         patterns = simulated.scan.patterns.astype(np.float32)
         patterns[:, ~mask] = value
         options = neural_options(architecture=architecture)
-        task = make_task(
-            options, simulated.scan, diffraction_data=patterns, valid_pixel_mask=mask
-        )
+        task = make_task(options, simulated.scan, diffraction_data=patterns, valid_pixel_mask=mask)
         task.run(2)
         objects.append(object_of(task))
     np.testing.assert_array_equal(*objects)
@@ -315,9 +313,7 @@ class TestNeighbours:
         assert torch.equal(far, patch)
 
     def test_patches_are_those_of_the_scan_whatever_the_batches(self, mixing, simulated):
-        options = neural_options(
-            architecture="gno", gno=GNOOptions(mixing=mixing, radius=0.2)
-        )
+        options = neural_options(architecture="gno", gno=GNOOptions(mixing=mixing, radius=0.2))
         task = make_task(options, simulated.scan)
         task.run(1)
         scan = task.reconstructor.scan

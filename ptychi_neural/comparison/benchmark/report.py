@@ -22,7 +22,6 @@ from ptychi_neural.comparison.benchmark.tables import medians, side_by_side, wit
 from ptychi_neural.comparison.markdown import markdown
 from ptychi_neural.scans.hdf5 import replacing
 
-
 OF_THE_RECORD = ("engine_seconds", "peak_memory_mib", "n_parameters", "flops")
 """Columns that are the same whenever an engine is judged."""
 
