@@ -38,13 +38,16 @@ class OperatorNetwork(OneShotNetwork):
         Height and width of a patch in pixels.
     """
 
-    build: Callable[[GeneratorOptions, Any, tuple[int, int]], nn.Module]
+    @staticmethod
+    def build(options: GeneratorOptions, own: Any, patch_shape: tuple[int, int]) -> nn.Module:
+        """Build the operator."""
+        raise NotImplementedError
 
     def __init__(
         self, options: GeneratorOptions, n_patches: int, patch_shape: tuple[int, int]
     ) -> None:
         super().__init__()
-        self.operator = type(self).build(options, own_options(options), patch_shape)
+        self.operator = self.build(options, own_options(options), patch_shape)
         self.output = output_convolution(options.width, 2 * n_patches)
         self.head = build_head(options.head, options.maximum_amplitude)
 
@@ -78,16 +81,21 @@ def register_operator(
         Names of the options of ``GeneratorOptions`` that have no effect with the architecture.
     """
 
-    def registered(build: Builder) -> Builder:
-        network = type(f"{name}_network", (OperatorNetwork,), {"build": staticmethod(build)})
-        register_architecture(name, group, unused)(network)
+    def registered(builder: Builder) -> Builder:
+        @register_architecture(name, group, unused)
+        class Network(OperatorNetwork):
+            @staticmethod
+            def build(
+                options: GeneratorOptions, own: Any, patch_shape: tuple[int, int]
+            ) -> nn.Module:
+                return builder(options, own, patch_shape)
 
         @register_correcting_network(name)
         def correcting(options: GeneratorOptions, patch_shape: tuple[int, int]) -> nn.Module:
             unrolled = unrolled_options(options)
             own = group(**{depth: unrolled.n_layers})
-            return Residual(build(options, own, patch_shape), unrolled.residual_gain)
+            return Residual(builder(options, own, patch_shape), unrolled.residual_gain)
 
-        return build
+        return builder
 
     return registered

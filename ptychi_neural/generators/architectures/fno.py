@@ -4,7 +4,6 @@ Li et al., ICLR 2021. It is the first stage of the cascade alone; in the unrolle
 same stack is the network ``spectral``.
 """
 
-
 from ptychi.api.options.base import Options
 from pydantic import Field as PydanticField
 from pydantic.dataclasses import dataclass
