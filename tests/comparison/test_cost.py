@@ -46,10 +46,10 @@ def test_the_cost_of_a_generator_counts_every_learned_number(simulated):
     lifter, output, maximum = 1 * 2 + 2, 2 * 2 + 2, 1
     spectral, local = 2 * (2 * 2 * 8 * 5), 9 * 2 * 2 + 2
     assert cost.n_parameters == lifter + spectral + local + output + maximum
-    pixels = 64 * 16 * 16
-    assert cost.flops > 2 * pixels * (2 + 9 * 2 * 2 + 2 * 2)
-    options.reconstructor_options.generator.width = 4
-    assert generator_cost(options, simulated.scan).flops > 1.5 * cost.flops
+    convolutions = 2 * 16 * 16 * (1 * 2 + 9 * 2 * 2 + 2 * 2)
+    transforms = 2 * 2 * 2.5 * 16 * 16 * math.log2(16 * 16)
+    products = 8 * (2 * 2 * 8 * 5)
+    assert cost.flops == len(simulated.scan.patterns) * (convolutions + transforms + products)
 
 
 def test_where_no_network_is_used_there_is_no_cost(simulated):
