@@ -80,4 +80,4 @@ FORMULAS: dict[Any, Any] = {
 """Operations by the operator, of its tensors themselves."""
 
 for _formula in (_product, _transform):
-    _formula._get_raw = True  # type: ignore[attr-defined]
+    _formula._get_raw = True  # type: ignore[union-attr]
