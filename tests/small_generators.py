@@ -8,6 +8,11 @@ from ptychi_neural.options import GeneratorOptions
 from ptychi_neural.options.choices import Architectures, Lifters
 
 ARCHITECTURES = [Architectures.CASCADED, Architectures.HYBRID_UNO, Architectures.CNN]
+FAMILY = [
+    *(Architectures.FNO, Architectures.FFNO, Architectures.UNO),
+    *(Architectures.U_FNO, Architectures.HYBRID_U_FNO, Architectures.GNO),
+]
+"""The one-shot members of the family of neural operators beside those."""
 PATTERN_LIFTERS = [lifter for lifter in Lifters if lifter is not Lifters.BACKPROJECTION]
 SMALL = (16, 16)
 

@@ -9,6 +9,7 @@ from ptychi.metrics import TotalVariationLoss
 from torch import Tensor
 
 from ptychi_neural.generators import Generator
+from ptychi_neural.physics.losses import FitLoss
 from ptychi_neural.physics.scan_physics import ScanPhysics
 
 
@@ -35,7 +36,7 @@ def objective(
     generator: Generator,
     scan: ScanPhysics,
     y_true: Tensor,
-    loss_function: torch.nn.Module,
+    fit_loss: FitLoss,
     penalty: Callable[[Tensor], Tensor],
 ) -> Objective:
     """Let a generator predict the counts of a minibatch.
@@ -48,8 +49,8 @@ def objective(
         The scan with the frames of the minibatch in view.
     y_true : Tensor
         (n, h, w) measured counts.
-    loss_function : torch.nn.Module
-        Loss of (predicted, measured) counts.
+    fit_loss : FitLoss
+        The losses that are lowered.
     penalty : callable
         Gives the penalty of an object.
     """
@@ -57,7 +58,7 @@ def objective(
     measured, total = y_true[mask], torch.zeros(())
     for weight, object_ in generator.objects_to_fit(scan):
         predicted = scan.predict(object_)[mask]
-        loss = loss_function(predicted, measured)
+        loss = fit_loss(predicted, measured, object_, scan)
         total = total + weight * loss
     of_object = penalty(object_)
     return Objective(total + of_object, loss, of_object, predicted.detach(), measured)

@@ -31,7 +31,7 @@ from ptychi_neural.options import NeuralObjectOptions, NeuralReconstructorOption
 from ptychi_neural.options.choices import StitchScopes
 from ptychi_neural.physics.centring import centre
 from ptychi_neural.physics.forward_model import ScanForwardModel
-from ptychi_neural.physics.losses import build_loss_function
+from ptychi_neural.physics.losses import FitLoss, build_loss_function
 from ptychi_neural.physics.pixel_splits import deal_pixels
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.physics.stitching import LatestPatches
@@ -82,6 +82,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         super().__init__(group, dataset, options, *args, **kwargs)  # type: ignore[arg-type]
         check_inside(group)
         self.loss_function = build_loss_function(options.loss_function)
+        self.fit_loss = FitLoss(options.fit_loss, self.loss_function)
         if options.displayed_loss_function is not None:
             self.displayed_loss_function = build_loss_function(options.displayed_loss_function)
         self.asked = AskedOptions(group, asked)
@@ -329,6 +330,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
     def run_pre_epoch_hooks(self) -> None:
         super().run_pre_epoch_hooks()
         self.generator.begin_epoch(self.current_epoch)
+        self.fit_loss.epoch = self.current_epoch
         if self.judge.is_out_of_patience(self.current_epoch):
             raise _NothingBetter
         if self.latest is not None:
@@ -351,7 +353,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             scan = scan.stitched_along(self.latest)
         options = cast(NeuralObjectOptions, self.parameter_group.object.options)
         found = objective(
-            *(self.generator, scan, y_true, self.loss_function),
+            *(self.generator, scan, y_true, self.fit_loss),
             penalty=lambda object_: penalties(object_, options, self.current_epoch),
         )
         self._stop_if_not_finite(found.objective)

@@ -1,15 +1,19 @@
 """Spectral blocks: neuraloperator's spectral convolution beside a local path.
 
-FNO:     y = act(Spectral(x) + Conv1x1(x))
-PTYCHO:  y = x + act(Spectral(x) + Conv3x3(x))
+FNO:      y = act(Spectral(x) + Conv1x1(x))
+PTYCHO:   y = x + act(Spectral(x) + Conv3x3(x))
+COMPLEX:  as PTYCHO, with complex features and weights
 """
 
+import math
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ptychi_neural.generators.convolution import convolution
+from ptychi_neural.options import GeneratorOptions
 from ptychi_neural.options.choices import Blocks
 
 DEFAULT_MAXIMUM_MODES = 32
@@ -33,8 +37,8 @@ class SpectralBlock(nn.Module):
         super().__init__()
         from ptychi_neural.generators.spectral import SpectralConv2d  # neuraloperator takes seconds
 
-        self.spectral = SpectralConv2d(channels, n_modes)
-        self.local = convolution(channels, channels, kernel_size, nonlinearity="linear")
+        self.spectral: nn.Module = SpectralConv2d(channels, n_modes)
+        self.local: nn.Module = convolution(channels, channels, kernel_size, nonlinearity="linear")
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) features to features of the same shape."""
@@ -69,10 +73,78 @@ class PtychoBlock(SpectralBlock):
         return x + F.gelu(paths)
 
 
+class ComplexLinear(nn.Module):
+    """``y = (A + i B) z / sqrt(2)`` for a complex feature map z and real linear layers A and B.
+
+    Channels are the real parts, then the imaginary parts. For spectral convolutions this is the
+    product of the whole spectrum of z, of both signs, with complex matrices: such a product is the
+    sum of one that leaves images real and i times another.
+
+    Parameters
+    ----------
+    real, imaginary : Module
+        A and B, from and to as many channels as there are complex ones.
+    """
+
+    def __init__(self, real: nn.Module, imaginary: nn.Module) -> None:
+        super().__init__()
+        self.real, self.imaginary = real, imaginary
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map (B, C, H, W) features to features of the same shape."""
+        parts = torch.cat(z.chunk(2, dim=1))
+        (a_re, a_im), (b_re, b_im) = (of(parts).chunk(2) for of in (self.real, self.imaginary))
+        return torch.cat([a_re - b_im, a_im + b_re], dim=1) / math.sqrt(2)
+
+
+class ComplexBlock(PtychoBlock):
+    """The block ``PtychoBlock`` with complex features and weights.
+
+    The activation acts on real and imaginary parts (Trabelsi et al., ICLR 2018, Sec. 3.4). A block
+    has half of the weights of a real one with as many real channels.
+    """
+
+    def __init__(self, channels: int, n_modes: tuple[int, int]) -> None:
+        if channels % 2:
+            raise ValueError(
+                f'generator.block = "complex" pairs channels, of which there are {channels}: '
+                "choose an even generator.width."
+            )
+        super().__init__(channels // 2, n_modes)
+        imaginary = PtychoBlock(channels // 2, n_modes)
+        self.spectral = ComplexLinear(self.spectral, imaginary.spectral)
+        self.local = ComplexLinear(self.local, imaginary.local)
+
+
 BLOCKS: dict[Blocks, type[FNOBlock] | type[PtychoBlock]] = {
     Blocks.FNO: FNOBlock,
     Blocks.PTYCHO: PtychoBlock,
+    Blocks.COMPLEX: ComplexBlock,
 }
+
+
+def spectral_stack(
+    options: GeneratorOptions,
+    n_blocks: int,
+    shape: tuple[int, int],
+    channels: int | None = None,
+) -> nn.Sequential:
+    """Blocks of the kind and with the modes that the options name, for features of a shape.
+
+    Parameters
+    ----------
+    options : GeneratorOptions
+        ``width``, ``block`` and ``n_modes`` (one level).
+    n_blocks : int
+        Number of blocks.
+    shape : tuple[int, int]
+        Height and width of the features.
+    channels : int, optional
+        Number of channels; None: ``width``.
+    """
+    modes = modes_per_level(options.n_modes, [shape])[0]
+    block = BLOCKS[options.block]
+    return nn.Sequential(*(block(channels or options.width, modes) for _ in range(n_blocks)))
 
 
 def modes_per_level(

@@ -100,6 +100,19 @@ def channels_per_level(width: int, depth: int, channel_cap: int) -> list[int]:
     return [min(width * 2**level, max(channel_cap, width)) for level in range(depth + 1)]
 
 
+def level_shapes(patch_shape: tuple[int, int], depth: int) -> list[tuple[int, int]]:
+    """Grids of the ``depth + 1`` levels from the finest down, padded so that all sides are even.
+
+    Examples
+    --------
+    >>> level_shapes((32, 20), depth=2)
+    [(32, 24), (16, 12), (8, 6)]
+    """
+    multiple = 2 ** (depth + 1)
+    rows, columns = (-(-side // multiple) * multiple for side in patch_shape)
+    return [(rows // 2**level, columns // 2**level) for level in range(depth + 1)]
+
+
 def check_depth(depth: int, patch_shape: tuple[int, int], field: str) -> None:
     """Raise a ``ValueError`` if ``depth`` halvings leave less than two pixels of a patch."""
     if min(patch_shape) < 2 ** (depth + 1):

@@ -23,8 +23,31 @@ class OneShotNetwork(nn.Module):
     rough_loss_weight: float = 0.0
     """Weight of an auxiliary loss on the patches of a first stage; 0: there is none."""
 
+    reach: float = 0.0
+    """Distance of the scan positions, in sides of a patch, whose patterns it sees along with one;
+    0: it sees each pattern by itself, or the groups of ``grid_size``."""
+
     def forward(self, features: Tensor) -> Tensor:
         """Complex (B, n_patches, H, W) patches from (B, width, H, W) features."""
+        raise NotImplementedError
+
+    def forward_among(self, features: Tensor, places: Tensor, n_asked: int) -> Tensor:
+        """Patches of the first ones of some patterns, which see all of them within ``reach``.
+
+        Parameters
+        ----------
+        features : Tensor
+            (B, width, H, W) features of the patterns.
+        places : Tensor
+            (B, 2) positions in sides of a patch.
+        n_asked : int
+            Number of patterns whose patches are asked for.
+
+        Returns
+        -------
+        Tensor
+            Complex (n_asked, n_patches, H, W) patches.
+        """
         raise NotImplementedError
 
     def forward_with_rough(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,6 +137,8 @@ class OneShot(Generator):
         patches : Tensor
             (m, n_slices, h, w) local patches.
         """
+        if self.network.reach > 0:
+            return frames, scan.start_patches(frames) * self._among_neighbours(scan, frames)
         members, start, inputs = self._input_at(scan, frames)
         return members, start * self.factors(inputs).flatten(0, 1)
 
@@ -143,6 +168,9 @@ class OneShot(Generator):
     def patches(self, patterns: Tensor) -> Tensor:
         if self.lifter.sees_updates:
             needs = f"generator.lifter = {self.options.lifter.value!r} needs"
+        elif self.network.reach > 0:
+            needs = f"generator.architecture = {self.options.architecture.value!r} needs the"
+            needs += " neighbours, so"
         elif self.n_patterns > 1:
             needs = f"generator.grid_size = {self.options.grid_size} needs the neighbours, so"
         else:
@@ -213,6 +241,8 @@ class OneShot(Generator):
     def why_not_frame_by_frame(self, start: StartOptions) -> str | None:
         if self.n_patterns > 1:
             return f"generator.grid_size = {self.options.grid_size} takes neighbours together"
+        if self.network.reach > 0:
+            return f"{self.options.architecture.value!r} takes neighbours together"
         return None
 
     def sums(self, scan: ScanPhysics) -> OverlapSums:
@@ -231,6 +261,17 @@ class OneShot(Generator):
 
     def deviation(self, scan: ScanPhysics) -> Tensor:
         return self.sums(scan).standard_deviation()
+
+    def _among_neighbours(self, scan: ScanPhysics, frames: Tensor) -> Tensor:
+        """(n, n_slices, h, w) factors of some frames, which see all positions around them."""
+        with torch.no_grad():
+            side = torch.tensor(self.patch_shape)
+            places = scan.model.positions(scan.model.everything).detach() / side
+            near = torch.cdist(places[frames], places).amin(0) <= self.network.reach
+            near[frames] = False
+            seen = torch.cat([frames, near.nonzero()[:, 0]])
+        features = self._lift(self._features(scan, seen)[:, None])
+        return self.network.forward_among(features, places[seen], len(frames))
 
     def _input_at(self, scan: ScanPhysics, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Members of the groups of some frames, the patches they start from, and the input."""

@@ -66,19 +66,29 @@ class UNet(nn.Module):
         Number of levels below the input resolution.
     channel_cap : int
         Largest number of channels: levels double the width up to this.
+    bottleneck : Module, optional
+        What takes the place of the pair of convolutions at the lowest resolution. Sides are even
+        there, as spectral layers need them.
     """
 
-    def __init__(self, in_channels: int, width: int, depth: int, channel_cap: int = 128) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        depth: int,
+        channel_cap: int = 128,
+        bottleneck: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         channels = channels_per_level(width, depth, channel_cap)
-        self.multiple = 2**depth
+        self.multiple = 2 ** (depth if bottleneck is None else depth + 1)
         self.encoder = nn.ModuleList(
             [convolution_pair(a, b) for a, b in zip([in_channels, *channels[1:-1]], channels[:-1])]
         )
         self.down = nn.ModuleList(
             [downsampling(a, b, Downsamplings.STRIDED) for a, b in pairwise(channels)]
         )
-        self.bottleneck = convolution_pair(channels[-1], channels[-1])
+        self.bottleneck = bottleneck or convolution_pair(channels[-1], channels[-1])
         self.decoder = Decoder(channels, Upsamplings.TRANSPOSED, Fusions.CONCATENATE)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -21,6 +21,20 @@ class Architectures(StrEnum):
     """C: convolutional encoder, one decoder each for amplitude and phase (PtychoPINN)."""
     UNROLLED = auto()
     """Unrolled iterations of a data-consistency update and a small network."""
+    FNO = auto()
+    """Spectral blocks at constant resolution."""
+    FFNO = auto()
+    """Spectral layers factorised into axes."""
+    UNO = auto()
+    """neuraloperator's U-NO: spectral layers at several resolutions, with skips."""
+    U_FNO = auto()
+    """Spectral blocks, the last of them with a small U-Net in the local path."""
+    HYBRID_U_FNO = auto()
+    """Convolutions at high resolution, spectral blocks at the lowest."""
+    GNO = auto()
+    """B, with the codes of neighbouring scan positions mixed by a graph operator or attention."""
+    DIP = auto()
+    """Deep image prior: the whole object from fixed noise."""
 
 
 class Lifters(StrEnum):
@@ -43,6 +57,8 @@ class Blocks(StrEnum):
     """act(spectral(x) + conv1x1(x)): Li et al., ICLR 2021, Eq. 2."""
     PTYCHO = auto()
     """x + act(spectral(x) + conv3x3(x))."""
+    COMPLEX = auto()
+    """As ptycho, with complex features and weights: half of the channels are imaginary parts."""
 
 
 class Heads(StrEnum):
@@ -101,4 +117,30 @@ class UnrolledNetworks(StrEnum):
     HYBRID_UNO = auto()
     """Spectral encoder, convolutional decoder."""
     SPECTRAL = auto()
-    """A stack of spectral blocks."""
+    """A stack of spectral blocks (FNO)."""
+    FFNO = auto()
+    """Spectral layers factorised into axes."""
+    UNO = auto()
+    """neuraloperator's U-NO."""
+    U_FNO = auto()
+    """Spectral blocks with a small U-Net in the local path."""
+    HYBRID_U_FNO = auto()
+    """Convolutional U-Net with spectral blocks at the lowest resolution."""
+
+
+class NeighbourMixings(StrEnum):
+    """How the codes of neighbouring scan positions are mixed."""
+
+    GNO = auto()
+    """neuraloperator's graph operator: a learned kernel of the distance between the positions."""
+    ATTENTION = auto()
+    """Attention, biased by a learned function of the distance."""
+
+
+class PriorInputs(StrEnum):
+    """What a deep image prior makes the object of."""
+
+    NOISE = auto()
+    """Fixed Gaussian noise."""
+    COORDINATES = auto()
+    """The coordinates of the pixels."""

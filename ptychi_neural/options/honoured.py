@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 from ptychi.api.options.base import Options
 
-OF_THE_ENGINE = ("generator", "start", "validation", "consistency", "intensity_scale")
+OF_THE_ENGINE = (
+    *("generator", "start", "validation", "consistency", "intensity_scale", "fit_loss"),
+)
 """Groups of ``reconstructor_options`` that are the engine's own (docs/options.md)."""
 
 HONOURED = {

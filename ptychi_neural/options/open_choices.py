@@ -55,7 +55,7 @@ def add_group(open_class: type, name: str, group: type[Options]) -> None:
     body["__annotations__"][name] = group
     body[name] = field(default_factory=group)
     if group in _BODIES:
-        _CONTAINING[group] = [open_class, *_CONTAINING.get(open_class, [])]
+        _CONTAINING.setdefault(group, []).extend([open_class, *_CONTAINING.get(open_class, [])])
     make_anew(open_class)
 
 

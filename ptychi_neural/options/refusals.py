@@ -39,6 +39,7 @@ def unsupported_options(options: "NeuralPtychographyOptions") -> Iterator[str]:
             f"reconstructor_options.generator.architecture = {generator.architecture.value!r}, "
             "which makes no patches"
         )
+    yield from reconstructor.fit_loss.problems(reconstructor.num_epochs)
     blur = reconstructor.forward_model_options.diffraction_pattern_blur_sigma
     if blur is not None and round(blur * 10) % 2 == 1:
         yield (

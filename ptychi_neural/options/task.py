@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from ptychi_neural.options.choices import NeuralReconstructors
 from ptychi_neural.options.consistency import ConsistencyOptions
+from ptychi_neural.options.fit_loss import FitLossOptions
 from ptychi_neural.options.generator import GeneratorOptions
 from ptychi_neural.options.intensity_scale import IntensityScaleOptions
 from ptychi_neural.options.open_choices import contains
@@ -42,6 +43,8 @@ class NeuralReconstructorOptions(ad.AutodiffPtychographyReconstructorOptions):
     start: StartOptions = field(default_factory=StartOptions)
 
     validation: ValidationOptions = field(default_factory=ValidationOptions)
+
+    fit_loss: FitLossOptions = field(default_factory=FitLossOptions)
 
     def get_reconstructor_type(self) -> NeuralReconstructors:  # type: ignore[override]
         return NeuralReconstructors.NEURAL

@@ -8,6 +8,7 @@ import torch
 from ptychi.api.enums import LossFunctions
 from torch import Tensor
 
+from ptychi_neural.options import FitLossOptions
 from ptychi_neural.physics.scan_physics import ScanPhysics
 
 POISSON_EPS = 1e-6
@@ -31,6 +32,110 @@ def build_loss_function(choice: LossFunctions) -> torch.nn.Module:
     if choice == LossFunctions.POISSON:
         return torch.nn.PoissonNLLLoss(log_input=False, eps=POISSON_EPS)
     return ptychi.maps.get_loss_function_by_enum(choice)()
+
+
+def amplitude_error(
+    predicted: Tensor, measured: Tensor, counts_above: float | None = None
+) -> Tensor:
+    """Mean absolute error of amplitudes: ``mean |sqrt(predicted) - sqrt(measured)|``.
+
+    Parameters
+    ----------
+    predicted, measured : Tensor
+        Counts, of one shape; negative measured ones count as 0.
+    counts_above : float, optional
+        The mean is taken where more was measured; 0 where that is nowhere so. None: everywhere.
+
+    Examples
+    --------
+    >>> round(amplitude_error(torch.tensor([4.0, 9.0]), torch.tensor([1.0, 0.0])).item(), 4)
+    2.0
+    >>> round(amplitude_error(torch.tensor([4.0, 9.0]), torch.tensor([1.0, 0.0]), 0.0).item(), 4)
+    1.0
+    """
+    error = ((predicted + POISSON_EPS).sqrt() - measured.clamp_min(0).sqrt()).abs()
+    if counts_above is None:
+        return error.mean()
+    above = measured > counts_above
+    return torch.where(above, error, 0.0).sum() / above.sum().clamp_min(1)
+
+
+def object_error(object_: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """Squared relative error of an object: ``min over s of ||s O - T||^2 / ||T||^2``.
+
+    Parameters
+    ----------
+    object_, truth : Tensor
+        Complex (n_slices, H, W) objects O and T.
+    weight : Tensor
+        (H, W) weight of the pixels in the norms.
+
+    Examples
+    --------
+    >>> truth = torch.tensor([[[1.0 + 1.0j, 2.0]]])
+    >>> weight = torch.ones(1, 2)
+    >>> round(object_error(3j * truth, truth, weight).item(), 6)
+    0.0
+    >>> round(object_error(torch.tensor([[[1.0 + 1.0j, 0.0]]]), truth, weight).item(), 6)
+    0.666667
+    """
+    cross = (weight * object_.conj() * truth).sum().abs().square()
+    power = (weight * object_.abs().square()).sum() * (weight * truth.abs().square()).sum()
+    return 1 - cross / power
+
+
+class FitLoss:
+    """The weighted sum of the losses that count in an epoch.
+
+    Parameters
+    ----------
+    options : FitLossOptions
+        Weights and epochs.
+    loss_function : torch.nn.Module
+        Loss of (predicted, measured) counts, from ``build_loss_function``.
+    truth : Tensor, optional
+        (n_slices, H, W) true object.
+    """
+
+    def __init__(
+        self,
+        options: FitLossOptions,
+        loss_function: torch.nn.Module,
+        truth: Tensor | None = None,
+    ) -> None:
+        self.options, self.loss_function, self.truth = options, loss_function, truth
+        self.epoch = 0
+        """The epoch, counted from 0."""
+
+    def __call__(
+        self, predicted: Tensor, measured: Tensor, object_: Tensor, scan: ScanPhysics
+    ) -> Tensor:
+        """The sum for (k,) counts predicted of a (n_slices, H, W) object of a scan.
+
+        Raises
+        ------
+        ValueError
+            If the error of the object is asked for, and the truth is not known.
+        """
+        likelihood, amplitude, of_object = (
+            getattr(self.options, name)
+            for name in ("likelihood", "amplitude_error", "object_error")
+        )
+        total = torch.zeros(())
+        if likelihood.is_enabled_on_this_epoch(self.epoch):
+            total = total + likelihood.weight * self.loss_function(predicted, measured)
+        if amplitude.is_enabled_on_this_epoch(self.epoch):
+            error = amplitude_error(predicted, measured, amplitude.counts_above)
+            total = total + amplitude.weight * error
+        if of_object.is_enabled_on_this_epoch(self.epoch):
+            if self.truth is None:
+                raise ValueError(
+                    "fit_loss.object_error: this scan has no true object; train on simulated "
+                    "scans, or disable it."
+                )
+            truth = self.truth.to(object_)
+            total = total + of_object.weight * object_error(object_, truth, scan.coverage)
+        return total
 
 
 def losses_of_pixels(loss_function: torch.nn.Module, predicted: Tensor, measured: Tensor) -> Tensor:

@@ -248,7 +248,7 @@ class MultiscanTrainingWorkflow:
         """A task with the shared generator. The first seeds all random numbers, others none."""
         scan = self.scans[name]
         options = copy.deepcopy(scan.options or self.options)
-        data = self._load(scan)
+        data, truth = self._load(scan)
         with contextlib.nullcontext() if seed else random_state_kept():
             task = build_task(options, data, scan.keep)
         self._described[name] = {
@@ -257,6 +257,8 @@ class MultiscanTrainingWorkflow:
             "wavelength_m": data.wavelength_m,
             "probe_sha256": hashlib.sha256(data.probe.astype(np.complex64).tobytes()).hexdigest(),
         }
+        if truth is not None:
+            _reconstructor(task).fit_loss.truth = torch.as_tensor(truth.object)
         if seed:
             return task
         group, network = _reconstructor(task).parameter_group, self.generator.network
@@ -276,17 +278,19 @@ class MultiscanTrainingWorkflow:
         self._tasks[name] = task
         return task
 
-    def _load(self, scan: TrainingScan) -> Scan:
+    def _load(self, scan: TrainingScan) -> tuple[Scan, Scan | None]:
+        """The scan, and the truth behind it where it is simulated."""
         source = scan.source
         if isinstance(source, Scan):
-            return source
+            return source, None
         if not isinstance(source, SimulationOptions):
-            return source()
+            return source(), None
         if scan.fresh:
             seed = np.random.SeedSequence((source.seed, self.epoch)).generate_state(1)[0]
             name = "seed" if scan.fresh == "object" else "noise_seed"
             source = source.model_copy(update={name: int(seed)})
-        return simulate(source).scan
+        simulated = simulate(source)
+        return simulated.scan, simulated.truth
 
     # --- saving ----------------------------------------------------------------------------
 

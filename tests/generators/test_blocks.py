@@ -10,9 +10,14 @@ from torch import nn
 
 from ptychi_neural.generators import build_generator
 from ptychi_neural.generators.architectures.hybrid_uno import HybridUNO, HybridUNOOptions
-from ptychi_neural.generators.blocks import BLOCKS, modes_per_level
+from ptychi_neural.generators.blocks import BLOCKS, ComplexBlock, PtychoBlock, modes_per_level
 from ptychi_neural.generators.heads import AmplitudePhaseHead, RealImaginaryHead, build_head
-from ptychi_neural.generators.spectral import SpectralConv2d
+from ptychi_neural.generators.operators import UNO
+from ptychi_neural.generators.spectral import (
+    FactorizedSpectralConv2d,
+    PreciseSpectralConv,
+    SpectralConv2d,
+)
 from ptychi_neural.generators.unet import UNet
 from ptychi_neural.options.choices import Blocks, Downsamplings, Fusions, Heads, Upsamplings
 from small_generators import SMALL, options_for
@@ -153,3 +158,64 @@ class TestHeads:
     def test_a_maximum_for_the_unbounded_head_is_refused(self):
         with pytest.raises(ValueError, match=r"generator.maximum_amplitude"):
             build_head(Heads.REAL_IMAGINARY, 2.0)
+
+
+class TestLayersOfTheFamily:
+    def test_a_factorised_layer_filters_each_axis_by_itself(self):
+        layer = FactorizedSpectralConv2d(3, (4, 6)).double()
+        x = torch.randn(2, 3, 8, 10, dtype=torch.float64)
+        oracle = np.zeros(x.shape)
+        for axis, of_axis in ((2, layer.of_axes[0]), (3, layer.of_axes[1])):
+            weight = of_axis.weight.tensor.detach().numpy()
+            lines = np.moveaxis(x.numpy(), axis, 3)
+            spectrum = np.fft.rfft(lines)
+            filtered = np.zeros_like(spectrum)
+            n = weight.shape[-1]
+            filtered[..., :n] = np.einsum("bihk,iok->bohk", spectrum[..., :n], weight)
+            oracle += np.moveaxis(np.fft.irfft(filtered, lines.shape[3]), 3, axis)
+        np.testing.assert_allclose(layer(x).detach(), oracle, atol=1e-12)
+
+    @pytest.mark.parametrize("layer", ["spectral", "local"])
+    def test_complex_layers_are_linear_in_complex_numbers_and_know_no_place(self, layer):
+        block = ComplexBlock(6, (4, 6)).double()
+        block.local.real.bias = block.local.imaginary.bias = None
+        linear = getattr(block, layer)
+        z = torch.randn(2, 3, 8, 8, dtype=torch.complex128)
+
+        def applied(z):
+            return torch.complex(*linear(torch.cat([z.real, z.imag], 1)).chunk(2, 1))
+
+        factor = 0.3 - 2.1j
+        torch.testing.assert_close(applied(factor * z), factor * applied(z))
+        assert (applied(z.conj()) - applied(z).conj()).abs().max() > 1e-3
+        if layer == "spectral":  # A filter multiplies each Fourier component by a matrix.
+            rolled = z.roll((3, 2), (2, 3))
+            torch.testing.assert_close(applied(rolled), applied(z).roll((3, 2), (2, 3)))
+
+    def test_complex_blocks_have_half_of_the_weights(self):
+        weights = {
+            block: sum(p.numel() for n, p in block(8, (4, 4)).named_parameters() if "bias" not in n)
+            for block in (PtychoBlock, ComplexBlock)
+        }
+        assert weights[ComplexBlock] == weights[PtychoBlock] / 2
+
+    @pytest.mark.parametrize("factor", [0.5, 2.0])
+    @pytest.mark.parametrize("rows", [2, -2])
+    def test_a_change_of_resolution_keeps_waves_of_both_signs(self, factor, rows):
+        layer = PreciseSpectralConv(1, 1, (8, 8), bias=False, resolution_scaling_factor=factor)
+        with torch.no_grad():
+            layer.weight.tensor.fill_(1.0)
+        y, x = torch.meshgrid(torch.arange(32) / 32, torch.arange(32) / 32, indexing="ij")
+        wave = torch.cos(2 * math.pi * (rows * y + 3 * x))[None, None]
+        resampled = layer(wave)[0, 0]
+        side = int(32 * factor)
+        assert resampled.shape == (side, side)
+        spectrum = torch.fft.fft2(resampled).abs()
+        assert spectrum[rows, 3] > 0.4 * side**2
+        assert spectrum[rows, 3] > 5 * spectrum[-rows, 3]
+
+    @pytest.mark.parametrize("shape", [(16, 16), (18, 30), (22, 16)])
+    def test_neuraloperators_u_no_keeps_the_size_of_its_input(self, shape, capsys):
+        operator = UNO(4, shape, None, depth=2, n_bottleneck_blocks=1, channel_cap=64)
+        assert operator(torch.randn(2, 4, *shape)).shape == (2, 4, *shape)
+        assert capsys.readouterr().out == ""

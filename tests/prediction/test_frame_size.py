@@ -8,6 +8,14 @@ from ptychi.api.task import PtychographyTask
 
 from trained_generators import SPECTRAL, options_of, predictor_of, saved
 
+NO_BLOCK = {name: value for name, value in SPECTRAL.items() if name != "block"}
+RESIZABLE = [
+    SPECTRAL | {"architecture": "fno"},
+    NO_BLOCK | {"architecture": "ffno"},
+    NO_BLOCK | {"architecture": "uno"},
+]
+"""Operators without convolutions of more than one pixel."""
+
 
 def resampled(n, pixel=None):
     """36 noise-free frames of n x n of the same object, illuminated by the same probe, with
@@ -51,8 +59,14 @@ def relative_error(predicted, truth):
 
 @pytest.mark.parametrize(
     ("chosen", "pixel"),
-    [(SPECTRAL, 0.5), ({"architecture": "unrolled"}, 1.0)],
-    ids=["spectral at twice the resolution", "unrolled with twice the field of view"],
+    [
+        pytest.param(SPECTRAL, 0.5, id="spectral at twice the resolution"),
+        pytest.param({"architecture": "unrolled"}, 1.0, id="unrolled with twice the field of view"),
+        *(
+            pytest.param(chosen, 0.5, id=chosen["architecture"], marks=pytest.mark.slow)
+            for chosen in RESIZABLE
+        ),
+    ],
 )
 def test_frames_of_twice_the_size_are_predicted_with_an_error_of_the_same_size(
     chosen, pixel, tmp_path
@@ -78,6 +92,8 @@ def test_frames_of_twice_the_size_are_predicted_with_an_error_of_the_same_size(
         ({"architecture": "hybrid_uno", "lifter": "backprojection"}, "its convolutions"),
         ({"architecture": "cascaded"}, "reciprocal"),
         (SPECTRAL | {"block": "ptycho"}, "3x3 convolutions"),
+        (SPECTRAL | {"architecture": "fno", "block": "ptycho"}, "its convolutions"),
+        (SPECTRAL | {"architecture": "u_fno"}, "its convolutions"),
     ],
 )
 def test_generators_that_are_bound_to_their_frame_size_say_why(chosen, reason, scan, tmp_path):

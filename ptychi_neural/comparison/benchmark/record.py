@@ -126,6 +126,12 @@ class Record(_Model):
     """Largest memory of the GPU while the cell ran. On a CPU it is the largest resident memory of
     the process, since the cell began where the system can tell, otherwise since the process did."""
 
+    n_parameters: int | None = None
+    """Number of real numbers that the generator learns; None where there is no generator."""
+
+    flops: int | None = None
+    """Floating-point operations with which the generator makes the object once, see ``Cost``."""
+
     stopped: str | None
     """What ended the engine before its last epoch."""
 

@@ -30,6 +30,9 @@ from ptychi_neural.scans.hdf5 import replacing
 OF_BASELINE = {"seconds": "baseline's seconds", "position_rms_px": "baseline's position rms (px)"}
 """Columns that tables of errors tell of the best baseline, and their headings there."""
 
+OF_THE_RECORD = ("engine_seconds", "peak_memory_mib", "n_parameters", "flops")
+"""Columns that are the same whenever an engine is judged."""
+
 
 def write_report(
     suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record], folder: Path
@@ -73,7 +76,7 @@ def write_report(
 def _row(suite: Suite, cell: Cell, record: Record | None) -> dict[str, Any]:
     row = {**cell.coordinates, "engine": cell.engine, "recorded": record is not None}
     names = ["half_scan_resolution_px", "error_equal_time", "held_out_equal_time"]
-    row |= dict.fromkeys([*score_columns(), *names, "engine_seconds", "peak_memory_mib"], np.nan)
+    row |= dict.fromkeys([*score_columns(), *names, *OF_THE_RECORD], np.nan)
     row["stopped"] = None if record is None else record.stopped
     if record is None:
         return row
@@ -84,7 +87,7 @@ def _row(suite: Suite, cell: Cell, record: Record | None) -> dict[str, Any]:
     if record.equal_time is not None:
         found["error_equal_time"] = record.equal_time.error
         found["held_out_equal_time"] = record.equal_time.held_out
-    found |= {name: getattr(record, name) for name in ("engine_seconds", "peak_memory_mib")}
+    found |= {name: getattr(record, name) for name in OF_THE_RECORD}
     return row | {name: value for name, value in found.items() if value is not None}
 
 

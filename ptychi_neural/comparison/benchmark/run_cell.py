@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ptychi_neural import evaluation
+from ptychi_neural.comparison.benchmark.cost import generator_cost
 from ptychi_neural.comparison.benchmark.peak_memory import peak_memory_mib, reset_peak_memory
 from ptychi_neural.comparison.benchmark.plan import Plan
 from ptychi_neural.comparison.benchmark.record import (
@@ -62,6 +63,7 @@ def run_cell(plan: Plan, scan: Scan, target: Target | None) -> Record:
     def score(snapshot: Snapshot, of_halves: Sequence[Snapshot] = ()) -> FullScore:
         return _full_score(plan, scan, target, snapshot, of_halves)
 
+    cost = generator_cost(plan.options, scan, plan.run.chosen)
     limit, begun = suite.equal_seconds, run.snapshots[0].seconds
     return Record(
         suite=suite.name,
@@ -76,6 +78,8 @@ def run_cell(plan: Plan, scan: Scan, target: Target | None) -> Record:
         started=started.isoformat(timespec="seconds"),
         engine_seconds=run.last.seconds,
         peak_memory_mib=peak_memory_mib(),
+        n_parameters=None if cost is None else cost.n_parameters,
+        flops=None if cost is None else cost.flops,
         stopped=run.stopped,
         band_edges=list(BAND_EDGES),
         trace=[Score(**_course(plan, snapshot)) for snapshot in run.snapshots],

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from ptychi.api.options.base import Options
 from pydantic import Field as PydanticField
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import Tensor
 
-from ptychi_neural.generators.blocks import BLOCKS, modes_per_level
+from ptychi_neural.generators.blocks import spectral_stack
 from ptychi_neural.generators.convolution import check_depth
 from ptychi_neural.generators.heads import build_head, output_convolution
 from ptychi_neural.generators.one_shot import OneShotNetwork
@@ -82,15 +82,13 @@ class Cascaded(OneShotNetwork):
         cascade = cast(CascadedOptions, own_options(options))
         width = options.width
         check_depth(cascade.refiner_depth, patch_shape, "generator.cascaded.refiner_depth")
-        n_modes = modes_per_level(options.n_modes, [patch_shape])[0]
-        block = BLOCKS[options.block]
         self.cascade = cascade
         self.has_rough_object = cascade.link is CascadeLinks.IMAGE
         self.stage_one_only = False
         """Whether ``forward`` ends with the rough object, as while stage 1 is trained alone."""
 
         self.patch_shape = patch_shape
-        self.blocks = nn.Sequential(*(block(width, n_modes) for _ in range(cascade.n_blocks)))
+        self.blocks = spectral_stack(options, cascade.n_blocks, patch_shape)
         if self.has_rough_object:
             self.rough_output = output_convolution(width, 2 * n_patches)
         n_linked = 2 * n_patches if self.has_rough_object else width

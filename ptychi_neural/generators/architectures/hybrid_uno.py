@@ -19,14 +19,12 @@ from ptychi_neural.generators.convolution import (
     channels_per_level,
     check_depth,
     downsampling,
+    level_shapes,
 )
-from ptychi_neural.generators.heads import build_head, output_convolution
-from ptychi_neural.generators.one_shot import OneShotNetwork
-from ptychi_neural.generators.register import register_architecture
+from ptychi_neural.generators.operator_network import register_operator
 from ptychi_neural.generators.unet import Decoder
 from ptychi_neural.options import GeneratorOptions
 from ptychi_neural.options.choices import Blocks, Downsamplings, Fusions, Upsamplings
-from ptychi_neural.options.generator import own_options
 
 
 @dataclass
@@ -89,9 +87,8 @@ class HybridUNO(nn.Module):
         check_depth(depth, patch_shape, "generator.hybrid_uno.depth")
         channels = channels_per_level(width, depth, options.channel_cap)
         self.multiple = 2 ** (depth + 1)
-        rows, columns = (-(-size // self.multiple) * self.multiple for size in patch_shape)
-        shapes = [(rows // 2**level, columns // 2**level) for level in range(depth + 1)]
-        modes = modes_per_level(n_modes, shapes)
+        self.code_channels = channels[-1]
+        modes = modes_per_level(n_modes, level_shapes(patch_shape, depth))
         build = BLOCKS[block]
 
         self.encoder = nn.ModuleList([build(c, m) for c, m in zip(channels[:-1], modes)])
@@ -107,37 +104,22 @@ class HybridUNO(nn.Module):
         return apply_padded(self._forward_divisible, x, self.multiple)
 
     def _forward_divisible(self, x: Tensor) -> Tensor:
+        code, skips = self.encode(x)
+        return self.decoder(code, skips)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The code at the lowest resolution, and the skips of the levels from the finest down."""
         skips = []
         for block, down in zip(self.encoder, self.down):
             x, local = cast(SpectralBlock, block).forward_with_local(x)
             skips.append(local)
             x = down(x)
-        return self.decoder(self.bottleneck(x), skips)
+        return self.bottleneck(x), skips
 
 
-@register_architecture("hybrid_uno", HybridUNOOptions)
-class HybridUNONetwork(OneShotNetwork):
-    """The hybrid U-NO and its head: (B, width, H, W) features to complex patches.
-
-    Parameters
-    ----------
-    options : GeneratorOptions
-        ``width``, ``block``, ``n_modes``, ``head`` and ``hybrid_uno``.
-    n_patches : int
-        Complex patches to predict (grid_size**2 * n_slices).
-    patch_shape : tuple[int, int]
-        Height and width of a patch in pixels.
-    """
-
-    def __init__(
-        self, options: GeneratorOptions, n_patches: int, patch_shape: tuple[int, int]
-    ) -> None:
-        super().__init__()
-        own = cast(HybridUNOOptions, own_options(options))
-        self.operator = HybridUNO(options.width, patch_shape, options.block, options.n_modes, own)
-        self.output = output_convolution(options.width, 2 * n_patches)
-        self.head = build_head(options.head, options.maximum_amplitude)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Complex (B, n_patches, H, W) patches from (B, width, H, W) features."""
-        return self.head(self.output(self.operator(features)))
+@register_operator("hybrid_uno", HybridUNOOptions, depth="depth")
+def hybrid_uno(
+    options: GeneratorOptions, own: HybridUNOOptions, patch_shape: tuple[int, int]
+) -> nn.Module:
+    """The hybrid U-NO."""
+    return HybridUNO(options.width, patch_shape, options.block, options.n_modes, own)

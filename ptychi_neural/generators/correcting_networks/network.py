@@ -33,12 +33,12 @@ def register_correcting_network(name: str) -> Callable[[BodyBuilder], BodyBuilde
 
 
 def build_body(options: GeneratorOptions, patch_shape: tuple[int, int]) -> nn.Module:
-    """The body that ``generator.unrolled.network`` names."""
+    """The body that the option ``network`` of the chosen architecture names."""
     return _BUILDERS[unrolled_options(options).network](options, patch_shape)
 
 
 def unrolled_options(options: GeneratorOptions) -> UnrolledOptions:
-    """The group of options of the unrolled generator."""
+    """The group of options of the chosen architecture, which has a correcting network."""
     return cast(UnrolledOptions, own_options(options))
 
 
