@@ -449,6 +449,8 @@ def test_a_bar_may_hold_where_several_axes_come_together(tiny_suite, folder, tmp
     assert "| 0.123 |" in rows[0]
     assert "| 1 |" in rows[1]
     assert "0.123" not in rows[1]
+
+
 def test_a_cell_that_fails_does_not_end_the_others(suite_file, tmp_path, monkeypatch):
     whole_run, calls = run_cell.run_engine, []
 
