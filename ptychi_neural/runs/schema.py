@@ -1,7 +1,7 @@
 """The JSON schema of run files, with which editors complete and check them."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
@@ -16,7 +16,7 @@ DEFAULT_ENGINE = Sections.model_fields["engine"].default
 class _OfRunFiles(GenerateJsonSchema):
     """Arrays and tensors, which no run file holds, may be anything; TOML has ``"none"``."""
 
-    ignored_warning_kinds: ClassVar = {"skipped-choice", "non-serializable-default"}
+    ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}
 
     def handle_invalid_for_json_schema(
         self, schema: core_schema.CoreSchema, error_info: str

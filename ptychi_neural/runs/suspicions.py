@@ -1,5 +1,7 @@
 """Likely mistakes in a scan, told in words, with the key of ``[data]`` that mends each."""
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,7 +48,7 @@ def in_patterns(
                 )
     if patterns.dtype.kind == "f":
         some = patterns[:: max(1, len(patterns) // 16)]
-        if (some != np.round(some)).any():
+        if not np.array_equal(some, np.round(some)):
             found.append(
                 "counts are not whole numbers: the Poisson likelihood expects counts, so that "
                 "amplitudes have to be squared, a camera's units divided by those of an electron "
@@ -123,7 +125,23 @@ def in_geometry(scan: Scan, shadow: Shadow | None) -> list[str]:
     return found
 
 
-def orientation_keys(turned: Shadow) -> str:
+class Turned(Protocol):
+    """Something in an orientation of the frames."""
+
+    @property
+    def transpose(self) -> bool:
+        """Whether rows and columns change places."""
+
+    @property
+    def flip_y(self) -> bool:
+        """Whether rows run the other way."""
+
+    @property
+    def flip_x(self) -> bool:
+        """Whether columns run the other way."""
+
+
+def orientation_keys(turned: Turned) -> str:
     """Keys of ``[data]`` for an orientation, as in TOML."""
     names = [name for name in ("transpose", "flip_y", "flip_x") if getattr(turned, name)]
     return ", ".join(f"{name} = true" for name in names) or "nothing (as stored)"

@@ -187,7 +187,7 @@ def repair(
             f"{n_masked} of {valid.size} detector pixels hold NaN, Inf, negative or overflown "
             "counts or gap markers, saturate, or are dead or hot, and "
             f"{int(valid.sum())} valid ones are left; correct the patterns or pass "
-            f"valid_pixel_mask.{NEGATIVE_HINT if (patterns < 0).any() else ''}"
+            f"valid_pixel_mask.{NEGATIVE_HINT if np.less(patterns, 0).any() else ''}"
         )
     search.drop("empty frames", np.asarray(~search.patterns.any(axis=(1, 2), where=valid)))
     report = search.report(numbers)

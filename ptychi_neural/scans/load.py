@@ -249,7 +249,7 @@ def read_positions(product: StrPath, preparation: Preparation) -> tuple[Scan, Un
 
 
 def read_patterns(
-    path: StrPath, frame_indexes: ArrayLike | None, datasets: Mapping[str, str]
+    path: StrPath, frame_indexes: ArrayLike | None, datasets: Mapping[Named, str]
 ) -> Diffraction:
     """Patterns and mask as they are stored, from named datasets or the usual ones."""
     if datasets.keys().isdisjoint({"patterns", "mask"}):

@@ -35,9 +35,9 @@ def cut(preparation: Preparation, stored: Diffraction) -> Diffraction:
         marked = image(preparation.mask, shape) != 0
         bad |= ~marked if "valid" in preparation.mask.name else marked
     if preparation.saturated_counts is not None:
-        bad |= (patterns >= preparation.saturated_counts).any(axis=0)
+        bad |= np.greater_equal(patterns, preparation.saturated_counts).any(axis=0)
     if preparation.dark_counts is not None:
-        bad |= (patterns <= preparation.dark_counts).all(axis=0)
+        bad |= np.less_equal(patterns, preparation.dark_counts).all(axis=0)
     if bad.any():
         valid = ~bad if valid is None else valid & ~bad
     if preparation.dc_at_corner:
@@ -82,10 +82,8 @@ def finished(
     if preparation.bin > 1:
         if valid is not None:
             patterns = np.where(valid, patterns, 0)
-            valid = _blocks(valid[None], preparation.bin).all(axis=(-3, -1))[0]
-        sums: type[np.generic] = {"u": np.uint32, "i": np.int64, "f": np.float32}[
-            patterns.dtype.kind
-        ]
+            valid = np.all(_blocks(valid[None], preparation.bin), axis=(-3, -1))[0]
+        sums = {"u": np.uint32, "i": np.int64, "f": np.float32}[patterns.dtype.kind]
         patterns = _blocks(patterns, preparation.bin).sum(axis=(-3, -1), dtype=sums)
     valid = None if valid is None else np.ascontiguousarray(valid)
     return Diffraction(np.ascontiguousarray(patterns), valid)

@@ -182,8 +182,8 @@ def regridded_probe(
         return (bin * blocks.mean(axis=(-3, -1))).astype(probe.dtype)
     axes = (-2, -1)
     waves = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(probe, axes=axes)), axes=axes)
-    waves = _central(waves, shape)
-    fine = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(waves, axes=axes)), axes=axes)
+    kept = _central(waves, shape)
+    fine = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(kept, axes=axes)), axes=axes)
     return (bin * _central(fine, (shape[0] // bin, shape[1] // bin))).astype(probe.dtype)
 
 

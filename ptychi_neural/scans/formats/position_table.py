@@ -60,7 +60,7 @@ class PositionTable(Reader):
 
 def _columns(header: list[str]) -> tuple[tuple[int, int], float]:
     """Columns of y and x, and their unit in metres."""
-    named = {}
+    named: dict[str, tuple[int, str]] = {}
     for column, name in enumerate(header):
         match = COLUMN.match(name.strip())
         if match:

@@ -68,7 +68,9 @@ def _stack(path: StrPath) -> NDArray[Any]:
             if len(file.series) == 1 and file.series[0].dataoffset is not None:
                 stack: NDArray[Any] = tifffile.memmap(path, mode="r")
             else:  # compressed, or images that a program did not join to a series
-                stack = np.stack([page.asarray() for series in file.series for page in series])
+                stack = np.stack(
+                    [page.asarray() for series in file.series for page in series if page]
+                )
     except (tifffile.TiffFileError, OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} cannot be read ({error}); it may be truncated.") from error
     stack = stack[None] if stack.ndim == 2 else stack
