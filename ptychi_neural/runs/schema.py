@@ -16,7 +16,7 @@ DEFAULT_ENGINE = Sections.model_fields["engine"].default
 class _OfRunFiles(GenerateJsonSchema):
     """Arrays and tensors, which no run file holds, may be anything; TOML has ``"none"``."""
 
-    ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}
+    ignored_warning_kinds = set(("skipped-choice", "non-serializable-default"))  # noqa: C405, RUF012
 
     def handle_invalid_for_json_schema(
         self, schema: core_schema.CoreSchema, error_info: str

@@ -4,7 +4,7 @@ import dataclasses
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -239,7 +239,7 @@ def read_positions(product: StrPath, preparation: Preparation) -> tuple[Scan, Un
         positions_m = preparation.raster.positions_m()
         return scan_of_positions(positions_m, name=Path(product).stem), "m"
     named = {
-        key: preparation.datasets[key] for key in ("y", "x", "probe") if key in preparation.datasets
+        str(key): name for key, name in preparation.datasets.items() if key in ("y", "x", "probe")
     }
     if "y" in named:
         return named_positions(product, named, None), "m"
@@ -249,7 +249,7 @@ def read_positions(product: StrPath, preparation: Preparation) -> tuple[Scan, Un
 
 
 def read_patterns(
-    path: StrPath, frame_indexes: ArrayLike | None, datasets: Mapping[Named, str]
+    path: StrPath, frame_indexes: ArrayLike | None, datasets: Mapping[Any, str]
 ) -> Diffraction:
     """Patterns and mask as they are stored, from named datasets or the usual ones."""
     if datasets.keys().isdisjoint({"patterns", "mask"}):

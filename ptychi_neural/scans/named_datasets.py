@@ -15,11 +15,10 @@ from ptychi_neural.scans.formats.numpy_stack import selected
 from ptychi_neural.scans.formats.ptychodus import expanded
 from ptychi_neural.scans.hdf5 import StrPath, dataset, opened, read
 from ptychi_neural.scans.numpy_files import npz_header, npz_names, read_npz
-from ptychi_neural.scans.preparation import Named
 from ptychi_neural.scans.scan import Scan, scan_of_positions
 
 
-def named_positions(path: StrPath, datasets: Mapping[Named, str], scan: Scan | None) -> Scan:
+def named_positions(path: StrPath, datasets: Mapping[str, str], scan: Scan | None) -> Scan:
     """A scan with positions and probe of these datasets, and the rest of what its file tells.
 
     Parameters
@@ -64,7 +63,7 @@ def named_positions(path: StrPath, datasets: Mapping[Named, str], scan: Scan | N
 
 
 def named_diffraction(
-    path: StrPath, datasets: Mapping[Named, str], names: tuple[str, ...], rows: Any
+    path: StrPath, datasets: Mapping[str, str], names: tuple[str, ...], rows: Any
 ) -> Diffraction:
     """Patterns and mask of these datasets.
 
