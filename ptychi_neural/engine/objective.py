@@ -84,3 +84,19 @@ def penalties(object_: Tensor, options: AutodiffPtychographyObjectOptions, epoch
     if options.total_variation.is_enabled_on_this_epoch(epoch):
         total = total + options.total_variation.weight * TotalVariationLoss()(object_)
     return total
+
+
+def stop_if_not_finite(objective: Tensor, epoch: int, batch: int) -> None:
+    """Refuse an objective from which no gradient leads anywhere.
+
+    Raises
+    ------
+    FloatingPointError
+        If it is NaN or infinite.
+    """
+    if not torch.isfinite(objective):
+        raise FloatingPointError(
+            f"The loss became {objective.item()} in epoch {epoch}, batch {batch}; object and probe "
+            "keep their last finite state. Likely causes: a step size that is too large "
+            "(generator.step_size, probe_options.step_size), or data that are not counts."
+        )

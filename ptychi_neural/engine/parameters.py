@@ -84,6 +84,17 @@ class NeuralParameterGroup(PlanarPtychographyParameterGroup):
             parameters["slice_spacings"] = self.object.slice_spacings
         return parameters
 
+    def keep_known_weights(self, epoch: int) -> None:
+        """Take no gradient along the OPR weights that an epoch does not refine."""
+        weights = self.opr_mode_weights
+        gradient = weights.get_grad()
+        if gradient is None:
+            return
+        if not weights.intensity_variation_optimization_enabled(epoch):
+            gradient[:, 0] = 0
+        if not weights.eigenmode_weight_optimization_enabled(epoch):
+            gradient[:, 1:] = 0
+
     @contextmanager
     def known_parts_kept(self) -> Iterator[None]:
         """Keep pty-chi's constraints after an epoch from OPR modes and weights that are known, and

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ptychi_neural.engine.changes import AskedOptions, take_up
 from ptychi_neural.engine.checks import check_inside, check_start_of
 from ptychi_neural.engine.judge import HeldOutJudge
-from ptychi_neural.engine.objective import objective, penalties
+from ptychi_neural.engine.objective import objective, penalties, stop_if_not_finite
 from ptychi_neural.engine.parameters import NeuralParameterGroup, with_generator
 from ptychi_neural.engine.snapshot import Continuation, Snapshot
 from ptychi_neural.engine.start import Start, StartObserver
@@ -93,7 +93,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         self.is_under_way = False
         """Whether a run is under way; set too when a state from the midst of one was taken up."""
         self.normalization_pending = options.generator.checkpoint is None
-        self.object_is_assembled = False
+        self.object_is_assembled = self._has_stepped = False
         self.latest: LatestPatches | None = None
         held_out, seed = options.validation.held_out, options.random_seed or 0
         self.pixels = deal_pixels(dataset.patterns, self.generator.n_splits, held_out, seed)
@@ -164,7 +164,8 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
     @property
     def is_trained(self) -> bool:
         """Whether the generator has been fitted, here or before it was saved."""
-        return self.current_epoch > 0 or self.options.generator.checkpoint is not None
+        fitted = self._has_stepped or self.current_epoch > 0
+        return fitted or self.options.generator.checkpoint is not None
 
     @property
     def validation(self) -> pd.DataFrame:
@@ -356,12 +357,13 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             *(self.generator, scan, y_true, self.fit_loss),
             penalty=lambda object_: penalties(object_, options, self.current_epoch),
         )
-        self._stop_if_not_finite(found.objective)
+        stop_if_not_finite(found.objective, self.current_epoch, self.current_minibatch)
 
         if found.objective.requires_grad:
             found.objective.backward()
         self.run_post_differentiation_hooks(input_data, y_true)
         self.step_all_optimizers(forward_model_args=list(input_data), y_true=y_true)
+        self._has_stepped = True
         self.forward_model.zero_grad()
 
         self.loss_tracker.update_batch_loss(found.predicted, found.measured, found.loss.item())
@@ -370,25 +372,9 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
     def _on_device(self, indices: Tensor) -> Tensor:
         return indices.to(cast(Tensor, self.parameter_group.object.tensor.data).device)
 
-    def _stop_if_not_finite(self, objective: Tensor) -> None:
-        if not torch.isfinite(objective):
-            raise FloatingPointError(
-                f"The loss became {objective.item()} in epoch {self.current_epoch}, batch "
-                f"{self.current_minibatch}; object and probe keep their last finite state. Likely "
-                "causes: a step size that is too large (generator.step_size, "
-                "probe_options.step_size), or data that are not counts."
-            )
-
     def run_post_differentiation_hooks(self, input_data: Sequence[Tensor], y_true: Tensor) -> None:
         """Keep gradients as they are: pty-chi rescales them to the steps of ePIE."""
-        weights = self.parameter_group.opr_mode_weights
-        gradient = weights.get_grad()
-        if gradient is None:
-            return
-        if not weights.intensity_variation_optimization_enabled(self.current_epoch):
-            gradient[:, 0] = 0
-        if not weights.eigenmode_weight_optimization_enabled(self.current_epoch):
-            gradient[:, 1:] = 0
+        self.parameter_group.keep_known_weights(self.current_epoch)
 
     def run_post_epoch_hooks(self) -> None:
         probe = self.parameter_group.probe
