@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ptychi_neural import __version__
+from ptychi_neural.arguments import Changes, Data, DataChanges, Output, Overwrite, Product, RunPath
 from ptychi_neural.console import FAILED, INTERRUPTED, Commands, complained, prepare, told
 from ptychi_neural.console import plain_errors as _plain_errors
 
@@ -19,39 +20,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-RunPath = Annotated[Path, typer.Argument(metavar="RUN.toml", help="Run file.")]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change a key of the file, such as reconstructor_options.num_epochs=50. Repeatable.",
-    ),
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
-Output = Annotated[Path | None, typer.Option("--output", metavar="FOLDER", help="Where to write.")]
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        metavar="FOLDER",
-        help="Data folder, before PTYCHI_NEURAL_DATA and the file's data.folder.",
-    ),
-]
-
-Product = Annotated[
-    Path | None,
-    typer.Argument(
-        metavar="[PRODUCT]", help="File of positions, where FILE and those beside it have none."
-    ),
-]
-DataChanges = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="A key of [data], such as data.bin=2. Repeatable."
-    ),
-]
 
 
 def main() -> None:

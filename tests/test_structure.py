@@ -17,7 +17,17 @@ ROOMS = (
     *("options", "scans", "physics", "projections", "generators", "engine"),
     *("simulation", "evaluation", "training", "prediction", "runs", "comparison"),
     "integrations",
-    *("api", "earlier_names", "io", "workflows", "console", "cli", "__init__", "__main__"),
+    *(
+        "api",
+        "earlier_names",
+        "io",
+        "workflows",
+        "console",
+        "arguments",
+        "cli",
+        "__init__",
+        "__main__",
+    ),
 )
 """Folders and files of the package: each imports only from itself and from those before it."""
 
