@@ -80,10 +80,10 @@ def test_each_error_is_a_sentence_with_an_exit_code(error, code, text, monkeypat
     assert found == code
     assert text in sentence
 
-    def fail(path):
+    def fail(*arguments):
         raise error
 
-    monkeypatch.setattr("ptychi_neural.runs.summary.summarize", fail)
+    monkeypatch.setattr("ptychi_neural.runs.report_scan.report", fail)
     result = CliRunner().invoke(app, ["inspect", "x"])
     assert result.exit_code == code
     assert text in result.output

@@ -54,7 +54,7 @@ def test_the_command_finds_suites_of_the_package_by_name_from_any_folder(tmp_pat
     assert (tmp_path / "results" / "benchmarks" / "smoke" / "table.md").is_file()
     output = call("smokey", code=2)
     assert "no suite smokey" in output
-    assert "bars, dose-overlap" in output
+    assert "bars, deviation, dose-overlap" in output
 
 
 def test_paths_in_a_suite_of_the_package_are_relative_to_the_current_folder(tmp_path, monkeypatch):

@@ -93,7 +93,8 @@ def test_an_option_leaves_the_other_defaults_of_its_group_alone(read):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_filled_in_run_file_gives_the_same_run_again(read, tmp_path, engine):
-    run = read(f'engine = "{engine}"\n[reconstructor_options]\ndisplayed_loss_function = "none"')
+    text = f'engine = "{engine}"\n[reconstructor_options]\ndisplayed_loss_function = "none"'
+    run = read(text + ("\nbatch_size = 1" if engine == "pie" else ""))
     run.write(tmp_path / "filled.toml")
     again = read_run_file(tmp_path / "filled.toml")
     assert again.options.reconstructor_options.displayed_loss_function is None
