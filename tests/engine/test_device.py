@@ -1,5 +1,7 @@
 """Every tensor is on the device on which it is needed: on one that is emulated."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -37,7 +39,7 @@ def test_total_variation_stays_on_the_device(monkeypatch):
 def options_of(variant):
     options = default_options(num_epochs=1)
     settings = options.reconstructor_options
-    settings.batch_size = 32
+    settings.batch_size = 64  # one batch: a device draws other random numbers
     settings.allow_nondeterministic_algorithms = False
     settings.start.n_iterations = 3
     settings.generator.width = 2
@@ -68,13 +70,18 @@ SLOW = [
 @pytest.mark.parametrize("variant", ["known", *SLOW])
 def test_a_run_on_the_device_is_that_on_the_cpu(variant, simulated, monkeypatch):
     on_cpu = make_task(options_of(variant), simulated.scan)
+    weights = copy.deepcopy(on_cpu.reconstructor.generator.state_dict())
     on_cpu.run()
     with emulated_device(monkeypatch):
         on_device = make_task(options_of(variant), simulated.scan)
+        on_device.reconstructor.generator.load_state_dict(
+            {name: weight.to(DEVICE) for name, weight in weights.items()}
+        )
         on_device.run()
         for name in ("object", "probe", "probe_positions"):
             assert on_device.get_data(name).device == DEVICE
             found = on_device.get_data_to_cpu(name, as_numpy=True)
+            # The first step of Adam takes the sign of gradients, also of those that are rounding.
             np.testing.assert_allclose(
-                found, on_cpu.get_data_to_cpu(name, as_numpy=True), rtol=1e-4, atol=1e-5
+                found, on_cpu.get_data_to_cpu(name, as_numpy=True), rtol=2e-3, atol=2e-3
             )

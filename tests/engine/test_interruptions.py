@@ -60,7 +60,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_finite_state
     options = neural_options()
     task = make_task(options, simulated.scan)
     task.run(1)
-    task.reconstructor.loss_function = lambda y_pred, y_true: y_pred.sum() * torch.nan
+    task.reconstructor.fit_loss = lambda predicted, *others: predicted.sum() * torch.nan
     with pytest.raises(FloatingPointError, match="epoch 1, batch 0"):
         task.run(1)
     assert np.isfinite(object_of(task)).all()

@@ -95,6 +95,7 @@ def test_every_attribute_that_a_run_changes_belongs_to_the_state(name, constant)
 def test_the_state_of_another_scan_or_of_other_options_is_refused(tmp_path):
     path = tmp_path / "state.safetensors"
     task = single_task("unrolled")
+    task.run(0)
     save_training_state(path, task.reconstructor)
     with pytest.raises(ValueError, match="load the same frames"):
         load_training_state(path, single_task("unrolled", seed=1).reconstructor)

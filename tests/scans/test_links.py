@@ -151,7 +151,7 @@ class TestSize:
                 name, shape, "c16" if name != "dp" else "u4", chunks=(1, 512, 512)
             )
             data.attrs.update(attributes)
-        with pytest.raises(ValueError, match=rf"'{name}' declares .* GiB .*more than the .* here"):
+        with pytest.raises(ValueError, match=rf"'{name}' declares .* GiB .*more than the .* free"):
             load_scan(diffraction, product)
 
     def test_a_part_that_fits_is_read(self, tmp_path):
