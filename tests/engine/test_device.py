@@ -52,7 +52,7 @@ def options_of(variant):
         settings.start.first_moment_iteration = 0
     elif variant == "blurred":
         settings.forward_model_options.diffraction_pattern_blur_sigma = 0.4
-    if variant not in ("cascaded", "hybrid_uno", "cnn"):
+    if variant != "cnn":
         settings.generator.unrolled.n_splits = 2
     else:
         settings.generator.architecture = variant
@@ -63,7 +63,7 @@ def options_of(variant):
 
 SLOW = [
     pytest.param(variant, marks=pytest.mark.slow)
-    for variant in ("refined", "moments", "blurred", "cascaded", "hybrid_uno", "cnn")
+    for variant in ("refined", "moments", "blurred", "cnn")
 ]
 
 
