@@ -180,7 +180,8 @@ class Start:
         for n_iterations in (self.n_iterated, options.n_iterations):
             if n_iterations is not None:
                 return n_iterations
-        counts = float((scan.model.dataset.patterns * scan.valid).sum())
+        patterns = scan.model.dataset.patterns.split(scan.options.batch_size)
+        counts = sum(float((some * scan.valid).sum()) for some in patterns)
         n_pixels = float((scan.coverage > 0.5).sum())
         factor, most = options.iterations_per_root_count_undivided, options.most_iterations
         if _transfer_floor(scan, split) is not None:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-LARGEST_SIZE = 2**26
-"""Complex numbers that are kept at most (512 MiB)."""
+LARGEST_SIZE = 2**25
+"""Complex numbers that are kept at most (256 MiB)."""
 
 
 class ShiftedProbes:

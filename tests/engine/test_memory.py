@@ -23,7 +23,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 @pytest.mark.slow
-def test_2500_frames_of_128_x_128_take_less_than_1800_megabytes(data_folder):
+def test_2500_frames_of_128_x_128_take_less_than_2200_megabytes(data_folder):
     """From the import of torch, which takes 800 of them, to the end of an epoch."""
     done = subprocess.run(
         [sys.executable, "-c", RUN, data_folder / "rotavirus" / "diffraction.h5"],
@@ -31,4 +31,4 @@ def test_2500_frames_of_128_x_128_take_less_than_1800_megabytes(data_folder):
         capture_output=True,
         text=True,
     )
-    assert int(done.stdout) < 1_800_000
+    assert int(done.stdout) < 2_200_000

