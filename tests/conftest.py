@@ -8,12 +8,15 @@ import torch
 
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
 
+DATA = os.environ.pop("PTYCHI_NEURAL_DATA", "../shared/data")
+"""The user's folder of measured data, in which commands of the tests would look for theirs."""
+
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """Real scans, kept beside the repository; tests that need them skip where they are absent."""
     repository = Path(__file__).resolve().parents[1]
-    folder = repository / os.environ.get("PTYCHI_NEURAL_DATA", "../shared/data")
+    folder = repository / DATA
     if not folder.is_dir():
         pytest.skip(f"no measured data in {folder}")
     return folder

@@ -29,6 +29,7 @@ def blocks(page, language):
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_examples_of_extensions_run(tmp_path):
     command = [sys.executable, "-c", RUN_BLOCKS, str(DOCS / "extending.md")]
     environment = os.environ | {"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}

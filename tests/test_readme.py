@@ -5,12 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from ptychi_neural.runs.run_file import read_run_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_script_runs(tmp_path):
     script = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
     assert "num_epochs = 60" in script

@@ -29,8 +29,8 @@ def position_rms(
     >>> true = np.array([[0.0, 0.0], [0.0, 4.0], [4.0, 0.0], [4.0, 4.0]])
     >>> position_rms(true + [5, 0], true)
     0.0
-    >>> position_rms(1.1 * true, true), round(position_rms(1.1 * true, true, affine=True), 9)
-    (0.2, 0.0)
+    >>> [round(position_rms(1.1 * true, true, affine), 9) for affine in (False, True)]
+    [0.2, 0.0]
     """
     error = np.asarray(positions_px, np.float64) - true_px
     known = (

@@ -140,6 +140,7 @@ def test_snapshots_are_spread_over_the_epochs(run, simulated):
     assert "reconstructor_options.displayed_loss_function" not in course.settings
 
 
+@pytest.mark.slow
 def test_total_variation_is_chosen_by_held_out_likelihood_or_by_the_truth(run, simulated):
     held_out = hold_out(simulated.scan, 0.1)
     weight = "reconstructor_options.start.total_variation"

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import ptychi.api as api
+import pytest
 from ptychi.api.registry import RECONSTRUCTOR_OPTIONS_MAP
 
 import ptychi_neural.api as napi
@@ -46,6 +47,7 @@ print(digest.hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_stock_engines_give_bit_identical_results_with_and_without_the_import():
     def run(imports):
         code = STOCK_RUN.format(imports=imports)

@@ -17,6 +17,7 @@ from ptychi_neural.engine.state_files import read_state, write_state
 from small_trainings import assert_equal, in_new_process, outcome, single_task
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["unrolled", "hybrid_uno"])
 def test_a_reconstruction_resumed_in_a_new_process_equals_one_that_was_never_stopped(
     architecture, tmp_path

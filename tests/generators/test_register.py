@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_what_a_script_registers_is_at_home_in_the_package():
     """``outside.py`` registers some of each, in a process of its own, and tests them."""
     file = Path(__file__).with_name("outside.py")

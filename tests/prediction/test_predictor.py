@@ -57,6 +57,7 @@ print(hashlib.sha256(patches.tobytes()).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_predicts_the_same_bits(one_shot, scan, tmp_path):
     import hashlib
 

@@ -18,6 +18,7 @@ from small_trainings import (
 )
 
 
+@pytest.mark.slow
 def test_a_training_resumed_in_a_new_process_equals_one_that_was_never_stopped(tmp_path):
     whole = many_scans()
     whole.run(3)
