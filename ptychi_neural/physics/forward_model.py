@@ -126,6 +126,21 @@ class ScanForwardModel(PlanarPtychographyForwardModel):
             frames, self.get_unique_probes(frames), first_mode_only=True
         )
 
+    def get_unique_probes(self, indices: Tensor, always_return_probe_batch: bool = True) -> Tensor:
+        """The (n, n_modes, h, w) probes of frames, without their sub-pixel shifts.
+
+        pty-chi leaves out the weights of a probe of one OPR mode, so that the beam's intensity
+        could not be refined there.
+        """
+        weights = self.opr_mode_weights
+        if self.probe.has_multiple_opr_modes or not weights.optimizable:
+            probes: Tensor = super().get_unique_probes(indices, always_return_probe_batch)
+            return probes
+        of_frames: Tensor = self.probe.get_unique_probes(
+            weights.get_weights(indices), mode_to_apply=0
+        )
+        return of_frames
+
     def weights(self, frames: Tensor) -> Tensor:
         """(n, n_opr_modes) weights of the OPR modes, as complex numbers."""
         return self.opr_mode_weights.data[frames].to(self.probe.data.dtype)

@@ -123,6 +123,24 @@ def test_a_step_finds_a_small_error_of_each_frame(what):
     assert np.all(np.median(np.abs(left), 0) < 0.2 * np.median(np.abs(true), 0))
 
 
+def test_a_beam_that_varies_needs_no_second_opr_mode():
+    rng = np.random.default_rng(5)
+    simulated = small_scan(1, probe_defocus_error=0.3)
+    weights = np.sqrt(1 + 0.3 * rng.normal(size=(N, 1)).clip(-2, 2))
+    beams = simulated.truth.patterns * weights[:, :, None] ** 2
+    scan = replace(simulated.scan, patterns=rng.poisson(beams).astype(np.uint32))
+    options = options_for(100)
+    refined = options.opr_mode_weight_options
+    refined.optimizable = refined.optimize_intensity_variation = True
+    refined.optimize_eigenmode_weights = False
+    task = make_task(options, scan)
+    task.run()
+    found = task.get_data_to_cpu("opr_mode_weights", as_numpy=True)
+    assert np.corrcoef(found[:, 0], weights[:, 0])[0, 1] > 0.95
+    target = Target(simulated.truth.object, "ground truth")
+    assert target.error(object_of(task), scan, refined=True) < 0.1
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_beam_and_opr_modes_are_found_from_a_guess(seed):
     """What the beam does at each position is found along with object and probe."""
