@@ -136,9 +136,7 @@ class ScanForwardModel(PlanarPtychographyForwardModel):
         if self.probe.has_multiple_opr_modes or not weights.optimizable:
             probes: Tensor = super().get_unique_probes(indices, always_return_probe_batch)
             return probes
-        of_frames: Tensor = self.probe.get_unique_probes(
-            weights.get_weights(indices), mode_to_apply=0
-        )
+        of_frames: Tensor = self.probe.get_unique_probes(weights.data[indices], mode_to_apply=0)
         return of_frames
 
     def weights(self, frames: Tensor) -> Tensor:
