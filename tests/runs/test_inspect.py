@@ -132,7 +132,7 @@ def test_a_large_file_is_looked_at_quickly_and_in_little_memory(folder, simulate
     names = ["--set=data.datasets={ y = 'y', x = 'x' }", "--set=data.pixel_size_m=1e-8"]
     subprocess.run([*command, *names], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert used.ru_utime + used.ru_stime < 25  # most of it imports, on a busy machine
+    assert used.ru_utime + used.ru_stime < 45  # most of it imports, on a busy machine
     assert used.ru_maxrss < 2 * 2**20  # in KiB
 
 
