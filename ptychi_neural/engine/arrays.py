@@ -75,11 +75,11 @@ def repair_arrays(task: PtychographyTask) -> None:
 def _repaired(data: Any, options: PtychographyDataOptions) -> dict[str, Any]:
     """What the repair of the counts changes in the data of a task."""
     patterns = _numpy(data.diffraction_data)
-    if is_repaired(patterns):
-        return {}
     mask = None if data.valid_pixel_mask is None else _numpy(data.valid_pixel_mask) != 0
     if mask is not None and not mask.any():
         raise ValueError("valid_pixel_mask: no pixel is valid; valid pixels are True.")
+    if is_repaired(patterns):
+        return {}
     told = None if mask is None or mask.all() else mask  # A mask of nothing tells nothing.
     in_corner = not options.fft_shift and np.isinf(options.free_space_propagation_distance_m)
     if in_corner:  # Neighbours on the detector have to be neighbours in the array.

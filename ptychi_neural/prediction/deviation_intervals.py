@@ -103,7 +103,7 @@ def measure_intervals(
             for frames in scan_of_first.batches
         ]
     counts = torch.cat(drawn) * scan_of_first.valid.cpu()
-    if scan_of_first.model.is_far_field:
+    if task.data_options.fft_shift:
         counts = torch.fft.fftshift(counts, dim=(-2, -1))
     with torch.random.fork_rng():
         repeated = build_task(

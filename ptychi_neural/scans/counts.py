@@ -14,7 +14,6 @@ True light is not taken for a defect: speckle of a probe smaller than the field 
 than a pixel, so that neighbouring pixels and other frames tell what a pixel can count.
 """
 
-import functools
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 from weakref import ref
@@ -50,7 +49,7 @@ OnBadData = Literal["mask", "error"]
 
 
 _REPAIRED: dict[int, tuple[ref, float]] = {}
-"""Arrays that ``repair`` returned, while they exist, and the sums of their counts."""
+"""Arrays of repaired counts, while they exist, and the sums of their counts."""
 
 
 class Repaired(NamedTuple):
@@ -77,14 +76,16 @@ class EarlierFrames:
     valid: NDArray[np.bool_]
     """(h, w) True for pixels that are no known defect."""
 
-    n_frames: int
-    """Number of frames that were kept."""
-
     counts: NDArray[np.float64]
-    """(h, w) sum of their counts."""
+    """(h, w) sum of the counts of the frames that were kept."""
 
     light: NDArray[np.float64]
     """(n_frames,) counts of each of them."""
+
+    @property
+    def n_frames(self) -> int:
+        """Number of frames that were kept."""
+        return len(self.light)
 
 
 def as_counts(
@@ -201,13 +202,18 @@ def repair(
     kept = search.patterns if search.kept.all() else search.patterns[search.kept]
     if whole_scan:
         report += hints(search.patterns, valid)
-        forget = functools.partial(_REPAIRED.pop, id(kept))
-        _REPAIRED[id(kept)] = (ref(kept, lambda _: forget(None)), _sum(kept))
+        remember(kept)
     return Repaired(kept, None if valid.all() else valid, search.kept, report)
 
 
+def remember(patterns: NDArray[np.generic]) -> None:
+    """Take note that an array holds the repaired counts of a whole scan."""
+    key = id(patterns)
+    _REPAIRED[key] = (ref(patterns, lambda _: _REPAIRED.pop(key, None)), _sum(patterns))
+
+
 def is_repaired(patterns: NDArray[np.generic]) -> bool:
-    """Whether an array of counts is what ``repair`` made of a whole scan, and still the same."""
+    """Whether an array holds the repaired counts of a whole scan, and still the same."""
     known, total = _REPAIRED.get(id(patterns), (None, 0.0))
     return known is not None and known() is patterns and _sum(patterns) == total
 

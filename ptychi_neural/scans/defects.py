@@ -141,7 +141,8 @@ def stuck(
     same &= (patterns == first).all(axis=0, where=kept[:, None, None] & same)
     if not same.any():
         return found
-    some = patterns[kept][:: max(int(kept.sum()) // FRAMES_FOR_VARIANCE, 1)].astype(np.float64)
+    rows = np.flatnonzero(kept)
+    some = patterns[rows[:: max(len(rows) // FRAMES_FOR_VARIANCE, 1)]].astype(np.float64)
     mean = some.mean(axis=0)
     noise = np.divide(some.var(axis=0), mean * unit, where=mean > 0, out=np.zeros_like(mean))
     for group, box in groups(same):

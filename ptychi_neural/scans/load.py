@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptychi_neural.scans.checks import check_positions, check_start
-from ptychi_neural.scans.counts import OnBadData, repair
+from ptychi_neural.scans.counts import OnBadData, remember, repair
 from ptychi_neural.scans.diffraction import PATTERNS, Diffraction
 from ptychi_neural.scans.formats import READERS, WRITERS, reader_of
 from ptychi_neural.scans.hdf5 import StrPath, replacing
@@ -125,6 +125,7 @@ def load_scan(
         stored_shape,
         near_field,
     )
+    remember(patterns)
     if valid is None and mask is not None:
         valid = np.ones(patterns.shape[1:], bool)
     if scan.probe.size and scan.probe.shape[-2:] != patterns.shape[1:]:

@@ -1,6 +1,5 @@
 """Positions and probe from datasets that a run file names, in HDF5 files and NPZ archives."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,14 +28,13 @@ def named_positions(path: StrPath, datasets: Mapping[str, str], scan: Scan | Non
         Names of ``"y"`` and ``"x"``, of ``"probe"``, or of all. One name for both coordinates is
         that of an (n, 2) array (y, x).
     scan : Scan, optional
-        What the file tells otherwise; None where it is of no known format.
+        What the file tells; None where positions are named, which tell nothing else.
 
     Raises
     ------
     ValueError
         If a dataset is missing or of the wrong shape.
     """
-    found = scan or scan_of_positions(np.empty((0, 2)), name=Path(path).stem)
     if ("y" in datasets) != ("x" in datasets):
         raise ValueError("datasets names one of 'y' and 'x'; name both, or (n, 2) data twice.")
     if "y" in datasets:
@@ -48,18 +46,17 @@ def named_positions(path: StrPath, datasets: Mapping[str, str], scan: Scan | Non
                 f"{path}: {datasets['y']!r} and {datasets['x']!r} have shapes {y.shape} and "
                 f"{x.shape}; name datasets of one number for each frame."
             )
-        positions = np.stack([y.squeeze(), x.squeeze()], axis=1).astype(np.float64)
-        found.positions_px, found.frame_indexes = positions, np.arange(len(positions))
-        found.pixel_size_m, found.object_center_m = math.nan, (0.0, 0.0)
-        found.object = np.empty((0, 0, 0), dtype=np.complex64)
+        positions = np.stack([y.squeeze(), x.squeeze()], axis=1)
+        scan = scan_of_positions(positions, name=Path(path).stem)
+    assert scan is not None
     if "probe" in datasets:
         probe = named_array(path, datasets["probe"])
         if probe.dtype.kind != "c" or not np.isfinite(probe).all():
             raise ValueError(
                 f"{path}: {datasets['probe']!r} is {probe.dtype}; name finite complex numbers."
             )
-        found.probe = expanded(probe, 4)
-    return found
+        scan.probe = expanded(probe, 4)
+    return scan
 
 
 def named_diffraction(

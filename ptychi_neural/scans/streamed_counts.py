@@ -65,12 +65,12 @@ class StreamedCounts:
         )
         self.dropped.update(numbers[~block.kept].tolist())
         self._numbers += numbers[block.kept].tolist()
-        valid = np.ones(patterns.shape[1:], bool)
-        valid = valid if block.valid_pixel_mask is None else block.valid_pixel_mask
+        valid = block.valid_pixel_mask
+        if valid is None:
+            valid = np.ones(patterns.shape[1:], bool)
         light = block.patterns.sum(axis=(1, 2), dtype=np.float64, where=valid)
         self._earlier = EarlierFrames(
             valid,
-            earlier.n_frames + len(light),
             np.where(valid, earlier.counts + block.patterns.sum(axis=0, dtype=np.float64), 0),
             np.concatenate([earlier.light, light]),
         )
@@ -99,4 +99,4 @@ class StreamedCounts:
 
 
 def _nothing(frame_shape: tuple[int, ...]) -> EarlierFrames:
-    return EarlierFrames(np.ones(frame_shape, bool), 0, np.zeros(frame_shape), np.zeros(0))
+    return EarlierFrames(np.ones(frame_shape, bool), np.zeros(frame_shape), np.zeros(0))
