@@ -157,6 +157,8 @@ def take_up(reconstructor: NeuralReconstructor, changed: set[str]) -> None:
     for name in ("start", "validation", "consistency", "intensity_scale"):
         if any(is_in(full, f"reconstructor_options.{name}") for full in changed):
             setattr(options, name, getattr(of_reconstructor, name))
+    if f"{START}.total_variation" in changed:
+        reconstructor.start.total_variation = options.start.total_variation
     reconstructor.judge.options = options.validation
     reconstructor.n_epochs = options.num_epochs = of_reconstructor.num_epochs
     if changed.intersection(BATCHES):

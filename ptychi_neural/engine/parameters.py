@@ -99,7 +99,10 @@ class NeuralParameterGroup(PlanarPtychographyParameterGroup):
     def known_parts_kept(self) -> Iterator[None]:
         """Keep pty-chi's constraints after an epoch from OPR modes and weights that are known, and
         from the common factor of object and probe, which is removed when a run ends."""
-        unwanted: list[Any] = [self.object.options.remove_object_probe_ambiguity]
+        unwanted: list[Any] = [
+            self.object.options.remove_object_probe_ambiguity,
+            self.probe.options.center_constraint,  # The engine has moved the object along by then.
+        ]
         if not self.probe.optimizable:
             unwanted.append(self.probe.options.orthogonalize_opr_modes)
         asked = [option.enabled for option in unwanted]

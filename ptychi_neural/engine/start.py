@@ -15,7 +15,7 @@ from ptychi_neural.engine.judge import HeldOutJudge
 from ptychi_neural.physics.centring import moved
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.projections.accelerated import AcceleratedProjections
-from ptychi_neural.projections.contrast_transfer import ContrastTransfer, divides_jointly
+from ptychi_neural.projections.contrast_transfer import ContrastTransfer, first_divided_iteration
 from ptychi_neural.projections.frame_parameters import FrameParameters
 from ptychi_neural.projections.halves import interleaved_halves
 from ptychi_neural.projections.total_variation import denoised
@@ -103,16 +103,14 @@ class Start:
         n_iterations = self.n_iterations(scan, split)
         of_frames = FrameParameters(scan) if split is None else None
         # While the probe is found, the held-out pixels tell of the probe more than of the noise.
-        n_unwatched = options.first_divided_iteration if divides_jointly(scan) else 0
+        n_unwatched = first_divided_iteration(scan) or 0
         n_of_halves = 0 if halves is None else int(options.share_of_halves * n_iterations)
         without = "" if split is None else f" without split {split + 1}"
         bar = self.observer.bar(n_iterations, f"projections{without}")
-        refined = (probe, scan.model.probe_positions, scan.model.opr_mode_weights)
-        lowest, best = math.inf, (0, projections.object, [each.data for each in refined])
+        lowest, best = math.inf, (0, projections.state())
         try:
             for iteration in bar:
-                found = [each.data.clone() for each in refined]
-                before = (iteration, projections.object, found)
+                before = (iteration, projections.state())
                 if of_frames is not None:
                     of_frames.begin(iteration, projections.object)
                 loss = projections.iterate(
@@ -132,16 +130,16 @@ class Start:
                     and iteration > n_unwatched
                     and self._has_risen(scan, loss, lowest, iteration - best[0])
                 ):
-                    self.n_iterated, projections.object, found = best
-                    with torch.no_grad():
-                        for each, data in zip(refined, found):
-                            each.set_data(data)
+                    self.n_iterated, state = best
+                    projections.go_back(state)
                     break
                 if projections.converged:
                     logger.info("Projection %d: no step lowers the loss.", iteration + 1)
                     break
         finally:
             if split is None:
+                if self.unprojected is not None and projections.displacement.any():
+                    self.unprojected = moved(self.unprojected, projections.displacement)
                 if self.total_variation is None:
                     self.total_variation = self._best_total_variation(scan, projections.object)
                 self.begin_from(self.denoised(projections.object))
@@ -188,7 +186,7 @@ class Start:
             factor = options.iterations_per_root_count
             if split is not None:
                 most = options.most_split_iterations
-        if divides_jointly(scan) and split is None:
+        if first_divided_iteration(scan) is not None and split is None:
             return options.joint_iterations
         if scan.model.probe.optimizable and split is not None:
             most = options.most_joint_split_iterations

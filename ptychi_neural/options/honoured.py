@@ -63,7 +63,10 @@ HONOURED = {
     "probe_options.center_constraint": (
         "in the initial reconstruction, counted in its iterations, and in the epochs"
     ),
-    "probe_position_options.optimizable": "as probe_options.optimizable",
+    "probe_position_options.optimizable": (
+        "in the initial reconstruction (one slice, a detector of the probe's size, no blur) and "
+        "in the generator's epochs"
+    ),
     "probe_position_options.optimization_plan": (
         "in the initial reconstruction, counted in its iterations, and in the epochs"
     ),
@@ -79,7 +82,8 @@ HONOURED = {
     "probe_position_options.correction_options.update_magnitude_limit": "as in pty-chi",
     "probe_position_options.affine_transform_constraint": "in the generator's epochs",
     "opr_mode_weight_options.optimizable": (
-        "in the initial reconstruction and in the generator's epochs"
+        "in the initial reconstruction (one slice, a detector of the probe's size, no blur) and "
+        "in the generator's epochs"
     ),
     "opr_mode_weight_options.optimization_plan": (
         "in the initial reconstruction, counted in its iterations, and in the epochs"

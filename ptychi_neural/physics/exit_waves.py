@@ -60,6 +60,9 @@ class ExitWaveCorrection(NamedTuple):
     seen: Tensor
     """(n, h, w) or (h, w) pixels whose measured counts were used."""
 
+    far: Tensor
+    """(n, n_modes, h, w) predicted waves on the detector."""
+
     def back_projected(self) -> Tensor:
         return (self.probe.conj() * self.exit_waves).sum(1, keepdim=True)
 
@@ -76,7 +79,9 @@ class ExitWaveCorrection(NamedTuple):
             adjoint=True,
         )
         change = torch.zeros_like(model.probe.data)
-        change[:, 0] = torch.einsum("jk,jhw->khw", model.weights(frames), shifted_back)
+        change[:, 0] = torch.einsum(
+            "jk,jhw->khw", model.weights(frames).to(shifted_back.dtype), shifted_back
+        )
         change[0, 1:] = directions[:, 1:].sum(0)
         return change
 
@@ -152,7 +157,7 @@ def correct_exit_waves(
     change = torch.where(seen, change, 0.0)
     propagator = cast(WavefieldPropagator, model.free_space_propagator)
     exit_waves = propagator.propagate_backward(change[:, None] * far)
-    return ExitWaveCorrection(probe, exit_waves, predicted, seen)
+    return ExitWaveCorrection(probe, exit_waves, predicted, seen, far)
 
 
 def correct_by_gradient(

@@ -79,6 +79,20 @@ class ScanForwardModel(PlanarPtychographyForwardModel):
         """Whether anything that the patterns are predicted with is found along with the object."""
         return bool(self.probe.optimizable or self.probe_positions.optimizable)
 
+    def refined(self) -> list[Tensor]:
+        """Copies of probe, positions and OPR weights, to ``go_back`` to."""
+        return [each.data.detach().clone() for each in self._refinable]
+
+    @torch.no_grad()
+    def go_back(self, refined: list[Tensor]) -> None:
+        """Take probe, positions and OPR weights as ``refined`` gave them."""
+        for each, data in zip(self._refinable, refined):
+            each.set_data(data)
+
+    @property
+    def _refinable(self) -> tuple[Any, ...]:
+        return self.probe, self.probe_positions, self.opr_mode_weights
+
     @property
     def writes_down_corrections(self) -> bool:
         """Whether the change of exit waves by the counts can be written down: one slice, on a
@@ -132,20 +146,25 @@ class ScanForwardModel(PlanarPtychographyForwardModel):
         pty-chi leaves out the weights of a probe of one OPR mode, so that the beam's intensity
         could not be refined there.
         """
-        weights = self.opr_mode_weights
-        if self.probe.has_multiple_opr_modes or not weights.optimizable:
+        if not self.uses_weights or self.probe.has_multiple_opr_modes:
             probes: Tensor = super().get_unique_probes(indices, always_return_probe_batch)
             return probes
-        of_frames: Tensor = self.probe.get_unique_probes(weights.data[indices], mode_to_apply=0)
+        of_frames: Tensor = self.probe.get_unique_probes(self.weights(indices), mode_to_apply=0)
         return of_frames
 
-    def weights(self, frames: Tensor) -> Tensor:
-        """(n, n_opr_modes) weights of the OPR modes, as complex numbers."""
-        return self.opr_mode_weights.data[frames].to(self.probe.data.dtype)
+    @property
+    def uses_weights(self) -> bool:
+        """Whether the OPR weights count: with several OPR modes, or where they are refined."""
+        return bool(self.probe.has_multiple_opr_modes or self.opr_mode_weights.optimizable)
 
-    def opr_modes(self, frames: Tensor) -> Tensor:
-        """(n, n_opr_modes, h, w) OPR modes of the first probe mode at the sub-pixel shifts."""
-        modes = self.probe.data[:, :1]
+    def weights(self, frames: Tensor) -> Tensor:
+        """(n, n_opr_modes) weights of the OPR modes; ones where they do not count."""
+        weights: Tensor = self.opr_mode_weights.data[frames]
+        return weights if self.uses_weights else torch.ones_like(weights)
+
+    def opr_modes(self, frames: Tensor, which: slice) -> Tensor:
+        """(n, k, h, w) some of the first mode's OPR modes at the sub-pixel shifts."""
+        modes = self.probe.data[which, :1]
         of_frames = frames.repeat_interleave(len(modes))
         shifted = super().shift_unique_probes(
             of_frames, modes.repeat(len(frames), 1, 1, 1), first_mode_only=True

@@ -11,12 +11,13 @@ All patterns are projected at once, as in the difference map (Thibault et al., U
 coarse phase comes as fast as the rest, and a few early iterations turn the object by the phase that
 the patterns' first moments tell of; whenever a step raises the loss, the iteration goes back and
 takes shorter steps a. A probe that is refined is updated from the same corrections of the exit
-waves, with the object's intensity as weight and longer steps of its pupil's phase. Momentum starts
-anew where the loss has risen (O'Donoghue & Candes, Found. Comput. Math. 15, 715 (2015)).
+waves, with the object's intensity as weight and longer steps of its pupil's phase; once it is
+nearly found, its own transfer divides the updates, until that raises the loss by far. Momentum
+starts anew where the loss has risen (O'Donoghue & Candes, Found. Comput. Math. 15, 715 (2015)).
 """
 
 import math
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from ptychi.api.enums import LossFunctions
@@ -27,12 +28,25 @@ from ptychi_neural.physics.exit_waves import ExitWaveCorrection, object_update
 from ptychi_neural.physics.losses import MeanLoss, build_loss_function, losses_of_pixels
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.physics.stitching import Canvas
-from ptychi_neural.projections.contrast_transfer import ContrastTransfer, divides_jointly
+from ptychi_neural.projections.contrast_transfer import ContrastTransfer, first_divided_iteration
 from ptychi_neural.projections.first_moments import FirstMoments
 from ptychi_neural.projections.frame_parameters import FrameParameters
 
 DARK_PUPIL = 1e-4
 """Power in the pupil, relative to its maximum, below which there is no phase to speak of."""
+
+
+class State(NamedTuple):
+    """What the iterations have found."""
+
+    object: Tensor
+    """(n_slices, H, W)."""
+
+    displacement: Tensor
+    """(2,) pixels by which object and probe were moved to centre the probe."""
+
+    refined: list[Tensor]
+    """Probe, positions and OPR weights."""
 
 
 class AcceleratedProjections:
@@ -70,14 +84,16 @@ class AcceleratedProjections:
         self.moments: FirstMoments | None = None
         if self.options.moment_iterations > 0 and transfer is not None and scan.model.is_far_field:
             self.moments = FirstMoments(scan)
-        self._may_divide = divides_jointly(scan)
-        self._calm = (math.inf, scan.start, scan.model.probe.data.clone())
+        self._first_divided = first_divided_iteration(scan)
         self.n_iterated = 0
         self.n_done = 0
         self.object = self._last_object = scan.start
         self._step = 1.0 if transfer is None else self.options.short_step
         self._losses, self._n_rises = [math.inf] * len(self.frames), 0
         self._last_probe = scan.model.probe.data
+        self.displacement = torch.zeros(2)
+        """(2,) pixels by which object and probe were moved to centre the probe."""
+        self._calm = (math.inf, self.state())
         self._illuminations: list[Tensor | None] = [None] * len(self.frames)
 
     @torch.no_grad()
@@ -129,11 +145,13 @@ class AcceleratedProjections:
                 of_frames.accumulate(cast(ExitWaveCorrection, correction), patches, measured, batch)
             if update_probe:
                 probe_change += correction.probe_change(model, batch, patches)
-                weights = model.weights(batch).abs().square()
+                weights = model.weights(batch).square()
                 exposure += torch.einsum("jk,jhw->khw", weights, patches[:, 0].abs().square())
         known = self._illuminations[part]
         self._illuminations[part] = illumination = illumination if known is None else known
         if self._is_taken_back(lowered.value):
+            if of_frames is not None:
+                of_frames.restart()
             return held_out.value
         update = object_update(Canvas(updates, illumination), self.options.regularization)
         if self.transfer is not None:
@@ -158,30 +176,39 @@ class AcceleratedProjections:
 
     def _renew_transfer(self, refines_probe: bool) -> None:
         """Divide by the contrast transfer of the present probe, once it is nearly found."""
-        first = self.options.first_divided_iteration
-        if first is None or not (refines_probe and self._may_divide):
+        if self._first_divided is None or not refines_probe:
             return
-        n_since = self.n_iterated - first
+        n_since = self.n_iterated - self._first_divided
         if n_since >= 0 and n_since % self.options.transfer_stride == 0:
             self.transfer = ContrastTransfer(self.scan, self.options.joint_transfer_floor)
+            self._step = min(self._step, self.options.short_step)
+
+    def state(self) -> State:
+        """What the iterations have found, to ``go_back`` to."""
+        return State(self.object, self.displacement, self.scan.model.refined())
+
+    def go_back(self, state: State) -> None:
+        """Go back to what the iterations had found, without momentum."""
+        self.object = self._last_object = state.object
+        self.displacement, self.n_done = state.displacement, 0
+        self.scan.model.go_back(state.refined)
+        self._last_probe = self.scan.model.probe.data
+        self._illuminations = [None] * len(self.frames)
 
     def _is_taken_back(self, loss: float) -> bool:
-        """Go back to where the loss was lowest if divided steps, with a refined probe, blow it up.
+        """Go back to where the loss was lowest if divided steps with a refined probe blow it up.
 
         From there on they are not divided.
         """
         if not self.of_modulus or self.transfer is None:
             return False
-        probe = self.scan.model.probe
-        if loss <= self.options.largest_rise * self._calm[0]:
-            if loss < self._calm[0]:
-                self._calm = (loss, self.object, probe.data.clone())
+        lowest, state = self._calm
+        if loss <= self.options.largest_rise * lowest:
+            if loss < lowest:
+                self._calm = (loss, self.state())
             return False
-        _, self.object, before = self._calm
-        probe.set_data(before)
-        self._last_object, self._last_probe = self.object, before
-        self._illuminations = [None] * len(self.frames)
-        self.transfer, self._may_divide, self.n_done = None, False, 0
+        self.go_back(state)
+        self.transfer = self._first_divided = None
         self._losses = [math.inf] * len(self.frames)
         self.n_iterated += 1
         return True
@@ -235,6 +262,7 @@ class AcceleratedProjections:
             probe.constrain_support()
         if probe.options.center_constraint.is_enabled_on_this_epoch(self.n_iterated - 1):
             distance = centre(probe)
+            self.displacement = self.displacement + distance
             self.object, self._last_object = (
                 moved(object_, distance) for object_ in (self.object, self._last_object)
             )

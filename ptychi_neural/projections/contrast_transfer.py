@@ -108,10 +108,9 @@ def responses(scan: ScanPhysics, frequencies: Tensor) -> Tensor:
     return cast(Tensor, response / response.sum(0))
 
 
-def divides_jointly(scan: ScanPhysics) -> bool:
-    """Whether updates are divided by the contrast transfer once a refined probe is nearly found."""
-    return (
-        scan.options.start.first_divided_iteration is not None
-        and bool(scan.model.probe.optimizable)
-        and scan.model.writes_down_corrections
-    )
+def first_divided_iteration(scan: ScanPhysics) -> int | None:
+    """Number of iterations after which updates are divided by the contrast transfer of a refined
+    probe, which is nearly found by then; None where they never are."""
+    if scan.model.probe.optimizable and scan.model.writes_down_corrections:
+        return scan.options.start.first_divided_iteration
+    return None

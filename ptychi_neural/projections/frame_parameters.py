@@ -5,7 +5,8 @@ Gauss-Newton step of the frame's own small system,
 
     (sum D D^T) s = sum D (sqrt(Y_meas) - sqrt(Y_pred)),     D_i = Re(Psi^* F(psi_i)) / |Psi|,
 
-where psi_i is the change of its exit waves.
+where psi_i is the change of its exit waves. The modulus has the same variance at all counts, so
+that the sums need no weights.
 """
 
 from collections.abc import Sequence
@@ -37,6 +38,9 @@ class Refinement(Protocol):
 
     def take(self, steps: Tensor) -> None:
         """Take (n, n_unknowns) steps."""
+
+    def restart(self) -> None:
+        """Go on without momentum."""
 
 
 class FrameParameters:
@@ -81,7 +85,7 @@ class FrameParameters:
             for each in self._due
             for change in each.wave_changes(correction.probe, patches, frames)
         ]
-        changes = modulus_changes(self.model, correction.probe * patches, waves)
+        changes = modulus_changes(self.model, correction.far, waves)
         changes = self.model.intensity_scale.value.sqrt() * changes
         residual = torch.where(correction.seen, measured.sqrt() - correction.predicted.sqrt(), 0.0)
         changes = torch.where(correction.seen[..., None, :, :], changes, 0.0).flatten(2)
@@ -92,6 +96,11 @@ class FrameParameters:
         normal = normal + torch.diag(damping.clamp(min=tiny))
         self._steps[frames] = torch.linalg.solve(normal, asked)[..., 0]
 
+    def restart(self) -> None:
+        """Go on without momentum, after positions and weights went back."""
+        for each in self._refinements:
+            each.restart()
+
     def take(self) -> None:
         """Take the steps that were found."""
         for each, steps in zip(
@@ -100,22 +109,19 @@ class FrameParameters:
             each.take(steps)
 
 
-def modulus_changes(
-    model: ScanForwardModel, exit_waves: Tensor, changes: Sequence[Tensor]
-) -> Tensor:
+def modulus_changes(model: ScanForwardModel, far: Tensor, changes: Sequence[Tensor]) -> Tensor:
     """(n, n_unknowns, h, w) derivatives of the patterns' moduli, without the scale.
 
     Parameters
     ----------
     model : ScanForwardModel
         The propagation.
-    exit_waves : Tensor
-        (n, n_modes, h, w) exit waves.
+    far : Tensor
+        (n, n_modes, h, w) waves on the detector.
     changes : sequence of Tensor
         (n, n_modes, h, w) derivatives of the exit waves by each unknown; (n, 1, h, w) where only
         the first mode changes.
     """
-    far = model.forward_far_field(exit_waves)
     modulus = far.abs().square().sum(1).sqrt()
     modulus = modulus + 1e-6 * modulus.mean(dim=(-2, -1), keepdim=True)
     along = [

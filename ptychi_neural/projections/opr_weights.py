@@ -40,7 +40,7 @@ class WeightRefinement:
 
     def wave_changes(self, probe: Tensor, patches: Tensor, frames: Tensor) -> list[Tensor]:
         """(n, 1, h, w) changes of the first mode's exit waves with each weight."""
-        modes = self.model.opr_modes(frames)[:, self.refined]
+        modes = self.model.opr_modes(frames, self.refined)
         return [mode[:, None] * patches for mode in modes.unbind(1)]
 
     def take(self, steps: Tensor) -> None:
@@ -50,3 +50,6 @@ class WeightRefinement:
         weights[:, self.refined] += steps
         self.weights.set_data(weights)
         self.weights.apply_primary_mode_weight_floor()
+
+    def restart(self) -> None:
+        """Weights have no momentum."""

@@ -1,27 +1,21 @@
-"""Steps of the scan positions, and of other things that each frame has of its own.
+"""Steps of the scan positions.
 
 When a position moves by s, the modulus of its pattern changes by s . D with
 
-    D = sum_m Re(Psi_m^* F(P_m grad O)) / |Psi|,     |Psi|^2 = sum_m |Psi_m|^2,
+    D = sum_m Re(Psi_m^* F(P_m grad O)) / |Psi|,     |Psi|^2 = sum_m |Psi_m|^2.
 
-and the step that brings it closest to the measured modulus solves the frame's 2 x 2 system
-
-    (sum D D^T) s = sum D (sqrt(Y_meas) - sqrt(Y_pred)).
-
-The modulus has the same variance at all counts, so that the sums need no weights. A shift of a
-whole exit wave leaves the pattern as it is; in contrast to a fit of exit waves (Odstrcil et al.,
-Opt. Express 26, 3108 (2018), eq. 24) the system does not count it as a change.
+A shift of a whole exit wave leaves the pattern as it is; in contrast to a fit of exit waves
+(Odstrcil et al., Opt. Express 26, 3108 (2018), eq. 24) this does not count it as a change.
 """
 
 import math
-from typing import cast
 
 import ptychi.maths as pmath
 import torch
 from torch import Tensor
 
 from ptychi_neural.physics.scan_physics import ScanPhysics
-from ptychi_neural.projections.contrast_transfer import divides_jointly
+from ptychi_neural.projections.contrast_transfer import first_divided_iteration
 
 
 class PositionRefinement:
@@ -39,9 +33,10 @@ class PositionRefinement:
         self.model = scan.model
         self.options = scan.options.start
         self.positions = scan.model.probe_positions
-        self._first = self.options.first_position_iteration
-        if divides_jointly(scan):
-            self._first = cast(int, self.options.first_divided_iteration)
+        first_divided = first_divided_iteration(scan)
+        self._first = (
+            self.options.first_position_iteration if first_divided is None else first_divided
+        )
         self._nominal = self.positions.data.clone()
         self._velocity = torch.zeros_like(self.positions.data)
         self._slopes = torch.empty(0)
@@ -73,10 +68,14 @@ class PositionRefinement:
         if self.positions.options.constrain_position_mean:
             self.positions.constrain_position_mean()
 
+    def restart(self) -> None:
+        """Go on without momentum."""
+        self._velocity = torch.zeros_like(self._velocity)
+
     def _limited(self, step: Tensor) -> Tensor:
         """Steps along each axis of at most the limit and ten median absolute deviations."""
         options = self.positions.options.correction_options
-        limit = torch.full((2,), options.update_magnitude_limit or math.inf, dtype=step.dtype)
+        limit = torch.full((2,), options.update_magnitude_limit or math.inf).to(step)
         if options.clip_update_magnitude_by_mad:
             limit = torch.minimum(limit, 10 * pmath.mad(step, dim=0))
         return step.clamp(-limit, limit)

@@ -47,7 +47,7 @@ def test_a_summed_update_is_the_least_squares_object_for_the_corrected_exit_wave
     change = torch.tensor(complex_random(rng, 1, H, W))
     probe = scan.model.incident_probes(scan.frames).detach()
     wanted = probe * scan.extract(change, scan.frames)
-    correction = ExitWaveCorrection(probe, wanted, torch.ones(1), torch.ones(1))
+    correction = ExitWaveCorrection(probe, wanted, *[torch.ones(1)] * 3)
     canvas = Canvas(
         scan.back_project(correction, scan.frames), scan.illumination(correction, scan.frames)
     )
@@ -70,7 +70,7 @@ def test_the_probes_update_is_the_adjoint_of_what_a_probe_does_to_the_exit_waves
     shifted = PlanarPtychographyForwardModel.shift_unique_probes(
         model, frames, change.expand(9, -1, -1, -1), first_mode_only=True
     )
-    correction = ExitWaveCorrection(shifted, exit_waves, torch.ones(1), torch.ones(1))
+    correction = ExitWaveCorrection(shifted, exit_waves, *[torch.ones(1)] * 3)
     update = correction.probe_change(model, frames, patches)
     ahead = (shifted * patches).conj() * exit_waves
     torch.testing.assert_close(ahead.sum(), (change.conj() * update).sum(), rtol=1e-3, atol=1e-3)

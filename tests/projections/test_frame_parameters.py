@@ -8,6 +8,8 @@ import torch
 from ptychi.api.options.task import PtychographyTaskOptions
 
 from ptychi_neural.comparison.target import Target
+from ptychi_neural.physics.losses import build_loss_function
+from ptychi_neural.projections.accelerated import AcceleratedProjections
 from ptychi_neural.projections.frame_parameters import FrameParameters, modulus_changes
 from ptychi_neural.projections.positions import slopes
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
@@ -84,7 +86,8 @@ def test_changes_of_the_modulus_are_those_of_a_moved_object():
     cut = (..., slice(5, 29), slice(7, 31))
     probe = torch.as_tensor(probe)[None]
     waves = [probe * slope[cut][None] for slope in slopes(canvas)]
-    found = modulus_changes(task.reconstructor.model, probe * canvas[cut][None], waves)
+    model = task.reconstructor.model
+    found = modulus_changes(model, model.forward_far_field(probe * canvas[cut][None]), waves)
     assert found[0].numpy() == pytest.approx(np.array(expected), rel=1e-3, abs=1e-5)
 
 
@@ -172,3 +175,26 @@ def test_beam_and_opr_modes_are_found_from_a_guess(seed):
         for each in (task, without)
     ]
     assert errors[0] < 0.5 * errors[1]
+
+
+@torch.no_grad()
+def test_going_back_gives_all_that_was_found_again():
+    options = options_for(0)
+    options.probe_position_options.optimizable = True
+    options.opr_mode_weight_options.optimizable = True
+    options.opr_mode_weight_options.optimize_intensity_variation = True
+    physics = make_task(options, small_scan(3, position_error_px=0.5).scan).reconstructor.scan
+    loss_function = build_loss_function(physics.options.loss_function)
+    projections = AcceleratedProjections(physics, loss_function, None, None)
+    parameters = FrameParameters(physics)
+    before = projections.state()
+    for iteration in range(50, 53):
+        parameters.begin(iteration, projections.object)
+        projections.iterate(update_probe=True, of_frames=parameters)
+    after = projections.state()
+    for old, new in zip([before.object, *before.refined], [after.object, *after.refined]):
+        assert (new - old).abs().max() > 1e-4
+    projections.go_back(before)
+    again = projections.state()
+    for old, new in zip([before.object, *before.refined], [again.object, *again.refined]):
+        assert torch.equal(new, old)
