@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -45,7 +46,7 @@ def test_a_comparison_writes_one_folder_and_prints_its_table(run_file, tmp_path,
             "--set", "network-off.reconstructor_options.start.n_iterations=5",
             *few_epochs("lsqml", "rpie"),
         ],
-        capture_output=True, text=True, check=True,
+        capture_output=True, text=True, check=True, env=os.environ | {"TQDM_MININTERVAL": "0"},
     )  # fmt: skip
     folder = tmp_path / "results" / "tiny-comparison"
     assert [path.name for path in folder.parent.iterdir()] == ["tiny-comparison"]
