@@ -92,7 +92,11 @@ def test_a_killed_run_that_is_resumed_equals_one_that_was_never_killed(
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
-def test_an_interrupted_run_saves_what_it_has_and_goes_on(run_file, tmp_path, monkeypatch):
+@pytest.mark.parametrize("contents_of_file", [RUN, REFINED])
+def test_an_interrupted_run_saves_what_it_has_and_goes_on(
+    run_file, tmp_path, monkeypatch, contents_of_file
+):
+    run_file.write_text(contents_of_file)
     call(run_file, "--output", "whole", *SEED)
     save = Checkpoints.save
 
