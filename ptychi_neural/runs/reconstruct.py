@@ -120,6 +120,8 @@ def reconstruct(
             if run.formats:
                 with what_fails_is_told(result, "formats"):
                     write_formats(run.formats, result.scan, results.temporary, scan, notes)
+            if result.stopped != "interrupted":
+                (results.temporary / CHECKPOINT).unlink(missing_ok=True)
             results.publish()
         tell(
             "finished",
@@ -228,8 +230,6 @@ def _save(
     """Save the product first, then all that can be had without, of which nothing ends the run."""
     folder = results.temporary
     save_product(result, folder)
-    if result.stopped != "interrupted":
-        (folder / CHECKPOINT).unlink(missing_ok=True)
     save(result, run, folder)
     if result.stopped != "interrupted":  # It takes a while, and who stops a run may not wait.
         with what_fails_is_told(result, "object_std", is_needed=False):

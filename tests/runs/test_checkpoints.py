@@ -1,5 +1,6 @@
 """Reconstructions that are killed or interrupted, and go on as if they had never ended."""
 
+import importlib
 import json
 import signal
 import tempfile
@@ -19,6 +20,7 @@ from ptychi_neural.scans import read_product
 from small_runs import RUN
 
 REFINED = RUN + '[refine]\nengine = "lsqml"\nreconstructor_options = { num_epochs = 3 }\n'
+RECONSTRUCT = importlib.import_module("ptychi_neural.runs.reconstruct")
 SEED = ("--set", "reconstructor_options.random_seed=7")
 
 
@@ -90,6 +92,24 @@ def test_a_killed_run_that_is_resumed_equals_one_that_was_never_killed(
     assert_same(contents(tmp_path / "killed"), contents(tmp_path / "whole"))
     assert not (tmp_path / "killed" / CHECKPOINT).exists()
     assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_a_run_that_is_killed_while_it_saves_goes_on_from_its_checkpoint(
+    run_file, tmp_path, monkeypatch
+):
+    def die(*args, **kwargs):
+        raise Killed
+
+    call(run_file, "--output", "whole", *SEED)
+    with monkeypatch.context() as patch:
+        patch.setattr(RECONSTRUCT, "draw", die)
+        patch.setattr("ptychi_neural.console.described", lambda error: ("killed", 9))
+        call(run_file, "--output", "killed", *SEED, code=9)
+    (left,) = tmp_path.glob(".killed.*.partial")
+    assert (left / "product.h5").is_file()
+    assert "Going on after epoch 5" in call(run_file, "--output", "killed", "--resume")
+    assert_same(contents(tmp_path / "killed"), contents(tmp_path / "whole"))
+    assert not (tmp_path / "killed" / CHECKPOINT).exists()
 
 
 @pytest.mark.parametrize("contents_of_file", [RUN, REFINED])
