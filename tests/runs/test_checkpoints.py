@@ -137,6 +137,27 @@ def test_an_interrupted_run_saves_what_it_has_and_goes_on(
     assert "complete" in call(run_file, "--output", "stopped", "--resume", code=2)
 
 
+def test_a_signal_while_the_result_is_saved_leaves_the_intervals_to_the_resumed_run(
+    run_file, tmp_path, monkeypatch
+):
+    intervals, save = ("--set", "output.intervals=true"), RECONSTRUCT.save
+    call(run_file, "--output", "whole", *SEED, *intervals)
+
+    def save_and_stop(*args):
+        save(*args)
+        signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RECONSTRUCT, "save", save_and_stop)
+        call(run_file, "--output", "stopped", *SEED, *intervals, code=130)
+    stopped = tmp_path / "stopped"
+    assert json.loads((stopped / "provenance.json").read_text())["stopped"] == "interrupted"
+    left_out = set(contents(tmp_path / "whole")[0]) - set(contents(stopped)[0])
+    assert {"amplitude_interval", "phase_interval"} <= left_out
+    call(run_file, "--output", "stopped", "--resume", *intervals)
+    assert_same(contents(stopped), contents(tmp_path / "whole"))
+
+
 def test_what_a_killed_run_left_is_told_and_removed_when_asked(run_file, tmp_path, monkeypatch):
     killed_after(monkeypatch, run_file, 2)
     (left,) = (tmp_path / "results").glob(".tiny.*.partial")
