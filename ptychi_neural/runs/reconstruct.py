@@ -119,9 +119,7 @@ def reconstruct(
             workflow = NeuralWarmStartWorkflow(first, second, checkpoints)
             result = _run_engines(run, workflow, scan, show_progress)
             _save(result, run, scan, results.temporary, reference, stop)
-            if run.formats:
-                with what_fails_is_told(result, "formats"):
-                    write_formats(run.formats, result.scan, results.temporary, scan, notes)
+            write_formats(result, run.formats, results.temporary, scan, notes)
             if result.stopped != "interrupted":
                 (results.temporary / CHECKPOINT).unlink(missing_ok=True)
             results.publish()

@@ -17,9 +17,11 @@ from typer.testing import CliRunner
 
 from ptychi_neural.cli import app
 from ptychi_neural.evaluation import scanned_area
-from ptychi_neural.runs import reconstruct
+from ptychi_neural.runs import output_formats, reconstruct
+from ptychi_neural.runs.output_formats import write_formats
 from ptychi_neural.runs.pictures import amplitude_figure, pictures_of, unwrapped, write_tiff
 from ptychi_neural.runs.run_file import read_run_file
+from ptychi_neural.runs.sections import OutputFormats
 from ptychi_neural.scans import read_product
 from ptychi_neural.simulation import simulate
 
@@ -166,6 +168,33 @@ class TestOtherFormats:
         (tmp_path / "run.toml").write_text(RUN.replace("tiff", "jpeg"), encoding="utf-8")
         with pytest.raises(ValueError, match=r"output\.formats.*'cxi'.*'png'"):
             read_run_file(tmp_path / "run.toml")
+
+
+    def test_a_run_that_goes_on_replaces_the_files_that_are_there(self, result, tmp_path):
+        folder = shutil.copytree(result.folder, tmp_path / "copy")
+        files = ("product.cxi", "product.npz", "object_phase.tif", "probe.png", "report.html")
+        for name in files:
+            (folder / name).write_bytes(b"of a run that was killed")
+        again = dataclasses.replace(result, unsaved=[])
+        write_formats(again, list(OutputFormats), folder, result.scan)
+        assert again.unsaved == []
+        for name in files:
+            assert (folder / name).stat().st_size > 1000
+
+    def test_a_format_that_fails_keeps_no_other_from_the_folder(
+        self, result, tmp_path, monkeypatch
+    ):
+        def full(*args, **kwargs):
+            raise OSError(28, "No space left on device")
+
+        folder = shutil.copytree(result.folder, tmp_path / "copy")
+        (folder / "report.html").unlink()
+        monkeypatch.setattr(output_formats, "write_scan", full)
+        failed = dataclasses.replace(result, unsaved=[])
+        with pytest.warns(UserWarning, match="the format cxi could not be written: .*No space"):
+            write_formats(failed, list(OutputFormats), folder, result.scan)
+        assert failed.unsaved == ["the format cxi"]
+        assert page_of(folder).headings
 
 
 class Page(HTMLParser):
