@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import json
 import re
 import shutil
 import subprocess
@@ -263,6 +264,24 @@ class TestReport:
         done = CliRunner().invoke(app, ["report", str(folder), "--overwrite"])
         assert done.exit_code == 0, done.output
         assert page_of(folder).text == before.text
+
+    @pytest.mark.parametrize("has_list", [True, False])
+    def test_a_report_that_was_added_is_a_file_of_the_result(self, result, tmp_path, has_list):
+        folder = shutil.copytree(result.folder, tmp_path / "copy")
+        (folder / "report.html").unlink()
+        (folder / "notes.txt").write_text("mine")
+        told = json.loads((folder / "provenance.json").read_text())
+        expected = told.pop("files")
+        before = [name for name in expected if name != "report.html"]
+        told |= {"files": before} if has_list else {}
+        (folder / "provenance.json").write_text(json.dumps(told))
+        done = CliRunner().invoke(app, ["report", str(folder)])
+        assert done.exit_code == 0, done.output
+        listed = json.loads((folder / "provenance.json").read_text())["files"]
+        if has_list:
+            assert listed == expected
+        else:  # Names that results have had before there was a list.
+            assert {"product.h5", "report.html"} <= set(listed) <= set(expected)
 
     def test_data_that_are_gone_are_left_out_with_the_reason(self, result, tmp_path):
         folder = shutil.copytree(result.folder, tmp_path / "copy")
