@@ -58,6 +58,8 @@ class FolderWatch:
         Try scans that were set aside again.
     say : callable
         Takes a line for each scan.
+    complain : callable, optional
+        Takes the lines of scans that are set aside; None: ``say`` does.
 
     Raises
     ------
@@ -74,6 +76,7 @@ class FolderWatch:
     settle_s: float = 10.0
     retry: bool = False
     say: Callable[[str], None] = print
+    complain: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
         if not self.folder.is_dir():
@@ -209,7 +212,8 @@ class FolderWatch:
         with replacing(self._file, overwrite=True) as temporary:
             text = json.dumps({"scans": self.state}, indent=2)
             Path(temporary).write_text(text + "\n", encoding="utf-8")
-        self.say(f"{name}: {state}: {reason}")
+        tell = self.complain if self.complain and state == "set aside" else self.say
+        tell(f"{name}: {state}: {reason}")
 
 
 def _named(value: Any, name: str) -> Any:

@@ -133,6 +133,9 @@ def test_the_command_watches_whole_scan_files(folders, simulated):
     assert done.exit_code == 0, done.output
     assert "alone: done" in done.output
     assert set(state_of(folders)) == {"alone"}
+    (scans / "broken.cxi").write_bytes(b"half written")
+    quiet = CliRunner().invoke(app, [*command, "--settle", "0", "--quiet", "--retry"])
+    assert "broken: set aside" in quiet.output
 
 
 @pytest.mark.parametrize(
