@@ -210,7 +210,8 @@ def watch(
             *(folder, template, output, parse_changes(changes or []), settle, retry),
             *(told, complained),
         )
-        watched.run(every, once)
+        if watched.run(every, once):
+            raise typer.Exit(INTERRUPTED)
 
 
 @app.command()
