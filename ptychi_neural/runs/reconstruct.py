@@ -61,8 +61,8 @@ def reconstruct(
     ``amplitude_interval`` and ``phase_interval``), ``run.toml`` (the run file with
     all defaults, which gives this result again), ``provenance.json``, ``losses.csv``,
     ``loss.png``, ``figure.png``, ``generator.safetensors`` and ``validation.csv`` (neural engine)
-    and ``metrics.json`` (where there is a ground truth or reference), and what ``run.formats``
-    asks for. It appears when complete.
+    and ``metrics.json`` (where there is a ground truth or reference), and what
+    ``run.output.formats`` asks for. It appears when complete.
 
     Parameters
     ----------
@@ -115,11 +115,11 @@ def reconstruct(
             product_output=str(run.output_folder / "product.h5"),
         )
         with interruptible("the batch") as stop:
-            checkpoints = Checkpoints(results.temporary, 60 * run.checkpoint_minutes)
+            checkpoints = Checkpoints(results.temporary, 60 * run.output.checkpoint_minutes)
             workflow = NeuralWarmStartWorkflow(first, second, checkpoints)
             result = _run_engines(run, workflow, scan, show_progress)
             _save(result, run, scan, results.temporary, reference, stop)
-            write_formats(result, run.formats, results.temporary, scan, notes)
+            write_formats(result, run.output.formats, results.temporary, scan, notes)
             if result.stopped != "interrupted":
                 (results.temporary / CHECKPOINT).unlink(missing_ok=True)
             results.publish()
@@ -249,10 +249,12 @@ def _parts_that_take_a_while(
 ) -> dict[str, Callable[[ReconstructionResult, RunFile, Scan, Path], None]]:
     """What is added to the product of a trained generator, and where the run file asks for it."""
     reconstructor = task.reconstructor
-    is_trained = isinstance(reconstructor, NeuralReconstructor) and reconstructor.is_trained
-    return ({"object_std": _add_deviation} if is_trained else {}) | (
-        {"intervals": _add_intervals} if run.intervals else {}
-    )
+    parts: dict[str, Callable[[ReconstructionResult, RunFile, Scan, Path], None]] = {}
+    if isinstance(reconstructor, NeuralReconstructor) and reconstructor.is_trained:
+        parts["object_std"] = _add_deviation
+    if run.output.intervals:
+        parts["intervals"] = _add_intervals
+    return parts
 
 
 def _add_deviation(result: ReconstructionResult, run: RunFile, scan: Scan, folder: Path) -> None:

@@ -163,13 +163,12 @@ class TestOtherFormats:
 
     def test_the_run_file_of_a_result_asks_for_the_same_formats(self, result):
         run = read_run_file(result.folder / "run.toml")
-        assert run.formats == ["cxi", "npz", "tiff", "png", "html"]
+        assert run.output.formats == ["cxi", "npz", "tiff", "png", "html"]
 
     def test_an_unknown_format_is_named(self, tmp_path):
         (tmp_path / "run.toml").write_text(RUN.replace("tiff", "jpeg"), encoding="utf-8")
         with pytest.raises(ValueError, match=r"output\.formats.*'cxi'.*'png'"):
             read_run_file(tmp_path / "run.toml")
-
 
     def test_a_run_that_goes_on_replaces_the_files_that_are_there(self, result, tmp_path):
         folder = shutil.copytree(result.folder, tmp_path / "copy")

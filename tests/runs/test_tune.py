@@ -54,7 +54,7 @@ def test_the_right_defocus_is_found_and_a_search_goes_on(run_file, tmp_path):
     assert found.best[DEFOCUS] == 0.0
     best = read_run_file(tmp_path / "tuning" / "best.toml")
     assert best.simulation.probe_defocus_error == 0.0
-    assert best.formats == ["npz"]
+    assert best.output.formats == ["npz"]
     n_iterations = found.best["reconstructor_options.start.n_iterations"]
     assert best.options.reconstructor_options.start.n_iterations == n_iterations
     with pytest.raises(ValueError, match="varies other keys"):
