@@ -173,7 +173,7 @@ def report(
     with _plain_errors():
         from ptychi_neural.runs.report import report
 
-        typer.echo(str(report(folder, overwrite)))
+        told(str(report(folder, overwrite)))
 
 
 @app.command()
@@ -208,9 +208,10 @@ def watch(
 
         watched = FolderWatch(
             *(folder, template, output, parse_changes(changes or []), settle, retry),
-            say=typer.echo,
+            *(told, complained),
         )
-        watched.run(every, once)
+        if watched.run(every, once):
+            raise typer.Exit(INTERRUPTED)
 
 
 @app.command()
@@ -236,11 +237,10 @@ def tune(
         from ptychi_neural.runs.run_file import parse_changes
         from ptychi_neural.runs.tune import parse_choices, tune
 
-        found = tune(
-            *(run_file, parse_choices(vary), trials, output, data, parse_changes(changes or []))
-        )
-    typer.echo(found.table.to_string(index=False))
-    typer.echo(f"{found.folder / 'best.toml'}: {found.best}")
+        changed = parse_changes(changes or [])
+        found = tune(run_file, parse_choices(vary), trials, output, data, changed)
+    told(found.table.to_string(index=False))
+    told(f"{found.folder / 'best.toml'}: {found.best}")
 
 
 @app.command()
@@ -404,9 +404,9 @@ def init(
 
         run_file, hints = write_run_file(path, product, output, changes or [])
     for hint in hints:
-        typer.echo(f"- {hint}", err=True)
+        complained(f"- {hint}")
     todo = "" if path.exists() and path != run_file else "name your data in it, then: "
-    typer.echo(f"{run_file}: {todo}ptychi-neural reconstruct {run_file}")
+    told(f"{run_file}: {todo}ptychi-neural reconstruct {run_file}")
 
 
 @app.command()

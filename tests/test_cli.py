@@ -241,6 +241,8 @@ def test_init_writes_a_run_file_once(run_file, tmp_path):
     call("init", "new.toml")
     assert "[reconstructor_options]" in (tmp_path / "new.toml").read_text()
     assert "new.toml" in call("init", "new.toml", code=2).output
+    assert call("init", "other.toml", "--quiet", "--log", "log.txt").output == ""
+    assert "other.toml: " in (tmp_path / "log.txt").read_text()
 
 
 @pytest.fixture

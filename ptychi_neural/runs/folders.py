@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -67,10 +67,16 @@ class ResultsFolder:
         self.temporary = self._hidden("partial")
         self.temporary.mkdir()
 
-    def publish(self) -> None:
+    def publish(self, wrote: Collection[str] = ()) -> None:
         """Put what was written in the place of the results folder.
 
         Of an earlier result only what a run wrote is removed; other files are kept.
+
+        Parameters
+        ----------
+        wrote : collection of str
+            Names of the files of a folder that has grown in place, beside which there may be
+            others. Of a hidden folder all files are the run's.
 
         Raises
         ------
@@ -78,11 +84,14 @@ class ResultsFolder:
             If something has come to be there since the run began.
         """
         if self.temporary == self.target:
-            _list_files(self.target)
+            _list_files(self.target, wrote)
             return
         if not self._overwrite and not _is_vacant(self.target):
             raise FileExistsError(f"{self.folder} has come to exist since the run began.")
-        _list_files(self.temporary)
+        hidden = self.temporary
+        _list_files(
+            hidden, [f.relative_to(hidden).as_posix() for f in hidden.rglob("*") if f.is_file()]
+        )
         moved = self._hidden("old")
         try:
             if self.target.exists():
@@ -304,14 +313,16 @@ def _locked(path: Path, folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _list_files(folder: Path) -> None:
-    """Let the provenance list all files that were written, by which later runs remove them."""
+def add_to_list(folder: Path, name: str) -> None:
+    """Let later runs that replace a results folder remove a file that was added to it."""
+    _list_files(folder, {name, *(path.relative_to(folder).as_posix() for path in _written(folder))})
+
+
+def _list_files(folder: Path, names: Collection[str]) -> None:
+    """Let the provenance list the files that were written, by which later runs remove them."""
     path = folder / PROVENANCE
-    files = sorted(
-        file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()
-    )
     content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    content |= {"files": files}
+    content |= {"files": sorted(name for name in names if (folder / name).is_file())}
     temporary = folder / f".{PROVENANCE}.{secrets.token_hex(4)}.partial"
     try:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection, Sequence
+from functools import cache
 from pathlib import Path
 
 import h5py
@@ -9,25 +10,29 @@ import numpy as np
 
 from ptychi_neural.runs.pictures import pictures_of, write_png, write_tiff
 from ptychi_neural.runs.report import write_report
+from ptychi_neural.runs.result import ReconstructionResult, what_fails_is_told
 from ptychi_neural.runs.sections import OutputFormats
 from ptychi_neural.scans import Scan, write_scan
 
 
 def write_formats(
+    result: ReconstructionResult,
     formats: Collection[OutputFormats],
-    scan: Scan,
     folder: Path,
     start: Scan,
     notes: Sequence[str] = (),
 ) -> None:
     """Write the files of some formats into a results folder that holds all others.
 
+    Files of a run that goes on are replaced. A format that cannot be written is told, and noted in
+    ``result.unsaved``.
+
     Parameters
     ----------
+    result : ReconstructionResult
+        The result, with the reconstructed scan.
     formats : collection of OutputFormats
         Formats to write.
-    scan : Scan
-        The scan with the reconstructed object, probe and positions.
     folder : Path
         The results folder.
     start : Scan
@@ -35,20 +40,24 @@ def write_formats(
     notes : sequence of str
         Warnings about the data, for the report.
     """
-    if OutputFormats.CXI in formats:
-        without_patterns = np.empty((0, *scan.patterns.shape[1:]), dtype=scan.patterns.dtype)
-        product = dataclasses.replace(scan, patterns=without_patterns)
-        write_scan(folder / "product.cxi", product, "cxi")
-    if OutputFormats.NPZ in formats:
-        write_npz(folder / "product.h5", folder / "product.npz")
-    if {OutputFormats.TIFF, OutputFormats.PNG} & set(formats):
-        pictures = pictures_of(scan)
-        if OutputFormats.TIFF in formats:
-            write_tiff(folder, pictures)
-        if OutputFormats.PNG in formats:
-            write_png(folder, pictures)
-    if OutputFormats.HTML in formats:
-        write_report(folder, start=start, notes=notes)
+    scan = result.scan
+    pictures = cache(lambda: pictures_of(scan))
+    writers = {
+        OutputFormats.CXI: lambda: _write_cxi(folder / "product.cxi", scan),
+        OutputFormats.NPZ: lambda: write_npz(folder / "product.h5", folder / "product.npz"),
+        OutputFormats.TIFF: lambda: write_tiff(folder, pictures()),
+        OutputFormats.PNG: lambda: write_png(folder, pictures()),
+        OutputFormats.HTML: lambda: write_report(folder, start, notes, overwrite=True),
+    }
+    for format in formats:
+        with what_fails_is_told(result, f"the format {format}"):
+            writers[format]()
+
+
+def _write_cxi(path: Path, scan: Scan) -> None:
+    without_patterns = np.empty((0, *scan.patterns.shape[1:]), dtype=scan.patterns.dtype)
+    product = dataclasses.replace(scan, patterns=without_patterns)
+    write_scan(path, product, "cxi", overwrite=True)
 
 
 def write_npz(product: Path, path: Path) -> None:

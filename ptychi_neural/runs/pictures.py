@@ -155,12 +155,11 @@ def probe_figure(pictures: Pictures) -> Figure:
 
 
 def save_png(figure: Figure, file: Path | IO[bytes]) -> None:
-    """Write a figure as PNG into a new file or a stream."""
+    """Write a figure as PNG into a file, in the place of an earlier one, or into a stream."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
     if isinstance(file, Path):
-        with file.open("xb") as opened:
-            opened.write(buffer.getvalue())
+        file.write_bytes(buffer.getvalue())
     else:
         file.write(buffer.getvalue())
 

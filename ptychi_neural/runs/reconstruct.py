@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from ptychi.api.task import PtychographyTask
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.engine.tasks import build_task
 from ptychi_neural.prediction import deviation
-from ptychi_neural.prediction.deviation_intervals import Intervals, measure_intervals
+from ptychi_neural.prediction.deviation_intervals import measure_intervals
 from ptychi_neural.runs.attend import interruptible
 from ptychi_neural.runs.checkpoints import (
     CHECKPOINT,
@@ -37,6 +38,7 @@ from ptychi_neural.runs.result import (
     save_deviation,
     save_intervals,
     save_product,
+    save_provenance,
     what_fails_is_told,
 )
 from ptychi_neural.runs.run_file import RunFile
@@ -59,8 +61,8 @@ def reconstruct(
     ``amplitude_interval`` and ``phase_interval``), ``run.toml`` (the run file with
     all defaults, which gives this result again), ``provenance.json``, ``losses.csv``,
     ``loss.png``, ``figure.png``, ``generator.safetensors`` and ``validation.csv`` (neural engine)
-    and ``metrics.json`` (where there is a ground truth or reference), and what ``run.formats``
-    asks for. It appears when complete.
+    and ``metrics.json`` (where there is a ground truth or reference), and what
+    ``run.output.formats`` asks for. It appears when complete.
 
     Parameters
     ----------
@@ -112,14 +114,14 @@ def reconstruct(
             num_patterns=len(scan.patterns),
             product_output=str(run.output_folder / "product.h5"),
         )
-        with interruptible("the batch"):
-            checkpoints = Checkpoints(results.temporary, 60 * run.checkpoint_minutes)
+        with interruptible("the batch") as stop:
+            checkpoints = Checkpoints(results.temporary, 60 * run.output.checkpoint_minutes)
             workflow = NeuralWarmStartWorkflow(first, second, checkpoints)
             result = _run_engines(run, workflow, scan, show_progress)
-            _save(result, run, scan, results, reference)
-            if run.formats:
-                with what_fails_is_told(result, "formats"):
-                    write_formats(run.formats, result.scan, results.temporary, scan, notes)
+            _save(result, run, scan, results.temporary, reference, stop)
+            write_formats(result, run.output.formats, results.temporary, scan, notes)
+            if result.stopped != "interrupted":
+                (results.temporary / CHECKPOINT).unlink(missing_ok=True)
             results.publish()
         tell(
             "finished",
@@ -213,31 +215,24 @@ def _run_engines(
     )
 
 
-def _intervals(run: RunFile, scan: Scan, task: PtychographyTask) -> Intervals | None:
-    """Intervals of the neural engine's result, where the run file asks for them."""
-    return measure_intervals(task, run.options, scan, run.chosen) if run.intervals else None
-
-
 def _save(
     result: ReconstructionResult,
     run: RunFile,
     scan: Scan,
-    results: ResultsFolder,
+    folder: Path,
     reference: NDArray[np.complexfloating] | None,
+    stop: Callable[[], bool],
 ) -> None:
     """Save the product first, then all that can be had without, of which nothing ends the run."""
-    folder = results.temporary
     save_product(result, folder)
-    if result.stopped != "interrupted":
-        (folder / CHECKPOINT).unlink(missing_ok=True)
     save(result, run, folder)
-    if result.stopped != "interrupted":  # It takes a while, and who stops a run may not wait.
-        with what_fails_is_told(result, "object_std", is_needed=False):
-            result.standard_deviation = _disagreement(result.task)
-            save_deviation(result, folder)
-        with what_fails_is_told(result, "intervals", is_needed=False):
-            result.intervals = _intervals(run, scan, result.first_task)
-            save_intervals(result, folder)
+    for what, add in _parts_that_take_a_while(run, result.task).items():
+        if stop():  # Who stops a run may not wait.
+            result.stopped = result.stopped or "interrupted"
+            save_provenance(result, run, folder)
+            break
+        with what_fails_is_told(result, what, is_needed=False):
+            add(result, run, scan, folder)
     if reference is not None:
         with what_fails_is_told(result, "metrics.json", is_needed=False):
             found = result.scan
@@ -249,11 +244,31 @@ def _save(
     draw(result, run, folder)
 
 
-def _disagreement(task: PtychographyTask) -> NDArray[np.floating] | None:
-    """(H, W) disagreement of a trained generator's predictions; None where there is none."""
+def _parts_that_take_a_while(
+    run: RunFile, task: PtychographyTask
+) -> dict[str, Callable[[ReconstructionResult, RunFile, Scan, Path], None]]:
+    """What is added to the product of a trained generator, and where the run file asks for it."""
     reconstructor = task.reconstructor
-    if not isinstance(reconstructor, NeuralReconstructor) or not reconstructor.is_trained:
-        return None
+    parts: dict[str, Callable[[ReconstructionResult, RunFile, Scan, Path], None]] = {}
+    if isinstance(reconstructor, NeuralReconstructor) and reconstructor.is_trained:
+        parts["object_std"] = _add_deviation
+    if run.output.intervals:
+        parts["intervals"] = _add_intervals
+    return parts
+
+
+def _add_deviation(result: ReconstructionResult, run: RunFile, scan: Scan, folder: Path) -> None:
+    """Add the disagreement of the generator's predictions, where there is any."""
+    reconstructor = result.task.reconstructor
+    assert isinstance(reconstructor, NeuralReconstructor)
     of_object = deviation(reconstructor.generator, reconstructor.scan, reconstructor.start)
     standard_deviation = of_object.numpy(force=True)
-    return None if np.isnan(standard_deviation).all() else standard_deviation
+    if not np.isnan(standard_deviation).all():
+        result.standard_deviation = standard_deviation
+    save_deviation(result, folder)
+
+
+def _add_intervals(result: ReconstructionResult, run: RunFile, scan: Scan, folder: Path) -> None:
+    """Add the intervals of amplitude and phase."""
+    result.intervals = measure_intervals(result.first_task, run.options, scan, run.chosen)
+    save_intervals(result, folder)

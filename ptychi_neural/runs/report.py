@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ptychi_neural.runs.configuration import flattened, read_toml
+from ptychi_neural.runs.folders import add_to_list
 from ptychi_neural.runs.messages import noted_warnings
 from ptychi_neural.runs.option_groups import stated
 from ptychi_neural.runs.pictures import (
@@ -106,6 +107,7 @@ def report(folder: str | Path, overwrite: bool = False) -> Path:
                 raise
             notes.append(f"The data could not be read again, and are left out here: {error}")
     write_report(folder, start, notes, overwrite)
+    add_to_list(folder, REPORT)
     return folder / REPORT
 
 

@@ -164,6 +164,11 @@ def save(result: ReconstructionResult, run: RunFile, folder: Path) -> None:
             reconstructor.validation.to_csv(folder / "validation.csv", index=False)
     with what_fails_is_told(result, "losses.csv"):
         result.losses.to_csv(folder / "losses.csv", index=False)
+    save_provenance(result, run, folder)
+
+
+def save_provenance(result: ReconstructionResult, run: RunFile, folder: Path) -> None:
+    """Write how the result came about, in the place of what was written before."""
     content = provenance(
         result.seconds,
         result.task.get_data("object").device,

@@ -29,7 +29,6 @@ from ptychi_neural.runs.option_groups import checked_options, options_from, stat
 from ptychi_neural.runs.sections import (
     DATA_VARIABLE,
     DataSection,
-    OutputFormats,
     RunOutputSection,
     data_folders,
     located,
@@ -111,12 +110,8 @@ class RunFile:
     output_folder: Path = Path("results/run")
     """Results folder, relative to the current directory."""
 
-    intervals: bool = False
-    """Whether intervals of amplitude and phase are measured."""
-    checkpoint_minutes: float = 3.0
-    """Minutes between two checkpoints, see ``RunOutputSection``."""
-    formats: list[OutputFormats] = field(default_factory=list)
-    """Files to write beside the product."""
+    output: RunOutputSection = field(default_factory=RunOutputSection)
+    """What belongs to the result; its ``folder`` is ``output_folder``."""
 
     chosen: frozenset[str] = field(default_factory=frozenset)
     """Dotted names of the options that the file sets."""
@@ -133,12 +128,8 @@ class RunFile:
             if section is not None:
                 dump = TypeAdapter(type(section)).dump_python
                 contents[name] = dump(section, mode="json", exclude_none=True)
-        contents["output"] = {
-            "folder": str(self.output_folder),
-            "formats": list(self.formats),
-            "intervals": self.intervals,
-            "checkpoint_minutes": self.checkpoint_minutes,
-        }
+        output = self.output.model_dump(mode="json", exclude={"folder"})
+        contents["output"] = {"folder": str(self.output_folder)} | output
         if self.refine is not None:
             options = self.refine.options
             contents["refine"] = {"engine": self.refine.engine} | stated(options, type(options)())
@@ -236,9 +227,7 @@ def run_from(
         data=frame.data,
         simulation=simulation,
         output_folder=frame.output.folder or Path("results") / path.stem,
-        intervals=frame.output.intervals,
-        checkpoint_minutes=frame.output.checkpoint_minutes,
-        formats=frame.output.formats,
+        output=frame.output,
         chosen=frozenset(flattened(chosen)),
     )
 

@@ -13,7 +13,7 @@ import torch
 from ptychi_neural import evaluation
 from ptychi_neural.options import NeuralPtychographyOptions
 from ptychi_neural.runs.attend import interruptible
-from ptychi_neural.runs.folders import ResultsFolder, results_folder
+from ptychi_neural.runs.folders import PROVENANCE, ResultsFolder, results_folder
 from ptychi_neural.runs.progress import TIMES, Bar, say, tell
 from ptychi_neural.runs.provenance import provenance, write_json
 from ptychi_neural.runs.run_scan import load
@@ -23,6 +23,12 @@ from ptychi_neural.training import MultiscanTrainingWorkflow, TrainingScan
 
 STATE = "state.safetensors"
 """All that a training goes on from."""
+
+FILES = (
+    *("generator-best.safetensors", "generator-last.safetensors", "training.csv", "training.png"),
+    *(PROVENANCE, STATE, "train.toml"),
+)
+"""All that a training writes."""
 
 
 @dataclass
@@ -113,7 +119,7 @@ def _train(training: TrainingFile, results: ResultsFolder, show_progress: bool) 
             stopped=stopped,
             resumed=earlier is not None,
         )
-        write_json(folder / "provenance.json", content)
+        write_json(folder / PROVENANCE, content)
 
     write_provenance()
     best = results.folder / "generator-best.safetensors"
@@ -158,7 +164,7 @@ def _train(training: TrainingFile, results: ResultsFolder, show_progress: bool) 
         except Exception as error:  # A figure ends no training.
             say(f"warning: training.png could not be drawn: {error}")
         if stopped != "interrupted" or folder == results.target:
-            results.publish()
+            results.publish(FILES)
             folder = results.folder
         else:
             say(

@@ -162,6 +162,8 @@ def tune(
     def held_out_loss(trial: Any) -> float:
         values = {choice.key: choice.suggested(trial) for choice in choices}
         tried = run_from(merged(contents, values), path, data_folder)
+        # Neither counts, and both take time.
+        tried.output.intervals, tried.output.formats = False, []
         result = reconstruct(tried, folder / f"trial-{trial.number:03}", show_progress=False)
         reconstructor = result.first_task.reconstructor
         assert isinstance(reconstructor, NeuralReconstructor)

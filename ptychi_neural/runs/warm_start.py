@@ -64,9 +64,11 @@ class NeuralWarmStartWorkflow:
             return run_attended(first, show_progress)
         with checkpoints.kept(first):
             interrupted = run_attended(first, show_progress)
+        if interrupted:  # The latest checkpoint is of a run under way; what is left has ended.
+            return True
         if len(self.tasks) > 1 and isinstance(first.reconstructor, NeuralReconstructor):
             checkpoints.save(first.reconstructor)
-        return interrupted
+        return False
 
     @staticmethod
     def _is_done(task: PtychographyTask) -> bool:

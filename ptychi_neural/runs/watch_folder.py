@@ -58,6 +58,8 @@ class FolderWatch:
         Try scans that were set aside again.
     say : callable
         Takes a line for each scan.
+    complain : callable, optional
+        Takes the lines of scans that are set aside; None: ``say`` does.
 
     Raises
     ------
@@ -74,6 +76,7 @@ class FolderWatch:
     settle_s: float = 10.0
     retry: bool = False
     say: Callable[[str], None] = print
+    complain: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
         if not self.folder.is_dir():
@@ -89,7 +92,7 @@ class FolderWatch:
             self.state = {k: v for k, v in self.state.items() if v["state"] != "set aside"}
         self._seen: dict[str, _Seen] = {}
 
-    def run(self, every_s: float = 5.0, once: bool = False) -> None:
+    def run(self, every_s: float = 5.0, once: bool = False) -> bool:
         """Look at the folder again and again, until Ctrl-C.
 
         Parameters
@@ -98,15 +101,20 @@ class FolderWatch:
             Seconds between two looks.
         once : bool
             End when every scan that is there was reconstructed or set aside.
+
+        Returns
+        -------
+        bool
+            Whether a reconstruction was interrupted, which ends the watch.
         """
         while True:
             waiting = list(self._waiting())
             ready = [name for name, files in waiting if self._has_settled(name, files)]
             for name in ready:
                 if self._reconstruct(name):
-                    return
+                    return True
             if once and len(ready) == len(waiting):
-                return
+                return False
             if not ready:
                 time.sleep(min(every_s, self.settle_s) if once else every_s)
 
@@ -197,8 +205,10 @@ class FolderWatch:
         if result.stopped == "interrupted":
             self._note(name, files, "interrupted", "it will be reconstructed anew")
             return True
-        how = f"{len(result.losses)} epochs in {result.seconds:.1f} s"
-        self._note(name, files, "done", result.stopped or how)
+        how = result.stopped or f"{len(result.losses)} epochs in {result.seconds:.1f} s"
+        if result.unsaved:
+            how += f", incomplete, without {', '.join(result.unsaved)}"
+        self._note(name, files, "done", how)
         return False
 
     def _note(self, name: str, files: Files, state: str, reason: str) -> None:
@@ -209,7 +219,8 @@ class FolderWatch:
         with replacing(self._file, overwrite=True) as temporary:
             text = json.dumps({"scans": self.state}, indent=2)
             Path(temporary).write_text(text + "\n", encoding="utf-8")
-        self.say(f"{name}: {state}: {reason}")
+        tell = self.complain if self.complain and state == "set aside" else self.say
+        tell(f"{name}: {state}: {reason}")
 
 
 def _named(value: Any, name: str) -> Any:

@@ -1,5 +1,6 @@
 """Reconstructions that are killed or interrupted, and go on as if they had never ended."""
 
+import importlib
 import json
 import signal
 import tempfile
@@ -19,6 +20,7 @@ from ptychi_neural.scans import read_product
 from small_runs import RUN
 
 REFINED = RUN + '[refine]\nengine = "lsqml"\nreconstructor_options = { num_epochs = 3 }\n'
+RECONSTRUCT = importlib.import_module("ptychi_neural.runs.reconstruct")
 SEED = ("--set", "reconstructor_options.random_seed=7")
 
 
@@ -92,7 +94,29 @@ def test_a_killed_run_that_is_resumed_equals_one_that_was_never_killed(
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
-def test_an_interrupted_run_saves_what_it_has_and_goes_on(run_file, tmp_path, monkeypatch):
+def test_a_run_that_is_killed_while_it_saves_goes_on_from_its_checkpoint(
+    run_file, tmp_path, monkeypatch
+):
+    def die(*args, **kwargs):
+        raise Killed
+
+    call(run_file, "--output", "whole", *SEED)
+    with monkeypatch.context() as patch:
+        patch.setattr(RECONSTRUCT, "draw", die)
+        patch.setattr("ptychi_neural.console.described", lambda error: ("killed", 9))
+        call(run_file, "--output", "killed", *SEED, code=9)
+    (left,) = tmp_path.glob(".killed.*.partial")
+    assert (left / "product.h5").is_file()
+    assert "Going on after epoch 5" in call(run_file, "--output", "killed", "--resume")
+    assert_same(contents(tmp_path / "killed"), contents(tmp_path / "whole"))
+    assert not (tmp_path / "killed" / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize("contents_of_file", [RUN, REFINED])
+def test_an_interrupted_run_saves_what_it_has_and_goes_on(
+    run_file, tmp_path, monkeypatch, contents_of_file
+):
+    run_file.write_text(contents_of_file)
     call(run_file, "--output", "whole", *SEED)
     save = Checkpoints.save
 
@@ -111,6 +135,27 @@ def test_an_interrupted_run_saves_what_it_has_and_goes_on(run_file, tmp_path, mo
     assert_same(contents(stopped), contents(tmp_path / "whole"))
     assert not (stopped / CHECKPOINT).exists()
     assert "complete" in call(run_file, "--output", "stopped", "--resume", code=2)
+
+
+def test_a_signal_while_the_result_is_saved_leaves_the_intervals_to_the_resumed_run(
+    run_file, tmp_path, monkeypatch
+):
+    intervals, save = ("--set", "output.intervals=true"), RECONSTRUCT.save
+    call(run_file, "--output", "whole", *SEED, *intervals)
+
+    def save_and_stop(*args):
+        save(*args)
+        signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RECONSTRUCT, "save", save_and_stop)
+        call(run_file, "--output", "stopped", *SEED, *intervals, code=130)
+    stopped = tmp_path / "stopped"
+    assert json.loads((stopped / "provenance.json").read_text())["stopped"] == "interrupted"
+    left_out = set(contents(tmp_path / "whole")[0]) - set(contents(stopped)[0])
+    assert {"amplitude_interval", "phase_interval"} <= left_out
+    call(run_file, "--output", "stopped", "--resume", *intervals)
+    assert_same(contents(stopped), contents(tmp_path / "whole"))
 
 
 def test_what_a_killed_run_left_is_told_and_removed_when_asked(run_file, tmp_path, monkeypatch):

@@ -37,7 +37,7 @@ def test_the_product_holds_the_intervals_that_the_run_file_asks_for(tmp_path):
             np.testing.assert_array_equal(stored, getattr(result.intervals, name))
             assert stored.shape == file["object"].shape[-2:]
             assert np.nanmin(stored) > 0
-    assert read_run_file(tmp_path / "result" / "run.toml").intervals
+    assert read_run_file(tmp_path / "result" / "run.toml").output.intervals
 
 
 @pytest.mark.parametrize("other", ['engine = "lsqml"\n', '[refine]\nengine = "lsqml"\n'])

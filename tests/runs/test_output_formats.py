@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import json
 import re
 import shutil
 import subprocess
@@ -17,9 +18,11 @@ from typer.testing import CliRunner
 
 from ptychi_neural.cli import app
 from ptychi_neural.evaluation import scanned_area
-from ptychi_neural.runs import reconstruct
+from ptychi_neural.runs import output_formats, reconstruct
+from ptychi_neural.runs.output_formats import write_formats
 from ptychi_neural.runs.pictures import amplitude_figure, pictures_of, unwrapped, write_tiff
 from ptychi_neural.runs.run_file import read_run_file
+from ptychi_neural.runs.sections import OutputFormats
 from ptychi_neural.scans import read_product
 from ptychi_neural.simulation import simulate
 
@@ -160,12 +163,38 @@ class TestOtherFormats:
 
     def test_the_run_file_of_a_result_asks_for_the_same_formats(self, result):
         run = read_run_file(result.folder / "run.toml")
-        assert run.formats == ["cxi", "npz", "tiff", "png", "html"]
+        assert run.output.formats == ["cxi", "npz", "tiff", "png", "html"]
 
     def test_an_unknown_format_is_named(self, tmp_path):
         (tmp_path / "run.toml").write_text(RUN.replace("tiff", "jpeg"), encoding="utf-8")
         with pytest.raises(ValueError, match=r"output\.formats.*'cxi'.*'png'"):
             read_run_file(tmp_path / "run.toml")
+
+    def test_a_run_that_goes_on_replaces_the_files_that_are_there(self, result, tmp_path):
+        folder = shutil.copytree(result.folder, tmp_path / "copy")
+        files = ("product.cxi", "product.npz", "object_phase.tif", "probe.png", "report.html")
+        for name in files:
+            (folder / name).write_bytes(b"of a run that was killed")
+        again = dataclasses.replace(result, unsaved=[])
+        write_formats(again, list(OutputFormats), folder, result.scan)
+        assert again.unsaved == []
+        for name in files:
+            assert (folder / name).stat().st_size > 1000
+
+    def test_a_format_that_fails_keeps_no_other_from_the_folder(
+        self, result, tmp_path, monkeypatch
+    ):
+        def full(*args, **kwargs):
+            raise OSError(28, "No space left on device")
+
+        folder = shutil.copytree(result.folder, tmp_path / "copy")
+        (folder / "report.html").unlink()
+        monkeypatch.setattr(output_formats, "write_scan", full)
+        failed = dataclasses.replace(result, unsaved=[])
+        with pytest.warns(UserWarning, match="the format cxi could not be written: .*No space"):
+            write_formats(failed, list(OutputFormats), folder, result.scan)
+        assert failed.unsaved == ["the format cxi"]
+        assert page_of(folder).headings
 
 
 class Page(HTMLParser):
@@ -234,6 +263,24 @@ class TestReport:
         done = CliRunner().invoke(app, ["report", str(folder), "--overwrite"])
         assert done.exit_code == 0, done.output
         assert page_of(folder).text == before.text
+
+    @pytest.mark.parametrize("has_list", [True, False])
+    def test_a_report_that_was_added_is_a_file_of_the_result(self, result, tmp_path, has_list):
+        folder = shutil.copytree(result.folder, tmp_path / "copy")
+        (folder / "report.html").unlink()
+        (folder / "notes.txt").write_text("mine")
+        told = json.loads((folder / "provenance.json").read_text())
+        expected = told.pop("files")
+        before = [name for name in expected if name != "report.html"]
+        told |= {"files": before} if has_list else {}
+        (folder / "provenance.json").write_text(json.dumps(told))
+        done = CliRunner().invoke(app, ["report", str(folder)])
+        assert done.exit_code == 0, done.output
+        listed = json.loads((folder / "provenance.json").read_text())["files"]
+        if has_list:
+            assert listed == expected
+        else:  # Names that results have had before there was a list.
+            assert {"product.h5", "report.html"} <= set(listed) <= set(expected)
 
     def test_data_that_are_gone_are_left_out_with_the_reason(self, result, tmp_path):
         folder = shutil.copytree(result.folder, tmp_path / "copy")

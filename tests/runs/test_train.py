@@ -108,8 +108,11 @@ def test_a_resumed_command_goes_on_and_refuses_other_options(training_file, tmp_
     output = call(training_file, "--resume", *changes, "--set", "probe_options.step_size=1", code=2)
     assert "other scans.0" not in output
     assert "probe_options.step_size" in output
-    assert "3 epochs" in call(training_file, "--resume", *changes)
     resumed = tmp_path / "results" / "tiny"
+    (resumed / "notes.txt").write_text("mine")
+    assert "3 epochs" in call(training_file, "--resume", *changes)
+    listed = json.loads((resumed / "provenance.json").read_text())["files"]
+    assert listed == sorted(path.name for path in resumed.iterdir() if path.name != "notes.txt")
     for name in ("generator-best.safetensors", "generator-last.safetensors"):
         one, other = load_file(resumed / name), load_file(whole / name)
         assert all(one[key].equal(other[key]) for key in one)

@@ -40,7 +40,9 @@ def test_the_right_defocus_is_found_and_a_search_goes_on(run_file, tmp_path):
     choices = parse_choices(
         [f"{DEFOCUS}=0.0,0.8", "reconstructor_options.start.n_iterations=8..12"]
     )
+    run_file.write_text(f'output = {{ formats = ["npz"] }}\n{RUN}', encoding="utf-8")
     tune(run_file, choices, 3, tmp_path / "tuning")
+    assert not (tmp_path / "tuning" / "trial-000" / "product.npz").exists()
     made = (tmp_path / "tuning" / "trial-000" / "product.h5").stat().st_mtime_ns
     found = tune(run_file, choices, 5, tmp_path / "tuning")
     assert (tmp_path / "tuning" / "trial-000" / "product.h5").stat().st_mtime_ns == made
@@ -52,6 +54,7 @@ def test_the_right_defocus_is_found_and_a_search_goes_on(run_file, tmp_path):
     assert found.best[DEFOCUS] == 0.0
     best = read_run_file(tmp_path / "tuning" / "best.toml")
     assert best.simulation.probe_defocus_error == 0.0
+    assert best.output.formats == ["npz"]
     n_iterations = found.best["reconstructor_options.start.n_iterations"]
     assert best.options.reconstructor_options.start.n_iterations == n_iterations
     with pytest.raises(ValueError, match="varies other keys"):

@@ -112,6 +112,34 @@ def test_an_interrupted_scan_ends_the_watch_and_is_done_anew(folders, monkeypatc
     assert state_of(folders)["first"]["state"] == "done"
 
 
+def test_the_command_tells_that_it_was_interrupted(folders, monkeypatch):
+    whole = watch_folder.reconstruct
+
+    def interrupted(*args, **kwargs):
+        result = whole(*args, **kwargs)
+        result.stopped = "interrupted"
+        return result
+
+    monkeypatch.setattr(watch_folder, "reconstruct", interrupted)
+    command = ["watch", *map(str, folders[:2]), "--output", str(folders[2]), "--settle", "0"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 130, done.output
+    assert set(state_of(folders)) == {"first"}
+
+
+def test_what_could_not_be_saved_is_told(folders, monkeypatch):
+    whole = watch_folder.reconstruct
+
+    def incomplete(*args, **kwargs):
+        result = whole(*args, **kwargs)
+        result.unsaved.append("loss.png")
+        return result
+
+    monkeypatch.setattr(watch_folder, "reconstruct", incomplete)
+    assert all(line.endswith("incomplete, without loss.png") for line in watch(folders))
+    assert state_of(folders)["second"]["state"] == "done"
+
+
 def test_an_error_of_the_program_does_not_end_the_watch(folders, monkeypatch):
     def broken(*args, **kwargs):
         raise TypeError("no such thing")
@@ -133,6 +161,9 @@ def test_the_command_watches_whole_scan_files(folders, simulated):
     assert done.exit_code == 0, done.output
     assert "alone: done" in done.output
     assert set(state_of(folders)) == {"alone"}
+    (scans / "broken.cxi").write_bytes(b"half written")
+    quiet = CliRunner().invoke(app, [*command, "--settle", "0", "--quiet", "--retry"])
+    assert "broken: set aside" in quiet.output
 
 
 @pytest.mark.parametrize(
