@@ -23,7 +23,7 @@ EVENTS_VERSION = 1
 LINE_INTERVAL_S = 30.0
 """Shortest time between two lines of progress."""
 
-Style = Literal["bars", "lines", "events", "none"]
+Style = Literal["bars", "lines", "none"]
 
 
 @dataclass
