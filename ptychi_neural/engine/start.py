@@ -2,21 +2,25 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from ptychi.api.enums import LossFunctions
 from torch import Tensor
 from tqdm import tqdm
 
+from ptychi_neural.engine.iterations import Iterations
 from ptychi_neural.engine.judge import HeldOutJudge
 from ptychi_neural.physics.centring import moved
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.projections.accelerated import AcceleratedProjections
-from ptychi_neural.projections.contrast_transfer import ContrastTransfer, first_divided_iteration
-from ptychi_neural.projections.frame_parameters import FrameParameters
+from ptychi_neural.projections.contrast_transfer import (
+    ContrastTransfer,
+    first_divided_iteration,
+    seeks_defocus,
+)
+from ptychi_neural.projections.defocus import COARSE_TRIALS, FINE_TRIALS, find_defocus
 from ptychi_neural.projections.halves import interleaved_halves
 from ptychi_neural.projections.total_variation import denoised
 
@@ -95,57 +99,82 @@ class Start:
         scan : ScanPhysics
             The scan, or the scan without a split, whose pixels are not seen then.
         """
-        options, split, probe = scan.options.start, scan.split, scan.model.probe
+        options, split = scan.options.start, scan.split
         halves = None
-        if options.alternate_halves and not probe.optimizable:
+        if options.alternate_halves and not scan.model.probe.optimizable:
             halves = interleaved_halves(scan.model.positions(scan.frames))
+        if seeks_defocus(scan) and not _refines_opr_modes(scan):
+            self._find_defocus(scan)
         projections = self._projections(scan, halves)
         n_iterations = self.n_iterations(scan, split)
-        of_frames = FrameParameters(scan) if split is None else None
-        # While the probe is found, the held-out pixels tell of the probe more than of the noise.
-        n_unwatched = first_divided_iteration(scan) or 0
-        n_of_halves = 0 if halves is None else int(options.share_of_halves * n_iterations)
         without = "" if split is None else f" without split {split + 1}"
         bar = self.observer.bar(n_iterations, f"projections{without}")
-        lowest, best = math.inf, (0, projections.state())
+        iterations = Iterations(scan, projections, self.judge, bar, self.observer.iterated)
         try:
-            for iteration in bar:
-                before = (iteration, projections.state())
-                if of_frames is not None:
-                    of_frames.begin(iteration, projections.object)
-                loss = projections.iterate(
-                    update_probe=split is None and probe.optimization_enabled(iteration),
-                    part=iteration % 2 if iteration < n_of_halves else -1,
-                    of_frames=of_frames,
-                )
-                if not math.isnan(loss):
-                    bar.set_postfix_str(self._progress(scan, loss))
-                if split is None:
-                    self.judge.record("projections", iteration, loss)
-                self.observer.iterated(split, projections.object)
-                if loss < lowest or iteration == n_unwatched:
-                    lowest, best = loss, before
-                elif (
-                    split is None
-                    and iteration > n_unwatched
-                    and self._has_risen(scan, loss, lowest, iteration - best[0])
-                ):
-                    self.n_iterated, state = best
-                    projections.go_back(state)
-                    break
-                if projections.converged:
-                    logger.info("Projection %d: no step lowers the loss.", iteration + 1)
-                    break
+            if seeks_defocus(scan):
+                self._iterate_in_turn(iterations)
+                self._transfer = None  # It was that of the probe as it was.
+            else:
+                n_of_halves = 0 if halves is None else int(options.share_of_halves * n_iterations)
+                # While the probe or positions are found, held-out pixels tell of these.
+                n_unwatched = first_divided_iteration(scan) or 0
+                if split is None and scan.model.probe_positions.optimizable:
+                    n_unwatched += options.first_position_iteration + options.held_out_wait
+                for _ in iterations.run(n_iterations, split is None, n_unwatched, n_of_halves):
+                    pass
+                if split is None and iterations.went_back:
+                    self.n_iterated = iterations.n_done
         finally:
+            bar.close()
             if split is None:
                 if self.unprojected is not None and projections.displacement.any():
                     self.unprojected = moved(self.unprojected, projections.displacement)
                 if self.total_variation is None:
-                    self.total_variation = self._best_total_variation(scan, projections.object)
+                    _, self.total_variation = self._best_denoised(scan, projections.object)
                 self.begin_from(self.denoised(projections.object))
                 self.observer.started(self.objects[None])
             else:
                 self.objects[split] = self.denoised(projections.object)
+
+    def _iterate_in_turn(self, iterations: Iterations) -> None:
+        """Iterate with the probe as it is, then refine it too.
+
+        The object alone comes quickly, with the Poisson likelihood. Where it errs by more than the
+        noise after some iterations, and where positions or the beam's shape wait for the probe, the
+        probe joins early and as long as that takes; elsewhere late, for the last differences. Only
+        then do trials with another defocus tell of the defocus alone.
+        """
+        scan, projections = iterations.scan, iterations.projections
+        options = scan.options.start
+        first, n_iterations = self._n_alone(scan), self.n_iterations(scan)
+        for n_done in iterations.run(first, with_probe=False):
+            if n_done == options.noise_iteration and iterations.errs:
+                break
+        alone, errs = projections.state(), iterations.errs
+        is_last = not errs and not _waits_for_probe(scan)
+        if not is_last and options.n_iterations is None:
+            n_iterations = iterations.n_done + options.joint_iterations
+        iterations.bar.total = n_iterations
+        projections.join(of_modulus=errs)
+        watched_from = iterations.n_done + options.held_out_wait
+        for n_done in iterations.run(n_iterations, True, watched_from):
+            if projections.of_modulus and not iterations.errs:
+                projections.lower(of_modulus=False)
+            if n_done == watched_from and _waits_for_probe(scan):
+                self._find_defocus(scan)
+                projections.go_back(projections.state())
+                projections.join(projections.of_modulus)
+        if is_last and self.judge.judges:
+            joint = projections.state()
+            loss, _ = self._best_denoised(scan, joint.object)
+            projections.go_back(alone)
+            if loss < self._best_denoised(scan, alone.object)[0]:
+                projections.go_back(joint)
+
+    def _find_defocus(self, scan: ScanPhysics) -> None:
+        bar = self.observer.bar(COARSE_TRIALS + FINE_TRIALS, "defocus")
+        found = find_defocus(scan, self.judge.loss_function, bar)
+        logger.info("Defocus: the probe's phase was changed by %.2f radians rms.", found)
 
     def halves(self, scan: ScanPhysics) -> list[ScanPhysics]:
         """Either half of the frames, with a start reconstructed from it alone.
@@ -178,18 +207,36 @@ class Start:
         for n_iterations in (self.n_iterated, options.n_iterations):
             if n_iterations is not None:
                 return n_iterations
+        if split is None and seeks_defocus(scan):
+            if _waits_for_probe(scan):
+                return options.first_probe_iteration + options.joint_iterations
+            return self._n_alone(scan) + options.last_joint_iterations
+        if split is None and first_divided_iteration(scan) is not None:
+            return options.joint_iterations
+        most = options.most_iterations
+        if split is not None and _transfer_floor(scan, split) is not None:
+            most = options.most_split_iterations
+        if split is not None and scan.model.probe.optimizable:
+            most = options.most_joint_split_iterations
+        return self._n_open(scan, split, most)
+
+    def _n_alone(self, scan: ScanPhysics) -> int:
+        """Number of iterations before the probe is refined too."""
+        options = scan.options.start
+        n_alone = options.first_probe_iteration
+        if not _waits_for_probe(scan):
+            n_alone = self._n_open(scan, None, options.most_iterations)
+        return n_alone if options.n_iterations is None else min(n_alone, options.n_iterations // 2)
+
+    def _n_open(self, scan: ScanPhysics, split: int | None, most: int) -> int:
+        """Number of iterations that counts per object pixel ask for."""
+        options = scan.options.start
         patterns = scan.model.dataset.patterns.split(scan.options.batch_size)
         counts = sum(float((some * scan.valid).sum()) for some in patterns)
         n_pixels = float((scan.coverage > 0.5).sum())
-        factor, most = options.iterations_per_root_count_undivided, options.most_iterations
+        factor = options.iterations_per_root_count_undivided
         if _transfer_floor(scan, split) is not None:
             factor = options.iterations_per_root_count
-            if split is not None:
-                most = options.most_split_iterations
-        if first_divided_iteration(scan) is not None and split is None:
-            return options.joint_iterations
-        if scan.model.probe.optimizable and split is not None:
-            most = options.most_joint_split_iterations
         n_open = factor * math.sqrt(counts / n_pixels)
         return int(min(max(n_open, options.fewest_iterations), most))
 
@@ -201,31 +248,15 @@ class Start:
             transfer = self._transfer = self._transfer or ContrastTransfer(scan, floor)
         return AcceleratedProjections(scan, self.judge.loss_function, transfer, halves)
 
-    def _best_total_variation(self, scan: ScanPhysics, object_: Tensor) -> float:
-        """The weight with which held-out pixels are predicted best; 0 without any."""
+    def _best_denoised(self, scan: ScanPhysics, object_: Tensor) -> tuple[float, float]:
+        """Loss at the held-out pixels, and weight of total variation, given or with which they are
+        predicted best; 0 without any pixels."""
         if not self.judge.judges:
-            return 0.0
-        weights = scan.options.start.total_variation_weights
-        return min(weights, key=lambda weight: self.judge.loss(scan, denoised(object_, weight)))
-
-    def _has_risen(self, scan: ScanPhysics, loss: float, lowest: float, n_since: int) -> bool:
-        """Whether held-out pixels tell to go back to where they were predicted best, so many
-        iterations ago."""
-        options = scan.options.start
-        if options.n_iterations is not None or not _is_poisson(scan):
-            return False
-        if loss <= lowest + options.held_out_rise:
-            return False
-        lowest_deviance = self.judge.deviance(scan, lowest)
-        if lowest_deviance <= options.noise_deviance:
-            return True
-        rise = 2 * (loss - lowest) / lowest_deviance
-        return rise > options.relative_rise and n_since >= options.held_out_wait
-
-    def _progress(self, scan: ScanPhysics, loss: float) -> str:
-        if not _is_poisson(scan):
-            return f"held-out loss {loss:.5g}"
-        return f"deviance {self.judge.deviance(scan, loss):.4g} per held-out pixel"
+            return math.nan, self.total_variation or 0.0
+        weights: Sequence[float] = scan.options.start.total_variation_weights
+        if self.total_variation is not None:
+            weights = (self.total_variation,)
+        return min((self.judge.loss(scan, denoised(object_, w)), w) for w in weights)
 
     def move_to(self, device: torch.device) -> None:
         """Move the objects to a device."""
@@ -258,15 +289,22 @@ class Start:
 def _transfer_floor(scan: ScanPhysics, split: int | None) -> float | None:
     """What is added to the contrast transfer by which updates are divided; None: they are not.
 
-    A probe or positions that are refined along would not follow such steps from the beginning; they
-    are found by the time that the splits are made. The transfer is not that of several slices, of a
+    A probe whose defocus was not looked for would not follow such steps from the beginning; it is
+    found by the time that the splits are made. The transfer is not that of several slices, of a
     small detector or of blurred patterns.
     """
-    is_joint = split is None and scan.model.refines_probe_or_positions
-    if is_joint or not scan.model.writes_down_corrections:
+    is_sought = split is None and scan.model.probe.optimizable and not seeks_defocus(scan)
+    if is_sought or not scan.model.writes_down_corrections:
         return None
     return scan.options.start.transfer_floor
 
 
-def _is_poisson(scan: ScanPhysics) -> bool:
-    return scan.options.loss_function == LossFunctions.POISSON
+def _waits_for_probe(scan: ScanPhysics) -> bool:
+    """Whether positions or the beam's shape are refined along with the probe."""
+    model = scan.model
+    return bool(model.probe_positions.optimizable or _refines_opr_modes(scan))
+
+
+def _refines_opr_modes(scan: ScanPhysics) -> bool:
+    model = scan.model
+    return bool(model.opr_mode_weights.optimizable and model.probe.n_opr_modes > 1)

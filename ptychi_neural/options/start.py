@@ -42,14 +42,41 @@ class StartOptions(Options):
     updates are divided: what little overlap leaves to be found after these is coarse, and not for
     the network to learn."""
 
+    defocus_range: float = PydanticField(default=3.0, ge=0)
+    """The defocus of a probe that is refined is looked for first, by trial, up to so many radians
+    rms of the phase of its Fourier transform. 0: it is not. Far field only."""
+
+    defocus_iterations: int = PydanticField(default=8, ge=1)
+    """Number of iterations that each trial has."""
+
+    defocus_counts: float = PydanticField(default=2e5, gt=0)
+    """Total counts of the frames, in the middle of the scan, that trials see."""
+
+    fewest_defocus_frames: int = PydanticField(default=64, ge=1)
+    """Smallest number of these frames."""
+
+    first_probe_iteration: int = PydanticField(default=10, ge=0)
+    """Number of iterations with a known or found defocus after which the probe is refined too,
+    where positions or the weights of several OPR modes are; else that is as late as an open number
+    of iterations without it ends."""
+
+    noise_iteration: int = PydanticField(default=20, ge=1)
+    """Number of iterations after which it is refined in any case where what is predicted errs by
+    more than ``noise_deviance``."""
+
     joint_iterations: int = PydanticField(default=120, ge=0)
-    """Number of iterations where the number is open and the probe is refined in them, with updates
-    that are divided once it is nearly found: it takes as many whatever the light, and more fit
-    noise."""
+    """Number of iterations, where the number is open, in which the probe is refined along with
+    positions, OPR modes, or an object that errs by more than the noise: it takes as many whatever
+    the light, and more fit noise."""
+
+    last_joint_iterations: int = PydanticField(default=40, ge=0)
+    """The same where the object has come to the noise without. Held-out pixels tell which of the
+    two is taken."""
 
     most_joint_split_iterations: int = PydanticField(default=60, ge=0)
-    """Largest number of iterations without a split of the pixels then: the probe is found, and with
-    120 the error is the same. With 30 the epochs gain nothing on some scans."""
+    """Largest number of iterations without a split of the pixels where the probe is refined: it is
+    found by then, and with 120 the error is the same. With 30 the epochs gain nothing on some
+    scans."""
 
     held_out_rise: float = PydanticField(default=0.02, gt=0)
     """Nats per held-out pixel above the lowest likelihood loss at which iterations whose number is
@@ -138,7 +165,7 @@ class StartOptions(Options):
     position_momentum: float = PydanticField(default=0.8, ge=0, lt=1)
     """Share of a position's last displacement that is added to its step."""
 
-    first_weight_iteration: int = PydanticField(default=20, ge=0)
+    first_weight_iteration: int = PydanticField(default=15, ge=0)
     """Number of iterations before the OPR weights are refined, where they are."""
 
     weight_step: float = PydanticField(default=0.5, gt=0, le=1)

@@ -58,7 +58,8 @@ class AcceleratedProjections:
         The scan, with the (n_slices, H, W) object to begin with as its start.
     loss_function : torch.nn.Module
         Loss of predicted and measured counts, for held-out pixels; and what updates have to lower.
-        Where probe or positions are refined, they lower the mean squared difference of the moduli.
+        Without a transfer they lower the mean squared difference of the moduli where probe or
+        positions are refined.
     transfer : ContrastTransfer, optional
         The contrast transfer by which updates are divided.
     halves : tuple of Tensor, optional
@@ -75,11 +76,7 @@ class AcceleratedProjections:
         self.scan = scan
         self.options = scan.options.start
         self.frames = (*(halves or ()), scan.frames)
-        self.loss_function = self._lowered = loss_function
-        # A probe yet to be found errs by more than the noise, most where little is predicted.
-        self.of_modulus = scan.model.refines_probe_or_positions
-        if self.of_modulus:
-            self._lowered = build_loss_function(LossFunctions.MSE_SQRT)
+        self.loss_function = loss_function
         self.transfer = transfer
         self.moments: FirstMoments | None = None
         if self.options.moment_iterations > 0 and transfer is not None and scan.model.is_far_field:
@@ -89,11 +86,11 @@ class AcceleratedProjections:
         self.n_done = 0
         self.object = self._last_object = scan.start
         self._step = 1.0 if transfer is None else self.options.short_step
-        self._losses, self._n_rises = [math.inf] * len(self.frames), 0
         self._last_probe = scan.model.probe.data
         self.displacement = torch.zeros(2)
         """(2,) pixels by which object and probe were moved to centre the probe."""
-        self._calm = (math.inf, self.state())
+        # A probe yet to be found errs by more than the noise, most where little is predicted.
+        self.lower(of_modulus=transfer is None and scan.model.refines_probe_or_positions)
         self._illuminations: list[Tensor | None] = [None] * len(self.frames)
 
     @torch.no_grad()
@@ -159,7 +156,7 @@ class AcceleratedProjections:
         update = self._watched(update, lowered.value, part)
         self.n_iterated += 1
         self.n_done += 1
-        length = self.options.short_step if update_probe else self._step
+        length = min(self._step, self.options.short_step) if update_probe else self._step
         new = self.object + length * update
         if moments is not None:
             phase = moments.phase(lacking, illumination)
@@ -173,6 +170,19 @@ class AcceleratedProjections:
             of_frames.take()
             self._illuminations = [None] * len(self.frames)
         return held_out.value
+
+    def join(self, of_modulus: bool) -> None:
+        """Begin to refine the probe."""
+        self._first_divided = self.n_iterated
+        self.lower(of_modulus)
+
+    def lower(self, of_modulus: bool) -> None:
+        """Go on with updates that lower the difference of the moduli, or the loss."""
+        self.of_modulus = of_modulus
+        modulus = build_loss_function(LossFunctions.MSE_SQRT)
+        self._lowered = modulus if of_modulus else self.loss_function
+        self._losses, self._n_rises = [math.inf] * len(self.frames), 0
+        self._calm = (math.inf, self.state())
 
     def _renew_transfer(self, refines_probe: bool) -> None:
         """Divide by the contrast transfer of the present probe, once it is nearly found."""

@@ -108,9 +108,24 @@ def responses(scan: ScanPhysics, frequencies: Tensor) -> Tensor:
     return cast(Tensor, response / response.sum(0))
 
 
+def seeks_defocus(scan: ScanPhysics) -> bool:
+    """Whether the defocus is looked for: of a probe that is refined from the first iteration on,
+    on a detector in the far field."""
+    model = scan.model
+    return bool(
+        model.probe.optimization_enabled(0)
+        and model.is_far_field
+        and model.writes_down_corrections
+        and scan.split is None
+        and scan.options.start.defocus_range > 0
+    )
+
+
 def first_divided_iteration(scan: ScanPhysics) -> int | None:
     """Number of iterations after which updates are divided by the contrast transfer of a refined
-    probe, which is nearly found by then; None where they never are."""
-    if scan.model.probe.optimizable and scan.model.writes_down_corrections:
-        return scan.options.start.first_divided_iteration
-    return None
+    probe, which is nearly found by then; None where they never are, or all are."""
+    if not scan.model.probe.optimizable or seeks_defocus(scan):
+        return None
+    if not scan.model.writes_down_corrections:
+        return None
+    return scan.options.start.first_divided_iteration

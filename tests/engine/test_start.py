@@ -269,13 +269,14 @@ def test_projections_survive_a_wrong_probe_when_they_refine_it():
     assert errors[1] < 0.5 * errors[0]
 
 
-def test_projections_that_refine_the_probe_impose_the_modulus_whatever_the_loss(dim):
+def test_projections_with_a_probe_of_unknown_defocus_impose_the_modulus_whatever_the_loss(dim):
     objects = []
     for loss in (api.LossFunctions.POISSON, api.LossFunctions.MSE_SQRT):
         options = default_options(num_epochs=0)
         options.probe_options.optimizable = True
         options.reconstructor_options.loss_function = loss
         options.reconstructor_options.start.n_iterations = 10
+        options.reconstructor_options.start.defocus_range = 0
         options.reconstructor_options.validation.held_out = 0
         task = make_task(options, dim.scan)
         task.run()

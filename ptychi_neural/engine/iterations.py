@@ -1,0 +1,127 @@
+"""The iterations of the initial reconstruction: how many, of what, and when they end early."""
+
+import math
+from collections.abc import Callable, Iterator
+
+from ptychi.api.enums import LossFunctions
+from torch import Tensor
+from tqdm import tqdm
+
+from ptychi_neural.engine.judge import HeldOutJudge
+from ptychi_neural.physics.scan_physics import ScanPhysics
+from ptychi_neural.projections.accelerated import AcceleratedProjections
+from ptychi_neural.projections.frame_parameters import FrameParameters
+
+
+class Iterations:
+    """Iterations of the initial reconstruction, ended early where held-out pixels tell to.
+
+    With everything in view they refine what each frame has of its own, and on request the probe.
+
+    Parameters
+    ----------
+    scan : ScanPhysics
+        The scan.
+    projections : AcceleratedProjections
+        Does the iterations.
+    judge : HeldOutJudge
+        Tells how well held-out pixels are predicted.
+    bar : tqdm
+        Shows the iterations; its length is theirs.
+    iterated : callable
+        Takes the split and the (n_slices, H, W) object after an iteration.
+    """
+
+    def __init__(
+        self,
+        scan: ScanPhysics,
+        projections: AcceleratedProjections,
+        judge: HeldOutJudge,
+        bar: tqdm,
+        iterated: Callable[[int | None, Tensor], None],
+    ) -> None:
+        self.scan, self.projections, self.judge = scan, projections, judge
+        self.bar, self._iterated = bar, iterated
+        self.of_frames = FrameParameters(scan) if scan.split is None else None
+        self.n_done = 0
+        self.went_back = False
+        """Whether held-out pixels have told to go back."""
+        self.loss = math.nan
+        """Loss at the held-out pixels before the latest iteration."""
+
+    def run(
+        self, until: int, with_probe: bool, watched_from: int = 0, n_of_halves: int = 0
+    ) -> Iterator[int]:
+        """Iterate; yield the number of iterations done, after each.
+
+        Parameters
+        ----------
+        until : int
+            Number of iterations to have done in the end.
+        with_probe : bool
+            Whether the probe is refined, where its plan has it.
+        watched_from : int
+            Number of iterations from which on a rise of the held-out loss ends them: then all goes
+            back to where it was lowest.
+        n_of_halves : int
+            Number of iterations that see one half of the frames, in turn with the other.
+        """
+        scan, projections, probe = self.scan, self.projections, self.scan.model.probe
+        lowest, best = math.inf, (self.n_done, projections.state())
+        while self.n_done < until:
+            iteration, before = self.n_done, projections.state()
+            if self.of_frames is not None:
+                self.of_frames.begin(iteration, projections.object)
+            self.loss = projections.iterate(
+                update_probe=with_probe and probe.optimization_enabled(iteration),
+                part=iteration % 2 if iteration < n_of_halves else -1,
+                of_frames=self.of_frames,
+            )
+            if not math.isnan(self.loss):
+                self.bar.set_postfix_str(self._progress(), refresh=False)
+            self.bar.update()
+            if scan.split is None:
+                self.judge.record("projections", iteration, self.loss)
+            self._iterated(scan.split, projections.object)
+            self.n_done += 1
+            if self.loss < lowest or iteration == watched_from:
+                lowest, best = self.loss, (iteration, before)
+            elif iteration > watched_from and self._has_risen(lowest, iteration - best[0]):
+                self.went_back, (self.n_done, state) = True, best
+                projections.go_back(state)
+                return
+            yield self.n_done
+            if projections.converged:
+                return
+
+    @property
+    def errs(self) -> bool:
+        """Whether what is predicted errs by more than the noise, or nothing tells."""
+        if math.isnan(self.loss) or not self._is_poisson:
+            return True
+        deviance = self.judge.deviance(self.scan, self.loss)
+        return deviance > self.scan.options.start.noise_deviance
+
+    def _has_risen(self, lowest: float, n_since: int) -> bool:
+        """Whether held-out pixels tell to go back to where they were predicted best, so many
+        iterations ago."""
+        options = self.scan.options.start
+        is_open = options.n_iterations is None and self.scan.split is None
+        if not is_open or not self._is_poisson:
+            return False
+        if self.loss <= lowest + options.held_out_rise:
+            return False
+        lowest_deviance = self.judge.deviance(self.scan, lowest)
+        if lowest_deviance <= options.noise_deviance:
+            return True
+        rise = 2 * (self.loss - lowest) / lowest_deviance
+        return rise > options.relative_rise and n_since >= options.held_out_wait
+
+    def _progress(self) -> str:
+        if not self._is_poisson:
+            return f"held-out loss {self.loss:.5g}"
+        return f"deviance {self.judge.deviance(self.scan, self.loss):.4g} per held-out pixel"
+
+    @property
+    def _is_poisson(self) -> bool:
+        return self.scan.options.loss_function == LossFunctions.POISSON

@@ -1,0 +1,149 @@
+"""Defocus of the probe, found by trial: a few iterations with each tell which predicts best.
+
+A probe's most common error is that the specimen is not where it was thought to be. Its defocus
+multiplies the Fourier transform P of all its modes by exp(i r q), where q is |k|^2 less its mean
+over |P|^2, divided by its standard deviation: r is the change of phase, in radians rms. Each r in
+question is given a few iterations of the object from the start, with some frames in the middle of
+the scan and without one split of the pixels; what predicts that split best is near the truth, at a
+thousand photons per frame and with positions that are two pixels off.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+from tqdm import tqdm
+
+from ptychi_neural.physics.losses import MeanLoss, add_losses
+from ptychi_neural.physics.scan_physics import ScanPhysics
+from ptychi_neural.projections.accelerated import AcceleratedProjections
+from ptychi_neural.projections.contrast_transfer import ContrastTransfer
+
+STRIDE = 0.75
+"""Radians rms between the values that are tried first."""
+
+COARSE_TRIALS = 5
+"""Number of values that are tried first, typically."""
+
+FINE_TRIALS = 6
+"""Largest number of values that are tried between the neighbours of the best of them."""
+
+TOLERANCE = 0.03
+"""Radians rms within which the defocus is found."""
+
+
+def curvature(probe: Tensor) -> Tensor:
+    """(h, w) phase q of one radian rms of defocus, of a (n_opr_modes, n_modes, h, w) probe."""
+    ky, kx = (torch.fft.fftfreq(n) for n in probe.shape[-2:])
+    squared = ky[:, None] ** 2 + kx**2
+    power = torch.fft.fft2(probe[0]).abs().square().sum(0)
+    power = power / power.sum()
+    centred = squared - (power * squared).sum()
+    return centred / (power * centred.square()).sum().sqrt()
+
+
+def defocused(probe: Tensor, radians: float, phase: Tensor) -> Tensor:
+    """The (n_opr_modes, n_modes, h, w) probe with so many radians rms of defocus more."""
+    turn = torch.polar(torch.ones_like(phase), radians * phase)
+    return torch.fft.ifft2(torch.fft.fft2(probe) * turn)
+
+
+def middle_frames(scan: ScanPhysics) -> Tensor:
+    """Indices of the frames nearest to the middle of the scan that have the counts for a trial."""
+    options = scan.options.start
+    positions = scan.model.positions(scan.frames)
+    order = (positions - positions.mean(0)).square().sum(1).argsort()
+    counts = scan.model.measured(scan.frames[order[:1]]).sum().clamp(min=1)
+    n_frames = max(int(options.defocus_counts / counts), options.fewest_defocus_frames)
+    return scan.frames[order[:n_frames].sort().values]
+
+
+def downhill(loss_with: Callable[[float], float], most: float) -> float:
+    """Walk from 0 in strides, up to ``most`` either way, to the nearest that neither neighbour is
+    better than: far away, a small bright probe may fit all that a model lacks."""
+    here = 0.0
+    direction = 1.0 if loss_with(STRIDE) < loss_with(-STRIDE) else -1.0
+    while abs(here) < most and loss_with(here + direction * STRIDE) < loss_with(here):
+        here += direction * STRIDE
+    return here
+
+
+@contextmanager
+def beam_from_totals(scan: ScanPhysics) -> Iterator[None]:
+    """For a while, let the beam's intensity at each frame be that of its counts, if it is refined.
+
+    Trials do not refine it, and it would be taken for a matter of the defocus.
+    """
+    weights = scan.model.opr_mode_weights
+    is_refined = weights.optimizable and weights.options.optimize_intensity_variation
+    if not is_refined:
+        yield
+        return
+    given = weights.data.clone()
+    totals = torch.cat([scan.model.measured(some).sum((-2, -1)) for some in scan.batches])
+    found = given.clone()
+    found[scan.frames, 0] *= (totals / totals.mean()).sqrt()
+    weights.set_data(found)
+    try:
+        yield
+    finally:
+        weights.set_data(given)
+
+
+@torch.no_grad()
+def find_defocus(scan: ScanPhysics, loss_function: torch.nn.Module, bar: tqdm) -> float:
+    """Give the probe the defocus with which the counts are predicted best.
+
+    Parameters
+    ----------
+    scan : ScanPhysics
+        The whole scan, with the object to start from.
+    loss_function : torch.nn.Module
+        Loss of predicted and measured counts.
+    bar : tqdm
+        Shows ``COARSE_TRIALS + FINE_TRIALS`` trials.
+
+    Returns
+    -------
+    float
+        Change of the probe's phase in radians rms.
+    """
+    options, probe = scan.options.start, scan.model.probe
+    given = probe.data.clone()
+    phase = curvature(given)
+    some = scan.of(middle_frames(scan))
+    if some.pixels is not None and some.pixels.n_splits > 1:
+        some = some.without(0)
+    losses: dict[float, float] = {}
+
+    def loss_with(radians: float) -> float:
+        radians = float(radians)
+        if radians not in losses:
+            probe.set_data(defocused(given, radians, phase))
+            transfer = ContrastTransfer(some, options.joint_transfer_floor)
+            projections = AcceleratedProjections(some, loss_function, transfer, None)
+            for _ in range(options.defocus_iterations):
+                projections.iterate(update_probe=False)
+            mean = MeanLoss()
+            add_losses(mean, some, projections.object, loss_function, some.to_predict)
+            losses[radians] = mean.value
+            bar.update()
+        return losses[radians]
+
+    try:
+        with beam_from_totals(some):
+            middle = downhill(loss_with, options.defocus_range)
+            minimize_scalar(
+                loss_with,
+                bounds=(middle - STRIDE, middle + STRIDE),
+                method="bounded",
+                options={"xatol": TOLERANCE, "maxiter": FINE_TRIALS},
+            )
+    finally:
+        bar.close()
+        best = min(losses, key=lambda radians: losses[radians], default=0.0)
+        best = best if abs(best) > TOLERANCE else 0.0
+        probe.set_data(defocused(given, best, phase) if best else given)
+    return best
