@@ -116,13 +116,16 @@ def infer(
         Path, typer.Argument(metavar="GENERATOR.safetensors", help="Trained generator.")
     ],
     diffraction: Annotated[
-        Path, typer.Option("--diffraction", metavar="FILE", help="HDF5 file of counts.")
+        Path,
+        typer.Option("--diffraction", metavar="FILE", help="File of patterns, or a run file."),
     ],
     product: Annotated[
-        Path,
-        typer.Option("--product", metavar="FILE", help="Product with positions, probe, canvas."),
-    ],
+        Path | None,
+        typer.Option("--product", metavar="FILE", help="File of positions, if it is another."),
+    ] = None,
+    changes: DataChanges = None,
     output: Output = None,
+    data: Data = None,
     overwrite: Overwrite = False,
     follow: Annotated[
         bool, typer.Option("--follow", help="Follow a file that is being written (HDF5 SWMR).")
@@ -146,6 +149,8 @@ def infer(
 
         result = infer(
             *(generator, diffraction, product, output, overwrite),
+            changes=changes or [],
+            data_folder=data,
             follow=follow,
             every_s=every,
             timeout_s=timeout,
