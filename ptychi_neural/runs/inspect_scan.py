@@ -110,7 +110,9 @@ def inspect_scan(run: RunFile) -> Inspection:
     if scan is not None:
         positions_px = _all_positions(scan, raw)
         facts |= _of_scan(scan, positions_px)
-        now = find_shadow(scan.patterns, scan.valid_pixel_mask, scan.positions_px)
+        now = shadow
+        if shadow is not None or raw is None:  # in pixels and the orientation that keys give
+            now = find_shadow(scan.patterns, scan.valid_pixel_mask, scan.positions_px)
         suspicions += in_geometry(scan, now)
         is_far = scan.free_space_propagation_distance_m is None
         if len(positions_px) > 2 and not (now is not None and is_far):
