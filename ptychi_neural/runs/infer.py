@@ -19,7 +19,7 @@ from ptychi_neural.prediction import NeuralPredictor, PredictedObject, Predictio
 from ptychi_neural.runs.attend import interruptible
 from ptychi_neural.runs.folders import ResultsFolder, folder_name, results_folder
 from ptychi_neural.runs.growing_file import BATCH_SIZE, Look, growing_file
-from ptychi_neural.runs.progress import say, tell
+from ptychi_neural.runs.progress import tell, what_fails_is_said
 from ptychi_neural.runs.provenance import provenance, write_json
 from ptychi_neural.runs.run_file import RunFile, run_of
 from ptychi_neural.runs.run_scan import begun, load
@@ -284,7 +284,7 @@ def _write(result: InferenceResult, generator: Path, results: ResultsFolder) -> 
         mean_reprojection_error=float(prediction.reprojection_error.mean()),
     )
     write_json(folder / "provenance.json", content)
-    try:
+    with what_fails_is_said("figure.png"):
         prediction_figure(
             folder / "figure.png",
             prediction.object,
@@ -294,6 +294,4 @@ def _write(result: InferenceResult, generator: Path, results: ResultsFolder) -> 
             pixel_size_m=result.scan.pixel_size_m,
             mask=prediction.weight > 0.05 * prediction.weight.max(),
         )
-    except Exception as error:  # A figure keeps no product from its place.
-        say(f"warning: figure.png could not be drawn: {error}")
     results.publish()

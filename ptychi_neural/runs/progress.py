@@ -106,6 +106,15 @@ def say(message: str) -> None:
     _write(_present.log, message)
 
 
+@contextmanager
+def what_fails_is_said(what: str) -> Iterator[None]:
+    """Let a picture that cannot be drawn keep nothing else from its place."""
+    try:
+        yield
+    except Exception as error:
+        say(f"warning: {what} could not be drawn: {error}")
+
+
 class Bar(tqdm.tqdm):
     """A bar of tqdm where bars are shown; elsewhere it writes a line now and then."""
 
