@@ -31,6 +31,13 @@ Product = Annotated[
         metavar="[PRODUCT]", help="File of positions, where FILE and those beside it have none."
     ),
 ]
+OfPatterns = Annotated[
+    Path, typer.Option("--diffraction", metavar="FILE", help="File of patterns, or a run file.")
+]
+OfPositions = Annotated[
+    Path | None,
+    typer.Option("--product", metavar="FILE", help="File of positions, if it is another."),
+]
 DataChanges = Annotated[
     list[str] | None,
     typer.Option(

@@ -6,7 +6,17 @@ from typing import Annotated
 import typer
 
 from ptychi_neural import __version__
-from ptychi_neural.arguments import Changes, Data, DataChanges, Output, Overwrite, Product, RunPath
+from ptychi_neural.arguments import (
+    Changes,
+    Data,
+    DataChanges,
+    OfPatterns,
+    OfPositions,
+    Output,
+    Overwrite,
+    Product,
+    RunPath,
+)
 from ptychi_neural.console import FAILED, INTERRUPTED, Commands, complained, prepare, told
 from ptychi_neural.console import plain_errors as _plain_errors
 
@@ -115,14 +125,8 @@ def infer(
     generator: Annotated[
         Path, typer.Argument(metavar="GENERATOR.safetensors", help="Trained generator.")
     ],
-    diffraction: Annotated[
-        Path,
-        typer.Option("--diffraction", metavar="FILE", help="File of patterns, or a run file."),
-    ],
-    product: Annotated[
-        Path | None,
-        typer.Option("--product", metavar="FILE", help="File of positions, if it is another."),
-    ] = None,
+    diffraction: OfPatterns,
+    product: OfPositions = None,
     changes: DataChanges = None,
     output: Output = None,
     data: Data = None,
