@@ -8,6 +8,7 @@ import typer
 from ptychi_neural import __version__
 from ptychi_neural.arguments import (
     Changes,
+    ChangesOfEngines,
     Data,
     DataChanges,
     OfPatterns,
@@ -16,6 +17,7 @@ from ptychi_neural.arguments import (
     Overwrite,
     Product,
     RunPath,
+    Template,
 )
 from ptychi_neural.console import FAILED, INTERRUPTED, Commands, complained, prepare, told
 from ptychi_neural.console import plain_errors as _plain_errors
@@ -188,13 +190,7 @@ def report(
 @app.command()
 def watch(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where scans arrive.")],
-    template: Annotated[
-        Path,
-        typer.Argument(
-            metavar="TEMPLATE.toml",
-            help='Run file for all scans, with {scan} in data.diffraction: "{scan}.cxi".',
-        ),
-    ],
+    template: Template,
     output: Output = None,
     changes: Changes = None,
     settle: Annotated[
@@ -272,15 +268,7 @@ def compare(
         float, typer.Option(help="Share of the detector's pixels that no engine sees.")
     ] = 0.03,
     data: Data = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change a key of the file or, after its name, of an engine, such as "
-            "lsqml.reconstructor_options.num_epochs=50. Repeatable.",
-        ),
-    ] = None,
+    changes: ChangesOfEngines = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Compare engines: same data, same start, same device.
