@@ -31,9 +31,34 @@ Product = Annotated[
         metavar="[PRODUCT]", help="File of positions, where FILE and those beside it have none."
     ),
 ]
+OfPatterns = Annotated[
+    Path, typer.Option("--diffraction", metavar="FILE", help="File of patterns, or a run file.")
+]
+OfPositions = Annotated[
+    Path | None,
+    typer.Option("--product", metavar="FILE", help="File of positions, if it is another."),
+]
 DataChanges = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="KEY=VALUE", help="A key of [data], such as data.bin=2. Repeatable."
+    ),
+]
+
+ChangesOfEngines = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key of the file or, after its name, of an engine, such as "
+        "lsqml.reconstructor_options.num_epochs=50. Repeatable.",
+    ),
+]
+
+Template = Annotated[
+    Path,
+    typer.Argument(
+        metavar="TEMPLATE.toml",
+        help='Run file for all scans, with {scan} in data.diffraction: "{scan}.cxi".',
     ),
 ]

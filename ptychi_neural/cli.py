@@ -6,7 +6,19 @@ from typing import Annotated
 import typer
 
 from ptychi_neural import __version__
-from ptychi_neural.arguments import Changes, Data, DataChanges, Output, Overwrite, Product, RunPath
+from ptychi_neural.arguments import (
+    Changes,
+    ChangesOfEngines,
+    Data,
+    DataChanges,
+    OfPatterns,
+    OfPositions,
+    Output,
+    Overwrite,
+    Product,
+    RunPath,
+    Template,
+)
 from ptychi_neural.console import FAILED, INTERRUPTED, Commands, complained, prepare, told
 from ptychi_neural.console import plain_errors as _plain_errors
 
@@ -115,14 +127,11 @@ def infer(
     generator: Annotated[
         Path, typer.Argument(metavar="GENERATOR.safetensors", help="Trained generator.")
     ],
-    diffraction: Annotated[
-        Path, typer.Option("--diffraction", metavar="FILE", help="HDF5 file of counts.")
-    ],
-    product: Annotated[
-        Path,
-        typer.Option("--product", metavar="FILE", help="Product with positions, probe, canvas."),
-    ],
+    diffraction: OfPatterns,
+    product: OfPositions = None,
+    changes: DataChanges = None,
     output: Output = None,
+    data: Data = None,
     overwrite: Overwrite = False,
     follow: Annotated[
         bool, typer.Option("--follow", help="Follow a file that is being written (HDF5 SWMR).")
@@ -146,6 +155,8 @@ def infer(
 
         result = infer(
             *(generator, diffraction, product, output, overwrite),
+            changes=changes or [],
+            data_folder=data,
             follow=follow,
             every_s=every,
             timeout_s=timeout,
@@ -179,13 +190,7 @@ def report(
 @app.command()
 def watch(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where scans arrive.")],
-    template: Annotated[
-        Path,
-        typer.Argument(
-            metavar="TEMPLATE.toml",
-            help='Run file for all scans, with {scan} in data.diffraction: "{scan}.cxi".',
-        ),
-    ],
+    template: Template,
     output: Output = None,
     changes: Changes = None,
     settle: Annotated[
@@ -263,15 +268,7 @@ def compare(
         float, typer.Option(help="Share of the detector's pixels that no engine sees.")
     ] = 0.03,
     data: Data = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change a key of the file or, after its name, of an engine, such as "
-            "lsqml.reconstructor_options.num_epochs=50. Repeatable.",
-        ),
-    ] = None,
+    changes: ChangesOfEngines = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Compare engines: same data, same start, same device.

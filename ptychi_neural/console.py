@@ -36,6 +36,7 @@ class Settings:
     verbose: bool = False
     quiet: bool = False
     progress: str = "auto"
+    track: str | None = None
     log: TextIO | None = None
     events: TextIO | None = None
 
@@ -88,6 +89,14 @@ def _shared(
             "a line every 30 s.",
         ),
     ] = "auto",
+    track: Annotated[
+        str | None,
+        typer.Option(
+            "--track",
+            metavar="TOOL:WHERE",
+            help="Curves for tensorboard:FOLDER or mlflow:URI, which are extras.",
+        ),
+    ] = None,
 ) -> None:
     """Hold the options that all commands have."""
 
@@ -165,6 +174,7 @@ def plain_errors() -> Iterator[None]:
         try:
             from ptychi_neural.runs.messages import told_once
             from ptychi_neural.runs.progress import Progress, telling
+            from ptychi_neural.runs.tracking import tracker
 
             style = "lines" if not sys.stderr.isatty() else "bars"
             if _settings.quiet or _settings.events is not None:
@@ -172,6 +182,8 @@ def plain_errors() -> Iterator[None]:
             progress = Progress(style, _settings.events, _settings.log)  # type: ignore[arg-type]
             with told_once(), telling(progress):
                 try:
+                    if _settings.track is not None:
+                        progress.tracker = tracker(_settings.track)
                     yield
                 except BaseException as error:
                     raise _exit(error) from error

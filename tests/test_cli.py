@@ -311,13 +311,11 @@ def test_ctrl_c_saves_a_result_and_exits_with_130(run_file, tmp_path):
     with log.open("w") as stream:
         process = subprocess.Popen([COMMAND, "reconstruct", run_file, *changes], stderr=stream)
     try:
-        deadline = time.monotonic() + 60
         while "loss" not in log.read_text():
             assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 130
+        assert process.wait() == 130
     finally:
         process.kill()
     folder = tmp_path / "results" / "tiny"

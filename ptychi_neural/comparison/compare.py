@@ -23,7 +23,7 @@ from ptychi_neural.comparison.snapshots import EngineRun
 from ptychi_neural.comparison.target import Target, load_with_target
 from ptychi_neural.runs.attend import interruptible
 from ptychi_neural.runs.folders import results_folder
-from ptychi_neural.runs.progress import say, tell
+from ptychi_neural.runs.progress import say, tell, what_fails_is_said
 from ptychi_neural.runs.provenance import provenance, write_json
 from ptychi_neural.runs.run_file import RunFile
 from ptychi_neural.runs.run_scan import is_refined
@@ -114,10 +114,8 @@ def compare(
             run.write(results.temporary / "run.toml")
             write_json(results.temporary / "provenance.json", content)
             _save(comparison, results.temporary)
-            try:
+            with what_fails_is_said("the figures"):
                 _draw(comparison, results.temporary)
-            except Exception as error:  # A figure keeps no table from its place.
-                say(f"warning: the figures could not be drawn: {error}")
             results.publish()
         tell(
             "finished", cancelled=comparison.interrupted, path=str(folder), failed=comparison.failed

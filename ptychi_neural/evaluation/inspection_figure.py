@@ -19,6 +19,9 @@ MOST_MARKED = 400
 FOOTPRINT = 0.1
 """Share of the probe's largest intensity at which its outline is drawn."""
 
+MOST_JOINED = 5000
+"""Positions that are joined by a line in their order; a line through more fills the picture."""
+
 
 def inspection_figure(
     path: StrPath,
@@ -98,7 +101,10 @@ def _draw_mean(ax: Axes, patterns: NDArray[np.generic], valid: NDArray[np.bool_]
 def _draw_variation(ax: Axes, patterns: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
     """Draw variance over mean, 1 for light that does not change: odd pixels stand out."""
     mean = patterns.mean(axis=0, dtype=np.float64)
-    variance = np.square(patterns, dtype=np.float64).mean(axis=0) - mean**2
+    squares = np.zeros_like(mean)
+    for frame in patterns:  # one by one, as all of them would take eight bytes a pixel
+        squares += np.square(frame, dtype=np.float64)
+    variance = squares / len(patterns) - mean**2
     shown = np.where(valid & (mean > 0), variance / np.where(mean > 0, mean, 1), np.nan)
     drawn = ax.imshow(np.log10(np.clip(shown, 1e-2, None)), cmap="magma")
     ax.figure.colorbar(drawn, ax=ax, shrink=0.8)
@@ -129,7 +135,8 @@ def _draw_positions(
     scale: float,
     unit: str,
 ) -> None:
-    ax.plot(positions[:, 1], positions[:, 0], "-", color="0.8", linewidth=0.5)
+    if len(positions) <= MOST_JOINED:
+        ax.plot(positions[:, 1], positions[:, 0], "-", color="0.8", linewidth=0.5)
     ax.plot(positions[:, 1], positions[:, 0], ".", markersize=3)
     first = positions[0]
     height, width = intensity.shape
@@ -151,15 +158,17 @@ def _draw_overlap(
     unit: str,
 ) -> None:
     """Draw how many positions light a place, counted with the probe's share of its maximum."""
+    from scipy.signal import fftconvolve
+
     coarse = max(1, int(np.ceil(np.ptp(positions_px, axis=0).max() / 512)))
     height, width = (max(1, n // coarse) for n in intensity.shape)
     probe = intensity[: height * coarse, : width * coarse]
     probe = probe.reshape(height, coarse, width, coarse).mean(axis=(1, 3))
     probe = probe / probe.max()
     corners = np.round((positions_px - positions_px.min(axis=0)) / coarse).astype(int)
-    light = np.zeros(corners.max(axis=0) + probe.shape)
-    for y, x in corners:
-        light[y : y + height, x : x + width] += probe
+    visits = np.zeros(corners.max(axis=0) + 1)
+    np.add.at(visits, tuple(corners.T), 1)
+    light = fftconvolve(visits, probe)
     low = positions_px.min(axis=0) - np.array(intensity.shape) / 2
     edges = [scale * (low[i] + coarse * n) for i in (0, 1) for n in (0, light.shape[i])]
     drawn = ax.imshow(light, extent=(edges[2], edges[3], edges[1], edges[0]), cmap="cividis")

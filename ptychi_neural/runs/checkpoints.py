@@ -11,7 +11,7 @@ from ptychi.api.task import PtychographyTask
 
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.engine.state import load_training_state, save_training_state
-from ptychi_neural.runs.configuration import differing
+from ptychi_neural.runs.configuration import differing, read_toml
 from ptychi_neural.runs.progress import say, tell
 from ptychi_neural.runs.run_file import RunFile
 
@@ -121,4 +121,4 @@ def _contents(earlier: Path) -> dict:
     path = earlier / "run.toml"
     if not path.is_file():
         raise FileNotFoundError(f"{earlier}: holds no reconstruction to resume.")
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    return read_toml(path)

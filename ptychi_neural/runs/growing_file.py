@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -10,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychi_neural.scans import StreamedCounts
-from ptychi_neural.scans.diffraction import PATTERNS, pixel_mask
+from ptychi_neural.scans.diffraction import PATTERNS, Diffraction, pixel_mask
 from ptychi_neural.scans.hdf5 import dataset
+from ptychi_neural.scans.masks import telling
+from ptychi_neural.scans.preparation import Preparation
+from ptychi_neural.scans.prepared_frames import cut, finished
 
 BATCH_SIZE = 64
 """Frames that are read at a time."""
@@ -23,36 +27,62 @@ Look = tuple[bool, Iterator[Block]]
 """Whether all frames come once more, and the frames."""
 
 
-def looks(
-    path: str | Path, every_s: float, timeout_s: float, stop: Callable[[], bool]
-) -> Iterator[Look]:
-    """Look at a growing file (HDF5 SWMR) until it stops growing.
-
-    Frames that are still empty are looked at again the next time. Counts are repaired as those of
-    a whole scan are. Where later frames show that earlier ones were broken, all of them come once
-    more in the next look.
+class GrowingFile:
+    """A file of counts (HDF5 SWMR) that is being written.
 
     Parameters
     ----------
-    path : str or Path
-        HDF5 file of counts.
-    every_s : float
-        Seconds between looks.
-    timeout_s : float
-        Seconds without a new frame after which the file's end is assumed.
-    stop : callable
-        It tells whether to stop before that.
+    file : h5py.File
+        The open file.
+    preparation : Preparation
+        How frames are stored, and what is done to them.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
+    ValueError
+        If the file has no patterns, or the preparation needs all of them.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} does not exist; start the measurement, check the path.")
-    with h5py.File(path, "r", libver="latest", swmr=True) as file:
-        data, mask = dataset(file, *PATTERNS), pixel_mask(file)
-        check = StreamedCounts(None if mask is None or mask.all() else mask)
+
+    def __init__(self, file: h5py.File, preparation: Preparation) -> None:
+        for key in ("saturated_counts", "dark_counts"):
+            if getattr(preparation, key) is not None:
+                raise ValueError(
+                    f"data.{key} needs all frames of a scan: leave it out while the scan is "
+                    "followed, and name bad pixels by data.mask."
+                )
+        named = preparation.datasets
+        self._file, self._preparation = file, preparation
+        self._data = dataset(file, *((named["patterns"],) if "patterns" in named else PATTERNS))
+        self._mask = telling(pixel_mask(file, self.stored_shape, named.get("mask")))
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """(h, w) of stored frames."""
+        return tuple(self._data.shape[1:])
+
+    def looks(
+        self, every_s: float, timeout_s: float, stop: Callable[[], bool], near_field: bool
+    ) -> Iterator[Look]:
+        """Look at the file until it stops growing.
+
+        Frames that are still empty are looked at again the next time. Counts are repaired as those
+        of a whole scan are. Where later frames show that earlier ones were broken, all of them come
+        once more in the next look.
+
+        Parameters
+        ----------
+        every_s : float
+            Seconds between looks.
+        timeout_s : float
+            Seconds without a new frame after which the file's end is assumed.
+        stop : callable
+            It tells whether to stop before that.
+        near_field : bool
+            Whether frames have no direct beam.
+        """
+        data = self._data
+        blank = np.zeros((1, *self.stored_shape), data.dtype)
+        check = StreamedCounts(cut(self._preparation, Diffraction(blank, self._mask))[1])
         told: set[str] = set()
         pending: list[int] = []
         n_seen = n_read = 0
@@ -68,10 +98,13 @@ def looks(
                 written = patterns.any(axis=(1, 2))
                 pending += batch[~written].tolist()
                 n_read += int(written.sum())
-                numbers = _numbers(file, batch[written])
-                block = check.add(patterns[written], numbers)
+                numbers = self._numbers(batch[written])
+                cropped = cut(self._preparation, Diffraction(patterns[written], None))
+                block = check.add(cropped.patterns, numbers)
                 told.update(block.report)
-                yield numbers[block.kept], block.patterns, check.valid_pixel_mask
+                used = Diffraction(block.patterns, check.valid_pixel_mask)
+                ready = finished(self._preparation, used, self.stored_shape, near_field)
+                yield numbers[block.kept], *ready
 
         while check.outdated or (not stop() and time.monotonic() - last_growth < timeout_s):
             anew = check.outdated
@@ -87,15 +120,34 @@ def looks(
             if n_read > n_before:
                 last_growth = time.monotonic()
             time.sleep(min(every_s, timeout_s))
+        path = self._file.filename
         if told:
             warnings.warn(f"{path}: {', '.join(sorted(told))}.", stacklevel=2)
         if pending:
             warnings.warn(f"{path}: {len(pending)} frames have no counts, left out.", stacklevel=2)
 
+    def _numbers(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The numbers of the frames in these rows."""
+        if "indexes" not in self._file:
+            return rows
+        self._file["indexes"].refresh()
+        return self._file["indexes"][rows].astype(np.int64)
 
-def _numbers(file: h5py.File, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The numbers of the frames in these rows."""
-    if "indexes" not in file:
-        return rows
-    file["indexes"].refresh()
-    return file["indexes"][rows].astype(np.int64)
+
+@contextmanager
+def growing_file(path: Path, preparation: Preparation) -> Iterator[GrowingFile]:
+    """Open a file that is being written.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no such file, or it is none that can be followed.
+    """
+    import hdf5plugin  # noqa: F401  (registers the compression filters of detectors)
+
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; start the measurement, check the path.")
+    if not h5py.is_hdf5(path):
+        raise ValueError(f"{path} is no HDF5 file: other formats are predicted when complete.")
+    with h5py.File(path, "r", libver="latest", swmr=True) as file:
+        yield GrowingFile(file, preparation)

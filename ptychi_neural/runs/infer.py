@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,14 @@ from ptychi_neural.evaluation.prediction_figures import prediction_figure
 from ptychi_neural.prediction import NeuralPredictor, PredictedObject, PredictionStream
 from ptychi_neural.runs.attend import interruptible
 from ptychi_neural.runs.folders import ResultsFolder, folder_name, results_folder
-from ptychi_neural.runs.growing_file import BATCH_SIZE, Look, looks
-from ptychi_neural.runs.progress import say, tell
+from ptychi_neural.runs.growing_file import BATCH_SIZE, Look, growing_file
+from ptychi_neural.runs.progress import tell, what_fails_is_said
 from ptychi_neural.runs.provenance import provenance, write_json
-from ptychi_neural.scans import Scan, load_scan, read_product, select_frames, write_product
+from ptychi_neural.runs.run_file import RunFile, run_of
+from ptychi_neural.runs.run_scan import begun, load
+from ptychi_neural.runs.sections import DataSection
+from ptychi_neural.scans import Scan, check_geometry, select_frames, write_product
+from ptychi_neural.scans.load import planned_scan, read_positions, with_start
 
 
 @dataclass
@@ -52,10 +56,12 @@ class InferenceResult:
 def infer(
     generator: str | Path,
     diffraction: str | Path,
-    product: str | Path,
+    product: str | Path | None = None,
     output_folder: str | Path | None = None,
     overwrite: bool = False,
     *,
+    changes: Sequence[str] = (),
+    data_folder: str | Path | None = None,
     follow: bool = False,
     every_s: float = 2.0,
     timeout_s: float = 30.0,
@@ -71,13 +77,18 @@ def infer(
     generator : str or Path
         Generator saved with ``save_generator``.
     diffraction : str or Path
-        HDF5 file of counts.
-    product : str or Path
-        ptychodus product with positions, probe and an object, whose shape is the canvas.
+        File of counts of any format, or a run file, of which the scan counts.
+    product : str or Path, optional
+        File of positions, and perhaps of a probe and of an object, whose shape is the canvas. None:
+        the file that belongs to ``diffraction``, or ``diffraction`` itself.
     output_folder : str or Path, optional
         None: ``results/<name of the scan>-inferred``.
     overwrite : bool
         Replace an earlier result.
+    changes : sequence of str
+        Keys of ``[data]``, see ``parse_changes``.
+    data_folder : str or Path, optional
+        Folder that takes the place of a run file's ``data.folder``.
     follow : bool
         Follow a file that is being written (HDF5 SWMR) until it stops growing, or Ctrl-C.
         Frames whose positions the product does not have are left out, and frames that are still
@@ -95,26 +106,16 @@ def infer(
         If a file cannot be read, or generator and scan do not fit each other.
     """
     predictor = NeuralPredictor.from_file(generator)
-    planned = read_product(product)
-    folder = Path(output_folder or Path("results") / f"{folder_name(planned.name)}-inferred")
-    _set_geometry(predictor, planned)
+    run = run_of(
+        Path(diffraction), None if product is None else Path(product), changes, data_folder
+    )
+    folder = Path(output_folder or Path("results") / f"{folder_name(_name(run))}-inferred")
     with results_folder(folder, overwrite) as results:
         tell("started", pid=os.getpid(), product_output=str(folder / "product.h5"))
         if follow:
-            with interruptible("what has arrived") as stop:
-                growing = looks(diffraction, every_s, timeout_s, stop)
-                latest = _follow(predictor, growing, planned, results, Path(generator))
-                interrupted = stop()
-            if latest is None and interrupted:
-                raise KeyboardInterrupt
-            if latest is None:
-                raise ValueError(
-                    f"{diffraction}: no frame with a position in {product} came within "
-                    f"{timeout_s:g} s."
-                )
-            result = dataclasses.replace(latest, interrupted=interrupted)
+            result = _follow(predictor, run, results, Path(generator), every_s, timeout_s)
         else:
-            result = _at_once(predictor, diffraction, product, folder)
+            result = _at_once(predictor, run, folder)
             with interruptible("the prediction"):
                 _write(result, Path(generator), results)
         tell(
@@ -126,30 +127,19 @@ def infer(
     return result
 
 
-def _follow(
-    predictor: NeuralPredictor,
-    growing: Iterator[Look],
-    planned: Scan,
-    results: ResultsFolder,
-    generator: Path,
-) -> InferenceResult | None:
-    """Predict anew whenever frames have come, and keep the results folder up to date."""
-    latest: InferenceResult | None = None
-    for found in _followed(predictor, growing, planned, results.folder):
-        if latest is not None:
-            results.renew()
-        latest = found
-        _write(latest, generator, results)
-        tell("prediction", frames=len(latest.scan.positions_px))
-    return latest
+def _name(run: RunFile) -> str:
+    """The name of the scan, which its file of positions tells."""
+    if run.data is None:
+        return run.simulation.name if run.simulation is not None else ""
+    scan, _ = read_positions(run.data.product_path, run.data.preparation())
+    return scan.name or run.data.diffraction.stem
 
 
-def _at_once(
-    predictor: NeuralPredictor, diffraction: str | Path, product: str | Path, folder: Path
-) -> InferenceResult:
+def _at_once(predictor: NeuralPredictor, run: RunFile, folder: Path) -> InferenceResult:
     """Predict a whole scan."""
     clock = time.perf_counter()
-    scan = load_scan(diffraction, product)
+    scan, _ = load(run)
+    _set_geometry(predictor, scan)
     prediction = predictor.reconstruct(
         scan.patterns,
         scan.positions_px,
@@ -162,8 +152,50 @@ def _at_once(
     return InferenceResult(folder, prediction, scan, errors, time.perf_counter() - clock)
 
 
+def _follow(
+    predictor: NeuralPredictor,
+    run: RunFile,
+    results: ResultsFolder,
+    generator: Path,
+    every_s: float,
+    timeout_s: float,
+) -> InferenceResult:
+    """Predict anew whenever frames have come, and keep the results folder up to date."""
+    if run.data is None:
+        raise ValueError("the run file has no section [data]: its scan is simulated.")
+    section, latest = run.data, None
+    preparation, product = section.preparation(), section.product_path
+    with (
+        interruptible("what has arrived") as stop,
+        growing_file(section.diffraction_path, preparation) as growing,
+    ):
+        planned = planned_scan(product, preparation, growing.stored_shape)
+        _set_geometry(predictor, planned)
+        near_field = planned.free_space_propagation_distance_m is not None
+        looks = growing.looks(every_s, timeout_s, stop, near_field)
+        for found in _followed(predictor, looks, planned, section, results.folder):
+            if latest is not None:
+                results.renew()
+            latest = found
+            _write(latest, generator, results)
+            tell("prediction", frames=len(latest.scan.positions_px))
+        interrupted = stop()
+    if latest is None and interrupted:
+        raise KeyboardInterrupt
+    if latest is None:
+        raise ValueError(
+            f"{section.diffraction_path}: no frame with a position in {product} came within "
+            f"{timeout_s:g} s."
+        )
+    return dataclasses.replace(latest, interrupted=interrupted)
+
+
 def _followed(
-    predictor: NeuralPredictor, growing: Iterator[Look], planned: Scan, folder: Path
+    predictor: NeuralPredictor,
+    looks: Iterator[Look],
+    planned: Scan,
+    section: DataSection,
+    folder: Path,
 ) -> Iterator[InferenceResult]:
     """Predict anew after each look at the file that has brought frames with a position."""
     clock = time.perf_counter()
@@ -171,7 +203,7 @@ def _followed(
     stream: PredictionStream | None = None
     arrived = np.zeros(len(rows_of), dtype=bool)
     errors: list[tuple[int, float]] = []
-    for anew, blocks in growing:
+    for anew, blocks in looks:
         if anew:
             stream, arrived[:] = None, False
         n_before = 0 if stream is None else stream.n_frames
@@ -182,15 +214,8 @@ def _followed(
                 continue
             patterns = patterns[known]
             if stream is None:
-                visible = patterns if mask is None else patterns * mask
-                # pty-chi's annotation denies that it returns the probe.
-                probe: Any = rescale_probe(planned.probe, visible)  # type: ignore[func-returns-value]
-                stream = predictor.stream(
-                    probe,
-                    planned.object.shape[-2:],
-                    batch_size=BATCH_SIZE,
-                    valid_pixel_mask=mask,
-                )
+                first = dataclasses.replace(planned, patterns=patterns, valid_pixel_mask=mask)
+                stream = _begun(predictor, begun(section, with_start(first)))
             stream.add(patterns, planned.positions_px[rows], numbers[known])
             arrived[rows] = True
         if stream is None or stream.n_frames == n_before:
@@ -206,19 +231,35 @@ def _followed(
         )
 
 
+def _begun(predictor: NeuralPredictor, scan: Scan) -> PredictionStream:
+    """A stream whose probe has the power of the first frames."""
+    mask = scan.valid_pixel_mask
+    visible = scan.patterns if mask is None else scan.patterns * mask
+    # pty-chi's annotation denies that it returns the probe.
+    probe: Any = rescale_probe(scan.probe, visible)  # type: ignore[func-returns-value]
+    return predictor.stream(
+        probe, scan.object.shape[-2:], batch_size=BATCH_SIZE, valid_pixel_mask=mask
+    )
+
+
 def _frame_numbers(scan: Scan) -> NDArray[np.int64]:
     n = len(scan.positions_px)
     return np.arange(n) if scan.frame_indexes is None else scan.frame_indexes
 
 
 def _set_geometry(predictor: NeuralPredictor, scan: Scan) -> None:
-    """Let pixel size, slice spacings and wavelength be those of the scan."""
+    """Let pixel size, slice spacings, wavelength and near field be those of the scan."""
     options = predictor.options
     options.object_options.pixel_size_m = scan.pixel_size_m
     if scan.slice_spacings_m is not None:
         options.object_options.slice_spacings_m = scan.slice_spacings_m.tolist()
     if scan.wavelength_m is not None:
         options.data_options.wavelength_m = scan.wavelength_m
+    near_field_m = scan.free_space_propagation_distance_m
+    check_geometry(len(scan.object), scan.wavelength_m, near_field_m)
+    if near_field_m is not None:  # The near field has no DC to shift.
+        options.data_options.free_space_propagation_distance_m = near_field_m
+        options.data_options.fft_shift = False
 
 
 def _write(result: InferenceResult, generator: Path, results: ResultsFolder) -> None:
@@ -243,7 +284,7 @@ def _write(result: InferenceResult, generator: Path, results: ResultsFolder) -> 
         mean_reprojection_error=float(prediction.reprojection_error.mean()),
     )
     write_json(folder / "provenance.json", content)
-    try:
+    with what_fails_is_said("figure.png"):
         prediction_figure(
             folder / "figure.png",
             prediction.object,
@@ -253,6 +294,4 @@ def _write(result: InferenceResult, generator: Path, results: ResultsFolder) -> 
             pixel_size_m=result.scan.pixel_size_m,
             mask=prediction.weight > 0.05 * prediction.weight.max(),
         )
-    except Exception as error:  # A figure keeps no product from its place.
-        say(f"warning: figure.png could not be drawn: {error}")
     results.publish()

@@ -9,8 +9,7 @@ from typing import Any
 import tomli_w
 
 from ptychi_neural.runs.inspect_scan import Inspection, inspect_scan
-from ptychi_neural.runs.report_scan import run_of
-from ptychi_neural.runs.run_file import parse_changes
+from ptychi_neural.runs.run_file import parse_changes, run_of
 from ptychi_neural.runs.template import BEGINNING, OPTIONS, TEMPLATE
 
 PARALLEL = 1.02

@@ -24,7 +24,7 @@ from ptychi_neural.runs.suspicions import (
 from ptychi_neural.scans import Scan, repair
 from ptychi_neural.scans.diffraction import Diffraction
 from ptychi_neural.scans.formats import reader_of
-from ptychi_neural.scans.load import product_of, read_patterns, read_positions
+from ptychi_neural.scans.load import read_patterns, read_positions
 from ptychi_neural.scans.named_datasets import named_shape
 from ptychi_neural.scans.shadow_images import Shadow, find_shadow
 
@@ -78,7 +78,7 @@ def inspect_scan(run: RunFile) -> Inspection:
     section = run.data
     if section is None:
         raise ValueError("the run file has no section [data]: its scan is simulated.")
-    path = section.folder / section.diffraction
+    path = section.diffraction_path
     named = section.datasets.get("patterns")
     kind = "named datasets" if named else reader_of(path).name
     shape = named_shape(path, named) if named else reader_of(path).stack_shape(path)
@@ -110,7 +110,9 @@ def inspect_scan(run: RunFile) -> Inspection:
     if scan is not None:
         positions_px = _all_positions(scan, raw)
         facts |= _of_scan(scan, positions_px)
-        now = find_shadow(scan.patterns, scan.valid_pixel_mask, scan.positions_px)
+        now = shadow
+        if shadow is not None or raw is None:  # in pixels and the orientation that keys give
+            now = find_shadow(scan.patterns, scan.valid_pixel_mask, scan.positions_px)
         suspicions += in_geometry(scan, now)
         is_far = scan.free_space_propagation_distance_m is None
         if len(positions_px) > 2 and not (now is not None and is_far):
@@ -152,7 +154,7 @@ def _loaded(run: RunFile, stride: int) -> tuple[Scan | None, str | None, list[st
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert run.data is not None
-        diffraction = run.data.folder / run.data.diffraction
+        diffraction = run.data.diffraction_path
         try:
             scan, _ = load(run, slice(None, None, stride))
         except (ValueError, FileNotFoundError) as error:
@@ -170,10 +172,8 @@ def _defects(stored: Diffraction) -> list[str]:
 
 def _raw_positions(section: DataSection) -> _Raw | None:
     """Finite positions in metres, or in the unit of a file that tells no other."""
-    path, product = section.folder / section.diffraction, section.product
-    where = product_of(path) if product is None else section.folder / product
     try:
-        known, _ = read_positions(where, section.preparation())
+        known, _ = read_positions(section.product_path, section.preparation())
     except (ValueError, FileNotFoundError):
         return None
     positions, numbers = known.positions_px, known.frame_indexes

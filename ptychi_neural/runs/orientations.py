@@ -71,11 +71,12 @@ def rank_orientations(run: RunFile, n_iterations: int = N_ITERATIONS) -> list[Or
     found = []
     for transpose, flip_y, flip_x in itertools.product(transpositions, *2 * [(False, True)]):
         turn = Preparation(transpose=transpose, flip_y=flip_y, flip_x=flip_x)
-        losses = _losses(_turned(scan, turn), n_iterations)
-        found.append(Orientation(transpose, flip_y, flip_x, *losses))
-    best = min(orientation.loss for orientation in found)
-    ranked = sorted(found, key=lambda orientation: orientation.loss)
-    return [orientation._replace(loss=orientation.loss - best) for orientation in ranked]
+        deviance = _deviance(_turned(scan, turn), n_iterations)
+        found.append(Orientation(transpose, flip_y, flip_x, 0.0, deviance))
+    ranked = sorted(found, key=lambda orientation: orientation.deviance)
+    # Other pixels are held out in each, whose losses differ even where all are predicted well.
+    best = ranked[0].deviance
+    return [orientation._replace(loss=(orientation.deviance - best) / 2) for orientation in ranked]
 
 
 def _in_the_middle(scan: Scan) -> Scan:
@@ -104,8 +105,8 @@ def _turned(scan: Scan, preparation: Preparation) -> Scan:
     return dataclasses.replace(scan, patterns=patterns, valid_pixel_mask=mask, probe=probe)
 
 
-def _losses(scan: Scan, n_iterations: int) -> tuple[float, float]:
-    """Lowest loss at held-out pixels in a few projections, and its deviance."""
+def _deviance(scan: Scan, n_iterations: int) -> float:
+    """Lowest deviance at held-out pixels in a few projections."""
     options = NeuralPtychographyOptions()
     settings = options.reconstructor_options
     settings.num_epochs, settings.random_seed = 0, 0
@@ -119,4 +120,4 @@ def _losses(scan: Scan, n_iterations: int) -> tuple[float, float]:
         logging.disable(logging.NOTSET)
     reconstructor = cast(NeuralReconstructor, task.reconstructor)
     loss = float(reconstructor.validation.loss.min())
-    return loss, reconstructor.judge.deviance(reconstructor.scan, loss)
+    return reconstructor.judge.deviance(reconstructor.scan, loss)

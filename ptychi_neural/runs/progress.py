@@ -17,6 +17,8 @@ from typing import Any, Literal, TextIO
 
 import tqdm
 
+from ptychi_neural.runs.tracking import Tracker
+
 EVENTS_VERSION = 1
 """Version of the events, which changes when a field is renamed or removed."""
 
@@ -38,6 +40,9 @@ class Progress:
 
     log: TextIO | None = None
     """A file that gets lines and messages, whatever the style."""
+
+    tracker: Tracker | None = None
+    """What takes the events for another tool, see ``tracking``."""
 
     started: float = field(default_factory=time.monotonic)
     """When the command began, in seconds of the monotonic clock."""
@@ -79,10 +84,16 @@ def tell(event: str, **values: Any) -> None:
     **values
         What JSON can hold; numbers that are not finite become null.
     """
-    if _present.events is None:
+    if _present.events is None and _present.tracker is None:
         return
     told: dict[str, Any] = {"version": EVENTS_VERSION} if event == "started" else {}
     told |= {name: _finite(value) for name, value in values.items()}
+    if _present.tracker is not None:
+        try:
+            _present.tracker(event, told)
+        except Exception as error:  # A tool that does not answer ends no run.
+            _present.tracker = None
+            say(f"warning: nothing is tracked any more: {error}")
     if event not in ("started", "cancelling", "error"):
         told["elapsed_s"] = round(time.monotonic() - _present.started, 3)
     _write(_present.events, json.dumps({"event": event, **told}, allow_nan=False, default=str))
@@ -93,6 +104,15 @@ def say(message: str) -> None:
     with suppress(OSError, ValueError, RuntimeError):  # In the middle of another write.
         tqdm.tqdm.write(message, file=sys.stderr)
     _write(_present.log, message)
+
+
+@contextmanager
+def what_fails_is_said(what: str) -> Iterator[None]:
+    """Let a picture that cannot be drawn keep nothing else from its place."""
+    try:
+        yield
+    except Exception as error:
+        say(f"warning: {what} could not be drawn: {error}")
 
 
 class Bar(tqdm.tqdm):

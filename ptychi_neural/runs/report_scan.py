@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ptychi_neural.evaluation.inspection_figure import inspection_figure
 from ptychi_neural.runs.inspect_scan import Inspection, inspect_scan
-from ptychi_neural.runs.run_file import RunFile, parse_changes, read_run_file, run_from
+from ptychi_neural.runs.run_file import run_of
 from ptychi_neural.runs.summary import summarize
 from ptychi_neural.runs.suspicions import orientation_keys
 from ptychi_neural.scans.formats import reader_of
@@ -60,20 +59,6 @@ def report(
         yield "orientation, nats per held-out pixel above the best, deviance:"
         for found in rank_orientations(run):
             yield f"  {orientation_keys(found):46}{found.loss:10.4g}{found.deviance:10.4g}"
-
-
-def run_of(path: Path, product: Path | None, changes: Sequence[str]) -> RunFile:
-    """The run file itself, or one of a file of patterns and the file of its positions."""
-    contents = parse_changes(changes)
-    if path.suffix.lower() == ".toml":
-        if product is not None:
-            raise ValueError(f"{path} names its product itself; give one of the two.")
-        return read_run_file(path, None, contents)
-    data: dict[str, Any] = {"diffraction": str(path.resolve())}
-    if product is not None:
-        data["product"] = str(product.resolve())
-    data |= contents.pop("data", {})
-    return run_from({"data": data} | contents, Path("run.toml").resolve())
 
 
 def draw(inspection: Inspection, path: Path, title: str) -> None:

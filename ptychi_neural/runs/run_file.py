@@ -5,6 +5,7 @@ Options have pty-chi's names and groups (``[object_options.total_variation]``). 
 """
 
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ __all__ = [
     "read_recipe",
     "read_run_file",
     "run_from",
+    "run_of",
 ]
 
 ENGINES: dict[str, type[PtychographyTaskOptions]] = {
@@ -230,6 +232,25 @@ def run_from(
         output=frame.output,
         chosen=frozenset(flattened(chosen)),
     )
+
+
+def run_of(
+    path: Path,
+    product: Path | None,
+    changes: Sequence[str],
+    data_folder: str | Path | None = None,
+) -> RunFile:
+    """The run file itself, or one of a file of patterns and the file of its positions."""
+    contents = parse_changes(changes)
+    if path.suffix.lower() == ".toml":
+        if product is not None:
+            raise ValueError(f"{path} names its product itself; give one of the two.")
+        return read_run_file(path, data_folder, contents)
+    data: dict[str, Any] = {"diffraction": str(path.resolve())}
+    if product is not None:
+        data["product"] = str(product.resolve())
+    data |= contents.pop("data", {})
+    return run_from({"data": data} | contents, Path("run.toml").resolve(), data_folder)
 
 
 def _locate_checkpoint(generator: GeneratorOptions, base: Path, problems: list[str]) -> None:

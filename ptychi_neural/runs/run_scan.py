@@ -10,6 +10,7 @@ from ptychi.api.task import PtychographyTask
 from ptychi_neural.engine.modes import with_modes
 from ptychi_neural.runs.probe_guess import guessed_probe
 from ptychi_neural.runs.run_file import RunFile
+from ptychi_neural.runs.sections import DataSection
 from ptychi_neural.scans import Scan, load_scan
 from ptychi_neural.scans.hdf5 import dataset, opened
 from ptychi_neural.simulation import simulate
@@ -31,21 +32,16 @@ def load(
         simulated = simulate(run.simulation)
         return simulated.scan, simulated.truth.object
     assert run.data is not None
-    folder, product = run.data.folder, run.data.product
     scan = load_scan(
-        folder / run.data.diffraction,
-        None if product is None else folder / product,
+        run.data.diffraction_path,
+        run.data.product_path,
         frames=frames,
         preparation=run.data.preparation(),
     )
-    if run.data.probe is not None:
-        scan.probe = guessed_probe(run.data.probe, scan)
-    n_modes = run.data.n_probe_modes
-    if n_modes is not None and n_modes != scan.probe.shape[1]:
-        scan.probe = with_modes(scan.probe, n_modes)
+    scan = begun(run.data, scan)
     if run.data.reference is None:
         return scan, None
-    with opened(folder / run.data.reference) as file:
+    with opened(run.data.folder / run.data.reference) as file:
         reference = dataset(file, "object")[()]
     reference = reference.reshape(-1, *reference.shape[-2:])
     if reference.shape != scan.object.shape:
@@ -54,6 +50,14 @@ def load(
             f"{scan.object.shape}; use a reference on the same grid, or leave it out."
         )
     return scan, reference
+
+
+def begun(section: DataSection, scan: Scan) -> Scan:
+    """The scan with the probe that a section ``[data]`` asks to start from."""
+    probe = scan.probe if section.probe is None else guessed_probe(section.probe, scan)
+    if section.n_probe_modes not in (None, probe.shape[1]):
+        probe = with_modes(probe, section.n_probe_modes)
+    return dataclasses.replace(scan, probe=probe)
 
 
 def is_refined(options: PtychographyTaskOptions) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ptychi_neural.runs.probe_guess import ProbeGuess
+from ptychi_neural.scans.load import product_of
 from ptychi_neural.scans.preparation import Preparation
 
 DATA_VARIABLE = "PTYCHI_NEURAL_DATA"
@@ -60,6 +61,18 @@ class DataSection(Preparation):
             if isinstance(file, Path) and not (self.folder / file).exists():
                 problems.append(_missing(f"data.{name}", self.folder / file))
         problems.extend(f"data.{problem}" for problem in self.problems())
+
+    @property
+    def diffraction_path(self) -> Path:
+        """The file of patterns."""
+        return self.folder / self.diffraction
+
+    @property
+    def product_path(self) -> Path:
+        """The file of positions."""
+        if self.product is None:
+            return Path(product_of(self.diffraction_path))
+        return self.folder / self.product
 
     def preparation(self) -> Preparation:
         """What is done to frames and positions, with absolute paths."""

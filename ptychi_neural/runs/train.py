@@ -14,7 +14,7 @@ from ptychi_neural import evaluation
 from ptychi_neural.options import NeuralPtychographyOptions
 from ptychi_neural.runs.attend import interruptible
 from ptychi_neural.runs.folders import PROVENANCE, ResultsFolder, results_folder
-from ptychi_neural.runs.progress import TIMES, Bar, say, tell
+from ptychi_neural.runs.progress import TIMES, Bar, say, tell, what_fails_is_said
 from ptychi_neural.runs.provenance import provenance, write_json
 from ptychi_neural.runs.run_scan import load
 from ptychi_neural.runs.training_file import ScanRun, TrainingFile
@@ -157,12 +157,10 @@ def _train(training: TrainingFile, results: ResultsFolder, show_progress: bool) 
                     break
         _save(workflow, folder)
         write_provenance()
-        try:
+        with what_fails_is_said("training.png"):
             evaluation.loss_figure(
                 folder / "training.png", workflow.table[["epoch", "loss", "score"]], overwrite=True
             )
-        except Exception as error:  # A figure ends no training.
-            say(f"warning: training.png could not be drawn: {error}")
         if stopped != "interrupted" or folder == results.target:
             results.publish(FILES)
             folder = results.folder

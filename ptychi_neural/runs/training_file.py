@@ -145,8 +145,7 @@ class TrainingFile:
     @staticmethod
     def seed_of(path: str | Path) -> int:
         """The ``random_seed`` in a file that ``write`` wrote."""
-        contents = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        return int(contents["reconstructor_options"]["random_seed"])
+        return int(read_toml(Path(path))["reconstructor_options"]["random_seed"])
 
     def differences(self, path: str | Path) -> list[str]:
         """Dotted names of the keys that differ from a file that ``write`` wrote.
@@ -154,7 +153,7 @@ class TrainingFile:
         Keys that do not change what is learned are left out: the number of epochs, what is kept
         in memory, and where the result is written.
         """
-        theirs = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        theirs = read_toml(Path(path))
         ours = tomllib.loads(tomli_w.dumps(self.filled_in()))
         for contents in (ours, theirs):
             del contents["training"], contents["output"]

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ptychi_neural.runs.configuration import RunFileError, key_names, merged, read_toml, validated
+from ptychi_neural.runs.folders import PROVENANCE
+from ptychi_neural.runs.provenance import write_json
 from ptychi_neural.runs.reconstruct import reconstruct
 from ptychi_neural.runs.run_file import RunFile, run_from
 from ptychi_neural.runs.sections import DataSection
 from ptychi_neural.scans.formats import READERS
-from ptychi_neural.scans.hdf5 import replacing
 
 SCAN = "{scan}"
 """What stands in a template's file names for the name of a scan."""
@@ -192,7 +193,7 @@ class FolderWatch:
         assert self.output_folder is not None
         files, target = self._seen.pop(name).files, self.output_folder / name
         interrupted = self.state.get(name, {}).get("state") == "interrupted"
-        if (target / "provenance.json").is_file() and not interrupted:
+        if (target / PROVENANCE).is_file() and not interrupted:
             self._note(name, files, "done", "there is a result")
             return False
         try:
@@ -216,9 +217,7 @@ class FolderWatch:
         assert self.output_folder is not None
         self.state[name] = {"state": state, "reason": reason, "files": files}
         self.output_folder.mkdir(parents=True, exist_ok=True)
-        with replacing(self._file, overwrite=True) as temporary:
-            text = json.dumps({"scans": self.state}, indent=2)
-            Path(temporary).write_text(text + "\n", encoding="utf-8")
+        write_json(self._file, {"scans": self.state})
         tell = self.complain if self.complain and state == "set aside" else self.say
         tell(f"{name}: {state}: {reason}")
 

@@ -26,6 +26,7 @@ from ptychi_neural.scans.defects import dead, flashing, hot, saturated, stuck, u
 from ptychi_neural.scans.hdf5 import native
 from ptychi_neural.scans.hints import hints
 from ptychi_neural.scans.markers import broken_counts, marked_counts
+from ptychi_neural.scans.masks import telling
 from ptychi_neural.scans.odd_frames import evenly_lit, far_darker, too_bright, too_dark
 
 BROKEN_FRACTION = 0.5
@@ -203,7 +204,7 @@ def repair(
     if whole_scan:
         report += hints(search.patterns, valid)
         remember(kept)
-    return Repaired(kept, None if valid.all() else valid, search.kept, report)
+    return Repaired(kept, telling(valid), search.kept, report)
 
 
 def remember(patterns: NDArray[np.generic]) -> None:

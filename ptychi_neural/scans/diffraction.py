@@ -181,6 +181,7 @@ def put_patterns(
 def _selected(parts: list[h5py.Dataset], rows: NDArray[np.int64]) -> NDArray[Any]:
     """Frames in this order, of which those far from each other are read by themselves."""
     ordered = np.unique(rows)
+    check_size(parts[0], len(ordered))
     runs = np.split(ordered, np.flatnonzero(np.diff(ordered) > FARTHEST) + 1)
     blocks = []
     for run in runs:
@@ -196,7 +197,6 @@ def _block(parts: list[h5py.Dataset], first: int, stop: int) -> NDArray[Any]:
     for part in parts:
         rows = slice(max(first - offset, 0), min(max(stop - offset, 0), len(part)))
         if rows.start < rows.stop:
-            check_size(part, rows)
             blocks.append(read(part, rows))
         offset += len(part)
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)

@@ -17,6 +17,9 @@ from ptychi_neural.scans.links import check_links, check_sources
 
 StrPath = str | os.PathLike[str]
 
+ALWAYS_FREE = 2**20
+"""Bytes for which nobody looks how much memory is free, which takes longer than to read them."""
+
 
 @contextmanager
 def replacing(path: StrPath, overwrite: bool = False) -> Iterator[Path]:
@@ -156,7 +159,7 @@ def read(data: h5py.Dataset, rows: slice = slice(None)) -> NDArray[Any]:
     """
     if data.shape is None:
         raise ValueError(f"{where(data)} is empty; write numbers into it.")
-    check_size(data, rows)
+    check_size(data, len(range(*rows.indices(len(data)))) if data.shape else None)
     try:
         array = data[rows] if data.shape else data[()]
     except OSError as error:
@@ -167,12 +170,12 @@ def read(data: h5py.Dataset, rows: slice = slice(None)) -> NDArray[Any]:
     return native(np.asarray(array))
 
 
-def check_size(data: h5py.Dataset, rows: slice = slice(None)) -> None:
-    """Refuse a dataset that is larger than the memory of this machine, before it is allocated."""
-    shape = data.shape
-    if shape:
-        shape = (len(range(*rows.indices(shape[0]))), *shape[1:])
+def check_size(data: h5py.Dataset, n_rows: int | None = None) -> None:
+    """Refuse an array, or as many rows of its kind, that is larger than the free memory."""
+    shape = data.shape if n_rows is None else (n_rows, *data.shape[1:])
     size = math.prod(shape) * data.dtype.itemsize
+    if size <= ALWAYS_FREE:
+        return
     memory = available_memory()
     if size > memory:
         raise ValueError(

@@ -15,6 +15,7 @@ from ptychi_neural.scans.diffraction import PATTERNS, Diffraction
 from ptychi_neural.scans.formats import READERS, WRITERS, reader_of
 from ptychi_neural.scans.hdf5 import StrPath, replacing
 from ptychi_neural.scans.links import links_outside_allowed
+from ptychi_neural.scans.masks import telling
 from ptychi_neural.scans.named_datasets import named_diffraction, named_positions
 from ptychi_neural.scans.preparation import Named, Preparation, Unit
 from ptychi_neural.scans.prepared_frames import cut, finished
@@ -93,26 +94,12 @@ def load_scan(
     preparation = Preparation.model_validate((preparation or Preparation()).model_dump() | given)
     with links_outside_allowed(allow_outside_links):
         product = product_of(diffraction) if product is None else product
-        scan, unit = read_positions(product, preparation)
-        if frames is not None:
-            scan = select_frames(scan, frames)
-        finite = np.asarray(np.isfinite(scan.positions_px).all(axis=1))
-        if not finite.any():
-            raise ValueError(
-                f"{product}: none of {len(finite)} selected positions (frames={frames}) is finite; "
-                "choose other frames, check probe_position_y_m and probe_position_x_m."
-            )
-        scan = select_frames(scan, finite)
+        scan, unit, n_lost = _with_finite_positions(product, preparation, frames)
         stored = read_patterns(diffraction, scan.frame_indexes, preparation.datasets)
     stored_shape = stored.patterns.shape[-2:]
-    try:
-        scan = placed(preparation, scan, stored_shape, unit)
-    except ValueError as error:
-        raise ValueError(f"{product}: {error}") from error
-    _check(scan, product)
+    scan = _placed(product, preparation, scan, stored_shape, unit)
     mask = stored.valid_pixel_mask
-    told = None if mask is None or mask.all() else mask  # a mask of nothing tells nothing
-    valid = _combined(told, valid_pixel_mask, stored_shape)
+    valid = _combined(telling(mask), valid_pixel_mask, stored_shape)
     patterns, valid = cut(preparation, Diffraction(stored.patterns, valid))
     try:
         repaired = repair(patterns, valid, on_bad_data, frame_numbers=scan.frame_indexes)
@@ -134,21 +121,50 @@ def load_scan(
             f"{diffraction} {patterns.shape[1:]}; crop or pad one to the shape of the other."
         )
     report = list(repaired.report)
-    if not finite.all():
-        report.append(f"dropped {(~finite).sum()} frames with NaN or Inf positions")
+    if n_lost:
+        report.append(f"dropped {n_lost} frames with NaN or Inf positions")
     scan = dataclasses.replace(
         select_frames(scan, repaired.kept), patterns=patterns, valid_pixel_mask=valid
     )
     if not scan.probe.size:
         report.append("started the probe from the root of the mean pattern, as the file has none")
+    scan = with_start(scan)
+    _check(scan, product)
+    if report:
+        warnings.warn(f"{diffraction}: {', '.join(report)}.", stacklevel=2)
+    return scan
+
+
+def planned_scan(product: StrPath, preparation: Preparation, stored_shape: tuple[int, ...]) -> Scan:
+    """All of a scan but its patterns, placed for frames that are still to come.
+
+    Parameters
+    ----------
+    product : path
+        File of positions, probe and object.
+    preparation : Preparation
+        How frames and positions are stored, and what is done to them.
+    stored_shape : tuple of int
+        (h, w) of frames as they are stored.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As ``load_scan``.
+    """
+    scan, unit, _ = _with_finite_positions(product, preparation, None)
+    return _placed(product, preparation, scan, stored_shape, unit)
+
+
+def with_start(scan: Scan) -> Scan:
+    """The scan with the mean pattern's probe and an empty object where it has none."""
+    if not scan.probe.size:
+        near_field = scan.free_space_propagation_distance_m is not None
         probe = mean_pattern_probe(scan.patterns, scan.valid_pixel_mask, near_field)
         scan = dataclasses.replace(scan, probe=probe)
     if not scan.object.size:
         object_ = empty_object(scan.positions_px, scan.probe.shape)
         scan = dataclasses.replace(scan, object=object_)
-    _check(scan, product)
-    if report:
-        warnings.warn(f"{diffraction}: {', '.join(report)}.", stacklevel=2)
     return scan
 
 
@@ -256,6 +272,37 @@ def read_patterns(
     if datasets.keys().isdisjoint({"patterns", "mask"}):
         return read_diffraction(path, frame_indexes)
     return named_diffraction(path, datasets, PATTERNS, frame_indexes)
+
+
+def _with_finite_positions(
+    product: StrPath, preparation: Preparation, frames: slice | None
+) -> tuple[Scan, Unit, int]:
+    """Chosen frames with finite positions, their unit, and the number of frames without."""
+    scan, unit = read_positions(product, preparation)
+    if frames is not None:
+        scan = select_frames(scan, frames)
+    finite = np.asarray(np.isfinite(scan.positions_px).all(axis=1))
+    if not finite.any():
+        raise ValueError(
+            f"{product}: none of {len(finite)} selected positions (frames={frames}) is finite; "
+            "choose other frames, check probe_position_y_m and probe_position_x_m."
+        )
+    return select_frames(scan, finite), unit, int((~finite).sum())
+
+
+def _placed(
+    product: StrPath,
+    preparation: Preparation,
+    scan: Scan,
+    stored_shape: tuple[int, ...],
+    unit: Unit,
+) -> Scan:
+    try:
+        scan = placed(preparation, scan, stored_shape, unit)
+    except ValueError as error:
+        raise ValueError(f"{product}: {error}") from error
+    _check(scan, product)
+    return scan
 
 
 def _combined(

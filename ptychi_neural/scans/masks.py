@@ -109,6 +109,11 @@ def pixel_mask(
     return np.asarray(np.logical_and.reduce([mask for _, mask in masks]))
 
 
+def telling(mask: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+    """A mask that masks a pixel; None in place of one that tells nothing."""
+    return None if mask is None or mask.all() else mask
+
+
 def _meaning(array: NDArray[Any], name: str) -> NDArray[np.bool_]:
     """(h, w) True where a mask of this name calls a pixel valid in all frames."""
     last = name.rsplit("/", 1)[-1]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ptychi_neural.scans.beamline import METRES
 from ptychi_neural.scans.formats.ptychodus import magnification
 from ptychi_neural.scans.preparation import Preparation, Unit
-from ptychi_neural.scans.scan import Scan
+from ptychi_neural.scans.scan import Scan, middle
 
 
 class Geometry(NamedTuple):
@@ -142,9 +142,9 @@ def placed(
         positions_px = positions_px - np.asarray(scan.object_center_m) / found.pixel_size_m
     center_m = scan.object_center_m
     if not same_center:
-        middle = _middle(positions_px)
-        positions_px = positions_px - middle
-        y_m, x_m = middle * found.pixel_size_m
+        center = middle(positions_px)
+        positions_px = positions_px - center
+        y_m, x_m = center * found.pixel_size_m
         center_m = (float(y_m), float(x_m))
         scan = dataclasses.replace(scan, object=np.empty((0, 0, 0), dtype=np.complex64))
     if turned:
@@ -252,10 +252,3 @@ def _unknown_size(scan: Scan, found: Geometry, shape: tuple[int, ...]) -> str:
         f"it lacks the pixel size of the object, and for it {', '.join(missing)}; set these keys "
         "of [data], or pixel_size_m, in metres."
     )
-
-
-def _middle(positions: NDArray[np.float64]) -> NDArray[np.float64]:
-    finite = positions[np.isfinite(positions).all(axis=1)]
-    if len(finite) == 0:
-        return np.zeros(2)
-    return np.asarray((finite.min(axis=0) + finite.max(axis=0)) / 2)

@@ -88,6 +88,12 @@ def scan_of_positions(
     )
 
 
+def middle(positions: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Middle of the box around the finite ones of (n, 2) positions; 0, 0 if there are none."""
+    finite = positions[np.isfinite(positions).all(axis=1)]
+    return np.asarray((finite.min(axis=0) + finite.max(axis=0)) / 2 if len(finite) else np.zeros(2))
+
+
 def position_origin(object_shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Where pty-chi puts position 0, 0 in the object array.
 
@@ -135,8 +141,7 @@ def array_center(object_shape: tuple[int, ...]) -> NDArray[np.float64]:
     >>> array_center((1, 500, 497))
     array([0. , 0.5])
     """
-    middle = (np.asarray(object_shape[-2:]) - 1) / 2
-    return middle - position_origin(object_shape)
+    return (np.asarray(object_shape[-2:]) - 1) / 2 - position_origin(object_shape)
 
 
 def select_frames(scan: Scan, frames: slice | NDArray[np.generic]) -> Scan:

@@ -11,8 +11,16 @@ import pytest
 from typer.testing import CliRunner
 
 from ptychi_neural.cli import app
-from ptychi_neural.scans import empty_object, read_product, write_diffraction, write_product
+from ptychi_neural.runs import infer
+from ptychi_neural.scans import (
+    empty_object,
+    mean_pattern_probe,
+    read_product,
+    write_diffraction,
+    write_product,
+)
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
+from scan_kinds import DISTANCE_M, KINDS, WAVELENGTH_M, emd
 from trained_generators import FRAME, predictor_of, saved
 
 
@@ -141,3 +149,112 @@ def test_following_a_file_without_frames_ends_with_an_error(files, one_shot):
     assert "no frame with a position" in output
     assert time.monotonic() - start < 20
     assert not (files / "out").exists()
+
+
+@pytest.fixture
+def without_pictures(monkeypatch):
+    monkeypatch.setattr(sys.modules[infer.__module__], "prediction_figure", lambda *a, **k: None)
+
+
+@pytest.fixture(scope="module")
+def centred(scan):
+    """The same scan with a geometry, the middle of its positions at 0, 0, no object and probe."""
+    positions_px = scan.positions_px - scan.positions_px.min(axis=0) - 5.0
+    return dataclasses.replace(
+        scan,
+        positions_px=positions_px,
+        object=empty_object(positions_px, scan.probe.shape),
+        probe=mean_pattern_probe(scan.patterns),
+        pixel_size_m=1e-8,
+        wavelength_m=WAVELENGTH_M,
+        detector_distance_m=DISTANCE_M,
+    )
+
+
+@pytest.fixture(scope="module")
+def expected(centred, one_shot):
+    return predictor_of(one_shot).reconstruct(
+        *(centred.patterns, centred.positions_px, centred.probe, centred.object.shape[-2:])
+    )
+
+
+def predicted(one_shot, folder, arguments, *more):
+    """The object that ``infer`` predicts for files of a folder."""
+    files = [folder / name for name in arguments if not name.startswith("--")]
+    keys = [argument for argument in arguments if argument.startswith("--")]
+    named = [v for pair in zip(("--diffraction", "--product"), files) for v in pair]
+    call("infer", one_shot, *named, *keys, *more, "--output", folder / "out", "--overwrite")
+    return read_product(folder / "out" / "product.h5").object
+
+
+@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_scans_of_every_format_are_predicted_alike(kind, centred, expected, one_shot, tmp_path):
+    if kind is emd:  # its raster has steps of 4 pixels
+        spread = 2 * centred.positions_px
+        centred = dataclasses.replace(
+            centred, positions_px=spread, object=empty_object(spread, centred.probe.shape)
+        )
+        expected = predictor_of(one_shot).reconstruct(
+            centred.patterns, spread, centred.probe, centred.object.shape[-2:]
+        )
+    found = predicted(one_shot, tmp_path, kind(tmp_path, centred))
+    np.testing.assert_allclose(found, expected.object, atol=1e-4)
+
+
+@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.parametrize("more", [(), ("--follow", "--every=0.1", "--timeout=0.3")])
+def test_keys_of_data_undo_how_frames_are_stored(more, centred, expected, one_shot, tmp_path):
+    stored = np.zeros((36, 24, 28), np.uint16)  # transposed, off the centre, with a dark current
+    stored[:, 2:18, 5:21] = np.swapaxes(centred.patterns, 1, 2)
+    stored += 7
+    bad = np.zeros((24, 28), np.uint8)
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["group/frames"], file["group/bad"] = stored, bad
+        file["group/at"] = centred.positions_px * 1e-8 * 1e6
+        file["group/probe"] = centred.probe
+    names = {"patterns": "frames", "mask": "bad", "y": "at", "x": "at", "probe": "probe"}
+    names = ", ".join(f'{key} = "group/{name}"' for key, name in names.items())
+    keys = {
+        **{"datasets": f"{{ {names} }}", "crop": "[16, 16]", "center": "[10, 13]"},
+        **{"transpose": "true", "background": 7, "pixel_size_m": 1e-8},
+        **{"position_units": '"um"', "wavelength_m": WAVELENGTH_M},
+    }
+    arguments = ["scan.h5", *(f"--set=data.{key}={value}" for key, value in keys.items())]
+    found = predicted(one_shot, tmp_path, arguments, *more)
+    np.testing.assert_allclose(found, expected.object, atol=1e-4)
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_run_file_names_the_scan_and_a_near_field_stays_one(centred, one_shot, tmp_path):
+    planned = dataclasses.replace(centred, free_space_propagation_distance_m=1e-3)
+    write_product(tmp_path / "product.h5", planned)
+    write_diffraction(tmp_path / "diffraction.h5", centred.patterns)
+    (tmp_path / "run.toml").write_text('[data]\ndiffraction = "diffraction.h5"\n')
+    found = predicted(one_shot, tmp_path, ["run.toml"])
+    predictor = predictor_of(one_shot)
+    data = predictor.options.data_options
+    data.free_space_propagation_distance_m, data.wavelength_m = 1e-3, WAVELENGTH_M
+    data.fft_shift = False
+    predictor.options.object_options.pixel_size_m = 1e-8
+    expected = predictor.reconstruct(
+        *(centred.patterns, centred.positions_px, centred.probe, centred.object.shape[-2:])
+    )
+    np.testing.assert_allclose(found, expected.object, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("dark_counts=1", "data.dark_counts needs all frames"),
+        ("saturated_counts=1e6", "data.saturated_counts needs all frames"),
+        ("crop=[40, 40]", "does not lie in the stored frames"),
+    ],
+)
+def test_what_a_followed_scan_cannot_have_is_refused(files, one_shot, key, message):
+    output = call(
+        *("infer", one_shot, "--diffraction", files / "diffraction.h5", "--follow"),
+        *(f"--set=data.{key}", "--output", files / "out"),
+        code=2,
+    )
+    assert message in output.replace("\n", " ")

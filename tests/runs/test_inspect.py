@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ptychi_neural.cli import app
-from ptychi_neural.runs.report_scan import run_of
+from ptychi_neural.runs.run_file import run_of
 from ptychi_neural.runs.schema import run_file_schema
 from ptychi_neural.runs.suspicions import is_unjittered_raster
 from ptychi_neural.scans import write_product, write_scan
@@ -112,7 +112,7 @@ def test_the_orientation_of_a_measured_near_field_scan_wins(data_folder):
     turned = ["data.focus_object_distance_m=-3.65e-3"]
     ranked = rank_orientations(run_of(path, None, turned))
     assert ranked[0][:3] == (False, False, False)
-    assert ranked[1].loss > 1
+    assert ranked[1].loss > 10
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import io
 import json
 import signal
 import sys
+import types
 
 import pytest
 from typer.testing import CliRunner
@@ -13,6 +14,7 @@ from ptychi_neural.cli import app
 from ptychi_neural.runs import attend, progress
 from ptychi_neural.runs.attend import interruptible
 from ptychi_neural.runs.progress import Bar, Progress, say, tell, telling
+from ptychi_neural.runs.tracking import tracker
 from small_runs import RUN
 
 FIELDS = {
@@ -190,3 +192,49 @@ def test_blocks_inside_each_other_share_what_is_noted_and_put_handlers_back():
     assert {signum: signal.getsignal(signum) for signum in attend.SIGNALS} == before
     with interruptible("the next run") as stop:
         assert not stop()
+
+
+def test_curves_are_tracked_for_tensorboard(run_file, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    told = events_of(
+        call(run_file, "--track", f"tensorboard:{tmp_path / 'curves'}", "--progress", "json")
+    )
+    curves = EventAccumulator(str(tmp_path / "curves"))
+    curves.Reload()
+    losses = {event["epoch"]: event["loss"] for event in told if event["event"] == "epoch"}
+    tracked = {point.step: point.value for point in curves.Scalars("loss")}
+    assert tracked == pytest.approx(losses)
+    assert len(curves.Scalars("projections/held_out_loss")) == 4
+    assert curves.Scalars("held_out_loss")
+
+
+def test_a_tool_that_fails_ends_no_run(monkeypatch, capsys):
+    def fails(event, values):
+        raise ConnectionError("no server")
+
+    with telling(Progress("none", tracker=fails)):
+        tell("epoch", epoch=1, loss=0.5)
+        tell("epoch", epoch=2, loss=0.4)
+    assert capsys.readouterr().err.count("no server") == 1
+
+
+def test_curves_go_to_mlflow(monkeypatch):
+    calls = []
+    module = types.ModuleType("mlflow")
+    module.set_tracking_uri = lambda uri: calls.append(uri)
+    module.set_experiment = lambda name: calls.append(name)
+    module.start_run = lambda: calls.append("run")
+    module.log_metric = lambda name, value, step: calls.append((name, value, step))
+    monkeypatch.setitem(sys.modules, "mlflow", module)
+    take = tracker("mlflow:sqlite:///runs.db")
+    take("started", {"pid": 1})
+    take("epoch", {"epoch": 3, "num_epochs": 9, "loss": 0.5})
+    take("validation", {"epoch": 3, "held_out_loss": None})
+    assert calls == ["sqlite:///runs.db", "ptychi-neural", "run", ("loss", 0.5, 3)]
+
+
+@pytest.mark.parametrize("where", ["wandb", "tensorboard", "tensorboard:"])
+def test_other_destinations_are_refused(run_file, where):
+    assert "write tensorboard:FOLDER" in call(run_file, "--track", where, code=2).output

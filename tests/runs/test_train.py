@@ -1,12 +1,16 @@
 """Trainings from their files to their results folders."""
 
+import dataclasses
 import importlib
 import json
 import signal
+import tomllib
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import tomli_w
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -17,8 +21,11 @@ from ptychi_neural.generators.files import load_generator
 from ptychi_neural.runs import read_training_file, train
 from ptychi_neural.runs.configuration import RunFileError, parse_changes
 from ptychi_neural.runs.folders import results_folder
+from ptychi_neural.runs.run_file import run_of
+from ptychi_neural.scans import mean_pattern_probe
 from ptychi_neural.simulation import simulate, write_simulation
 from ptychi_neural.training.workflow import STATE_KIND
+from scan_kinds import DISTANCE_M, KINDS, WAVELENGTH_M
 from small_trainings import recipe
 
 train_module = importlib.import_module("ptychi_neural.runs.train")
@@ -248,3 +255,37 @@ def test_a_foreign_state_is_refused(training_file, tmp_path):
         assert "state.safetensors" in call(training_file, "--resume", *longer, code=2)
     write_state(folder / "state.safetensors", STATE_KIND, {"epoch": 1})
     assert "state of something else" in call(training_file, "--resume", *longer, code=2)
+
+
+def test_scans_of_every_format_train_together(tmp_path):
+    scan = simulate(recipe(0)).scan
+    positions_px = scan.positions_px - scan.positions_px.mean(axis=0)
+    scan = dataclasses.replace(
+        scan,
+        positions_px=positions_px,
+        probe=mean_pattern_probe(scan.patterns),
+        pixel_size_m=1e-8,
+        wavelength_m=WAVELENGTH_M,
+        detector_distance_m=DISTANCE_M,
+    )
+    sections = []
+    for kind in KINDS:
+        folder = tmp_path / kind.__name__
+        folder.mkdir()
+        arguments = kind(folder, scan)
+        files = [folder / name for name in arguments if not name.startswith("--")]
+        keys = [name.removeprefix("--set=") for name in arguments if name.startswith("--")]
+        run = run_of(files[0], files[1] if len(files) > 1 else None, keys)
+        sections.append({"data": run.filled_in()["data"]})
+    contents = tomllib.loads(FILE) | {"scans": sections, "validation": sections[0]}
+    contents["reconstructor_options"]["num_epochs"] = 1
+    path = tmp_path / "all.toml"
+    path.write_text(tomli_w.dumps(contents))
+    result = train(read_training_file(path), tmp_path / "out", show_progress=False)
+    assert np.isfinite(result.workflow.table.score).all()
+    _, _, metadata = load_generator(tmp_path / "out" / "generator-last.safetensors")
+    described = metadata["scans"]
+    assert len(described) == len(KINDS)
+    for of_scan in described:
+        assert of_scan["pixel_size_m"] == pytest.approx(1e-8)
+        assert of_scan["probe_sha256"] == described[0]["probe_sha256"]

@@ -1,21 +1,19 @@
 """From the files of a scan to a reconstruction in two commands: init, reconstruct."""
 
 import dataclasses
-import math
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
-import tifffile
 from typer.testing import CliRunner
 
 from ptychi_neural.cli import app
 from ptychi_neural.runs.run_file import read_run_file
-from ptychi_neural.scans import read_product, write_diffraction, write_product, write_scan
+from ptychi_neural.scans import read_product
+from scan_kinds import DISTANCE_M, KINDS, WAVELENGTH_M, emd, ptychodus
 
 COMMAND = shutil.which("ptychi-neural", path=Path(sys.executable).parent)
 
@@ -23,102 +21,6 @@ SHORT = (
     "--set=reconstructor_options.num_epochs=0",
     "--set=reconstructor_options.start.n_iterations=3",
     "--set=reconstructor_options.default_device=cpu",
-)
-
-WAVELENGTH_M, DISTANCE_M = 1.4e-10, 2.0
-
-
-def numbers(scan):
-    """Keys of the geometry of a scan, for files that tell nothing of it."""
-    detector_m = WAVELENGTH_M * DISTANCE_M / (scan.probe.shape[-1] * scan.pixel_size_m)
-    return [
-        f"--set=data.wavelength_m={WAVELENGTH_M}",
-        f"--set=data.detector_distance_m={DISTANCE_M}",
-        f"--set=data.detector_pixel_size_m={detector_m}",
-    ]
-
-
-def ptychodus(folder, scan):
-    write_diffraction(folder / "diffraction.h5", scan.patterns)
-    write_product(folder / "product.h5", scan)
-    return ["diffraction.h5"]
-
-
-def cxi(folder, scan):
-    write_scan(folder / "scan.cxi", scan, "cxi")
-    with h5py.File(folder / "scan.cxi", "a") as file:
-        del file["entry_1/image_1"], file["entry_1/image_2"], file["entry_1/ptychodus"]
-    return ["scan.cxi"]
-
-
-def fold_slice(folder, scan):
-    with h5py.File(folder / "a_dp.hdf5", "w") as file:
-        file["dp"] = scan.patterns
-    with h5py.File(folder / "a_para.hdf5", "w") as file:
-        file["ppY"], file["ppX"] = (scan.positions_px * scan.pixel_size_m).T
-        file["lambda"], file["dx"] = scan.wavelength_m, scan.pixel_size_m
-    return ["a_dp.hdf5"]
-
-
-def ptychopinn(folder, scan):
-    write_scan(folder / "scan.npz", scan, "ptychopinn")
-    return ["scan.npz"]
-
-
-def numpy_stack(folder, scan):
-    np.save(folder / "patterns.npy", scan.patterns)
-    np.save(folder / "positions.npy", scan.positions_px * scan.pixel_size_m)
-    return ["patterns.npy", "positions.npy", *numbers(scan)]
-
-
-def tiff(folder, scan):
-    tifffile.imwrite(folder / "patterns.tif", scan.patterns.astype(np.uint16))
-    rows = np.column_stack([scan.positions_px[:, ::-1] * scan.pixel_size_m * 1e6])
-    np.savetxt(folder / "at.csv", rows, delimiter=",", header="x_um,y_um", comments="")
-    return ["patterns.tif", "at.csv", *numbers(scan)]
-
-
-def tiff_folder(folder, scan):
-    (folder / "frames").mkdir()
-    for i, pattern in enumerate(scan.patterns):
-        tifffile.imwrite(folder / "frames" / f"f_{i}.tif", pattern.astype(np.uint16))
-    np.savetxt(folder / "at.txt", scan.positions_px * scan.pixel_size_m)
-    return ["frames", "at.txt", *numbers(scan)]
-
-
-def emd(folder, scan):
-    """py4DSTEM's layout; the raster's positions are those of the file's calibration."""
-    n = math.isqrt(len(scan.patterns))
-    cube = scan.patterns.reshape(n, n, *scan.patterns.shape[1:])
-    with h5py.File(folder / "cube.h5", "w") as file:
-        group = file.create_group("datacube_root/datacube")
-        group["data"] = cube
-        step_nm = 4e9 * scan.pixel_size_m
-        per_nm = 1e-9 / (scan.probe.shape[-1] * scan.pixel_size_m)
-        for i, (size, step, unit) in enumerate(
-            zip(cube.shape, 2 * [step_nm] + 2 * [per_nm], 2 * ["nm"] + 2 * ["nm^-1"])
-        ):
-            group[f"dim{i}"] = np.arange(size) * step
-            group[f"dim{i}"].attrs["units"] = unit
-    return ["cube.h5"]
-
-
-def hdf5_by_names(folder, scan):
-    with h5py.File(folder / "own.h5", "w") as file:
-        file["a/frames"], file["a/bad"] = scan.patterns, np.zeros(scan.patterns.shape[1:], np.uint8)
-        file["b/v"], file["b/h"] = (scan.positions_px * scan.pixel_size_m * 1e6).T
-    named = 'patterns = "a/frames", mask = "a/bad", y = "b/v", x = "b/h"'
-    return [
-        "own.h5",
-        f"--set=data.datasets={{ {named} }}",
-        "--set=data.position_units=um",
-        *numbers(scan),
-    ]
-
-
-KINDS = (
-    *(ptychodus, cxi, fold_slice, ptychopinn, numpy_stack, tiff, tiff_folder, emd),
-    hdf5_by_names,
 )
 
 

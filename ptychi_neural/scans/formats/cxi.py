@@ -13,11 +13,11 @@ from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.constants import c, h
 
 from ptychi_neural.scans.beamline import detector_pixel_sizes, length_in_metres, number, wavelength
-from ptychi_neural.scans.diffraction import Diffraction, read_stack, stacks
+from ptychi_neural.scans.diffraction import stacks
 from ptychi_neural.scans.formats.ptychodus import (
     array_center_m,
     complex_array,
@@ -26,7 +26,7 @@ from ptychi_neural.scans.formats.ptychodus import (
 )
 from ptychi_neural.scans.formats.registry import Reader, register_reader, register_writer
 from ptychi_neural.scans.hdf5 import StrPath, find, names_like, opened, read, text, where
-from ptychi_neural.scans.scan import Scan
+from ptychi_neural.scans.scan import Scan, middle
 
 PATTERNS = (
     "entry_1/data_1/data",
@@ -69,11 +69,6 @@ class Cxi(Reader):
         with opened(path) as file:
             names = (*PATTERNS, *TRANSLATION)
             return "cxi_version" in file or any(names_like(file, name) for name in names)
-
-    def read_diffraction(
-        self, path: StrPath, frame_indexes: ArrayLike | None = None
-    ) -> Diffraction:
-        return read_stack(path, frame_indexes, PATTERNS)
 
     def read_product(self, path: StrPath) -> Scan:
         with opened(path) as file:
@@ -231,11 +226,8 @@ def _center(
     told = [number(file, f"{EXTRA}/object_center_{axis}_m") for axis in "yx"]
     if object_.size and None not in told:
         return origin_m((float(told[0] or 0), float(told[1] or 0)), object_.shape, pixel_size_m)
-    finite = positions_m[np.isfinite(positions_m).all(axis=1)]
-    if len(finite) == 0:
-        return 0.0, 0.0
-    middle = (finite.min(axis=0) + finite.max(axis=0)) / 2
-    return float(middle[0]), float(middle[1])
+    y_m, x_m = middle(positions_m)
+    return float(y_m), float(x_m)
 
 
 def _attributes(file: h5py.File) -> dict[str, float | str]:

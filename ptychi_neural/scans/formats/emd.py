@@ -49,7 +49,7 @@ class Emd(Reader):
             numbers = np.arange(int(np.prod(shape)))
             wanted = selected(path, numbers, frame_indexes)
             rows = np.unique(wanted // shape[-1]) if len(shape) > 1 else np.unique(wanted)
-            check_size(data, slice(0, len(rows)))
+            check_size(data, len(rows))
             block = native(data[rows if len(rows) < len(data) else slice(None)])
             if len(shape) == 1:
                 return Diffraction(block[np.searchsorted(rows, wanted)], None)

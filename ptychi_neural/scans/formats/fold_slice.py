@@ -13,7 +13,7 @@ from ptychi_neural.scans.beamline import number
 from ptychi_neural.scans.formats.ptychodus import complex_array, expanded
 from ptychi_neural.scans.formats.registry import Reader, register_reader
 from ptychi_neural.scans.hdf5 import StrPath, dataset, find, opened, read
-from ptychi_neural.scans.scan import Scan
+from ptychi_neural.scans.scan import Scan, middle
 
 
 @register_reader("fold_slice")
@@ -40,13 +40,12 @@ class FoldSlice(Reader):
                     "each for every frame."
                 )
             positions_m = np.stack([y_m, x_m], axis=1).astype(np.float64)
-            finite = positions_m[np.isfinite(positions_m).all(axis=1)]
-            middle = (finite.min(axis=0) + finite.max(axis=0)) / 2 if len(finite) else np.zeros(2)
+            center_m = middle(positions_m)
             probe = find(file, "probe")
             angle_deg = number(file, "angle")
             return Scan(
                 patterns=np.empty((0, 0, 0), dtype=np.float32),
-                positions_px=(positions_m - middle) / pixel_size_m,
+                positions_px=(positions_m - center_m) / pixel_size_m,
                 probe=np.empty((0, 0, 0, 0), dtype=np.complex64)
                 if probe is None
                 else expanded(complex_array(probe), 4),
@@ -54,7 +53,7 @@ class FoldSlice(Reader):
                 pixel_size_m=pixel_size_m,
                 wavelength_m=number(file, "lambda"),
                 frame_indexes=np.arange(len(positions_m)),
-                object_center_m=(float(middle[0]), float(middle[1])),
+                object_center_m=(float(center_m[0]), float(center_m[1])),
                 attributes={} if angle_deg is None else {"tomography_angle_deg": angle_deg},
                 name=Path(path).stem.removesuffix("_para"),
             )

@@ -7,11 +7,10 @@ from a product that belongs to the file.
 from pathlib import Path
 
 import h5py
-from numpy.typing import ArrayLike
 
-from ptychi_neural.scans.diffraction import CHUNKS, Diffraction, read_stack
+from ptychi_neural.scans.diffraction import CHUNKS
 from ptychi_neural.scans.formats.registry import Reader, register_reader
-from ptychi_neural.scans.hdf5 import StrPath, names_like, opened
+from ptychi_neural.scans.hdf5 import names_like, opened
 
 PATTERNS = (
     "entry/data*/data",
@@ -32,8 +31,3 @@ class Nexus(Reader):
             return False
         with opened(path) as file:
             return any(names_like(file, name) for name in (*PATTERNS, CHUNKS))
-
-    def read_diffraction(
-        self, path: StrPath, frame_indexes: ArrayLike | None = None
-    ) -> Diffraction:
-        return read_stack(path, frame_indexes, PATTERNS)

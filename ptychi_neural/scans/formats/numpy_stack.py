@@ -56,4 +56,4 @@ def selected(path: StrPath, stack: np.ndarray, frame_indexes: ArrayLike | None) 
             f"{path} holds {len(stack)} frames and lacks {len(missing)} of the {len(rows)} that "
             f"the product asks for (the first: {missing[0]})."
         )
-    return np.array(stack[rows])
+    return np.asarray(stack[rows])

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.constants import c, e, h
 
 from ptychi_neural.scans.beamline import detector_pixel_sizes
-from ptychi_neural.scans.diffraction import Diffraction, put_patterns, read_stack
+from ptychi_neural.scans.diffraction import put_patterns
 from ptychi_neural.scans.formats.registry import Reader, register_reader, register_writer
 from ptychi_neural.scans.hdf5 import (
     StrPath,
@@ -61,11 +61,6 @@ class Ptychodus(Reader):
         with opened(path) as file:
             names = {name for name in (*PATTERNS, *POSITIONS) if names_like(file, name)}
             return bool(names) or ("probe" in file and "object" in file)
-
-    def read_diffraction(
-        self, path: StrPath, frame_indexes: ArrayLike | None = None
-    ) -> Diffraction:
-        return read_stack(path, frame_indexes, PATTERNS)
 
     def read_product(self, path: StrPath) -> Scan:
         with opened(path) as file:

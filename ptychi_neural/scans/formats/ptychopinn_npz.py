@@ -17,7 +17,7 @@ from ptychi_neural.scans.formats.numpy_stack import selected
 from ptychi_neural.scans.formats.registry import Reader, register_reader, register_writer
 from ptychi_neural.scans.hdf5 import StrPath
 from ptychi_neural.scans.numpy_files import npz_header, npz_names, read_npz
-from ptychi_neural.scans.scan import Scan, position_origin
+from ptychi_neural.scans.scan import Scan, middle, position_origin
 
 PATTERNS = ("diffraction", "diff3d")
 
@@ -140,12 +140,12 @@ def _placed(
     """Positions relative to the object's centre, and the object if it holds them."""
     coordinates = corner_px.astype(np.float64)
     finite = coordinates[np.isfinite(coordinates).all(axis=1)]
-    middle = (finite.min(axis=0) + finite.max(axis=0)) / 2 if len(finite) else np.zeros(2)
+    center = middle(coordinates)
     if object_.size and len(finite):
-        for origin in (position_origin(object_.shape), np.zeros(2), middle):
+        for origin in (position_origin(object_.shape), np.zeros(2), center):
             try:
                 check_positions(finite - origin, shape, object_.shape)
             except ValueError:
                 continue
             return coordinates - origin, object_
-    return coordinates - middle, np.empty((0, 0, 0), dtype=np.complex64)
+    return coordinates - center, np.empty((0, 0, 0), dtype=np.complex64)

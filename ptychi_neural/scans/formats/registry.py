@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 import h5py
 from numpy.typing import ArrayLike
 
-from ptychi_neural.scans.diffraction import PATTERNS, Diffraction, stacks
+from ptychi_neural.scans.diffraction import PATTERNS, Diffraction, read_stack, stacks
 from ptychi_neural.scans.hdf5 import StrPath, opened
 from ptychi_neural.scans.preparation import Unit
 from ptychi_neural.scans.scan import Scan
@@ -52,7 +52,9 @@ class Reader:
         frame_indexes : array_like of int, optional
             (n,) numbers of the frames to read, in this order; None: all.
         """
-        raise ValueError(f"{path}: a file of the format {self.name!r} holds no patterns here.")
+        if not self.patterns:
+            raise ValueError(f"{path}: a file of the format {self.name!r} holds no patterns here.")
+        return read_stack(path, frame_indexes, self.patterns)
 
     def stack_shape(self, path: StrPath) -> tuple[int, ...]:
         """(n, h, w) of the patterns, without reading them where the format allows it."""
