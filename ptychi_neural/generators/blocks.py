@@ -35,9 +35,10 @@ class SpectralBlock(nn.Module):
 
     def __init__(self, channels: int, n_modes: tuple[int, int], kernel_size: int) -> None:
         super().__init__()
-        from ptychi_neural.generators.spectral import SpectralConv2d  # neuraloperator takes seconds
+        # neuraloperator takes seconds to import.
+        from ptychi_neural.generators.spectral import PreciseSpectralConv
 
-        self.spectral: nn.Module = SpectralConv2d(channels, n_modes)
+        self.spectral: nn.Module = PreciseSpectralConv(channels, channels, n_modes, bias=False)
         self.local: nn.Module = convolution(channels, channels, kernel_size, nonlinearity="linear")
 
     def forward(self, x: Tensor) -> Tensor:

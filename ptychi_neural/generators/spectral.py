@@ -62,21 +62,6 @@ class PreciseSpectralConv(SpectralConv):
         return super()._apply(on_real_view, recurse)
 
 
-class SpectralConv2d(PreciseSpectralConv):
-    """A ``PreciseSpectralConv`` from images to images of as many channels, without a bias.
-
-    Parameters
-    ----------
-    channels : int
-        Number of input and output channels.
-    n_modes : tuple[int, int]
-        Retained modes along rows and columns, both signs counted.
-    """
-
-    def __init__(self, channels: int, n_modes: tuple[int, int]) -> None:
-        super().__init__(channels, channels, n_modes, bias=False)
-
-
 class FactorizedSpectralConv2d(nn.Module):
     """The sum of spectral convolutions along rows and along columns.
 

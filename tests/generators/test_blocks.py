@@ -16,7 +16,6 @@ from ptychi_neural.generators.operators import UNO
 from ptychi_neural.generators.spectral import (
     FactorizedSpectralConv2d,
     PreciseSpectralConv,
-    SpectralConv2d,
 )
 from ptychi_neural.generators.unet import UNet
 from ptychi_neural.options.choices import Blocks, Downsamplings, Fusions, Heads, Upsamplings
@@ -28,7 +27,7 @@ class TestSpectralLayer:
         ("shape", "n_modes"), [((12, 16), (6, 8)), ((12, 16), (5, 7)), ((8, 10), (8, 10))]
     )
     def test_it_multiplies_both_quadrants_of_the_spectrum(self, shape, n_modes):
-        layer = SpectralConv2d(3, n_modes).to(torch.float64)
+        layer = PreciseSpectralConv(3, 3, n_modes, bias=False).to(torch.float64)
         x = torch.randn(2, 3, *shape, dtype=torch.float64)
         weight = layer.weight.tensor.detach().numpy()
         spectrum, filtered = np.fft.rfft2(x.numpy()), np.zeros((2, 3, shape[0], shape[1] // 2 + 1))
@@ -44,10 +43,10 @@ class TestSpectralLayer:
 
     def test_an_odd_number_of_rows_is_refused(self):
         with pytest.raises(ValueError, match="even number of rows, got 9"):
-            SpectralConv2d(2, (4, 4))(torch.ones(1, 2, 9, 8))
+            PreciseSpectralConv(2, 2, (4, 4), bias=False)(torch.ones(1, 2, 9, 8))
 
     def test_a_change_of_dtype_keeps_the_imaginary_part(self):
-        layer = SpectralConv2d(2, (4, 4))
+        layer = PreciseSpectralConv(2, 2, (4, 4), bias=False)
         before = layer.weight.tensor.detach().clone()
         after = layer.to(torch.float64).weight.tensor
         assert after.dtype == torch.complex128
@@ -94,7 +93,7 @@ class TestSpectralLayer:
         weights = [
             tuple(layer.weight.shape[2:])
             for layer in generator.modules()
-            if isinstance(layer, SpectralConv2d)
+            if isinstance(layer, PreciseSpectralConv)
         ]
         assert weights == [(8, 5), (6, 4), (2, 2)]
 

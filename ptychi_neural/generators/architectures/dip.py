@@ -64,6 +64,7 @@ class DeepImagePrior(Generator):
     """
 
     object_shape: Tensor
+    fixed_input: Tensor
 
     def __init__(
         self, options: GeneratorOptions, n_slices: int, patch_shape: tuple[int, int]
@@ -76,6 +77,7 @@ class DeepImagePrior(Generator):
         self.output = output_convolution(options.width, 2 * n_slices)
         self.head = build_head(options.head, options.maximum_amplitude)
         self.register_buffer("object_shape", torch.full((2,), torch.nan))
+        self.register_buffer("fixed_input", torch.empty(0), persistent=False)
 
     def fit_normalization(self, scans: Iterable[ScanPhysics]) -> None:
         """Take the shape of the object."""
@@ -100,16 +102,18 @@ class DeepImagePrior(Generator):
             )
 
     def _input(self, start: Tensor) -> Tensor:
-        """(n_channels, H, W) noise of unit deviation, or coordinates of -1 to 1."""
-        height, width = start.shape[-2:]
+        """(n_channels, H, W) noise of unit deviation, or coordinates of -1 to 1, made once."""
+        if self.fixed_input.shape[-2:] != start.shape[-2:]:
+            self.fixed_input = self._made_input(*start.shape[-2:]).to(start.device)
+        return self.fixed_input.to(start.real)
+
+    def _made_input(self, height: int, width: int) -> Tensor:
         if self.dip.input is PriorInputs.COORDINATES:
             axes = [torch.linspace(-1, 1, side, device="cpu") for side in (height, width)]
-            fixed = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-        else:
-            random = torch.Generator("cpu").manual_seed(self.dip.noise_seed)
-            shape = (self.options.width, height, width)
-            fixed = torch.randn(shape, generator=random, device="cpu", dtype=torch.float32)
-        return fixed.to(start.real)
+            return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+        random = torch.Generator("cpu").manual_seed(self.dip.noise_seed)
+        shape = (self.options.width, height, width)
+        return torch.randn(shape, generator=random, device="cpu", dtype=torch.float32)
 
     def deviation(self, scan: ScanPhysics) -> Tensor:
         return torch.full_like(scan.coverage, torch.nan)  # It makes a single object.

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from ptychi_neural.generators.architectures.hybrid_uno import HybridUNO, HybridUNOOptions
 from ptychi_neural.generators.convolution import apply_padded, check_depth
-from ptychi_neural.generators.heads import build_head, output_convolution
-from ptychi_neural.generators.one_shot import OneShotNetwork
+from ptychi_neural.generators.operator_network import OperatorNetwork
 from ptychi_neural.generators.register import register_architecture
 from ptychi_neural.options import GeneratorOptions
 from ptychi_neural.options.choices import NeighbourMixings
@@ -83,7 +82,7 @@ def _mixing(kind: NeighbourMixings, channels: int, radius: float) -> nn.Module:
 
 
 @register_architecture("gno", GNOOptions, unused=("grid_size",))
-class GNO(OneShotNetwork):
+class GNO(OperatorNetwork):
     """Encoder and decoder of B, and the mix between them.
 
     Parameters
@@ -96,18 +95,23 @@ class GNO(OneShotNetwork):
         Height and width of a patch in pixels.
     """
 
+    operator: HybridUNO
+
+    @staticmethod
+    def build(
+        options: GeneratorOptions, own: GNOOptions, patch_shape: tuple[int, int]
+    ) -> nn.Module:
+        check_depth(own.depth, patch_shape, "generator.gno.depth")
+        shape = HybridUNOOptions(depth=own.depth, channel_cap=own.channel_cap)
+        return HybridUNO(options.width, patch_shape, options.block, options.n_modes, shape)
+
     def __init__(
         self, options: GeneratorOptions, n_patches: int, patch_shape: tuple[int, int]
     ) -> None:
-        super().__init__()
+        super().__init__(options, n_patches, patch_shape)
         own = cast(GNOOptions, own_options(options))
-        check_depth(own.depth, patch_shape, "generator.gno.depth")
         self.reach = own.radius
-        shape = HybridUNOOptions(depth=own.depth, channel_cap=own.channel_cap)
-        self.operator = HybridUNO(options.width, patch_shape, options.block, options.n_modes, shape)
         self.mix = _mixing(own.mixing, self.operator.code_channels, own.radius)
-        self.output = output_convolution(options.width, 2 * n_patches)
-        self.head = build_head(options.head, options.maximum_amplitude)
 
     def forward(self, features: Tensor) -> Tensor:
         """Patches of patterns that have no neighbours."""
