@@ -21,9 +21,13 @@ matter of chance, so that one half of it counts everywhere alike:
     local(v) = <v light> around r / light(r),
     w(r) = local(|e_fine|^2) + local(|e_coarse|^2) / 2 + <|e_coarse|^2> over the scanned area / 2.
 
-For phases the light is multiplied by the object's intensity. w is the mean over both pairs, and the
-half width is q sqrt(w), where q is the quantile of |e| / sqrt(w) over the scanned area and both
-pairs: the intervals hold the asked share of the errors that are known.
+For phases the light is multiplied by the object's intensity. w is the mean over both pairs, and q
+the quantile of |e| / sqrt(w) over the scanned area and both pairs.
+
+Structure that denoising takes away is in neither error. Let r_1 and r_2 be what denoising and the
+generator have removed from the objects of the two halves. Noise is independent in them, so that the
+mean of their product, b = <r_1 r_2> around r, is the squared structure that is missing. The half
+width of an interval is q sqrt(w + max(b, 0)).
 
 The repetition's error is multiplied by s, by detector pixels that nothing has seen: with the counts
 Y, the intensities I of the result and I' of the repetition,
@@ -151,18 +155,31 @@ def measure_intervals(
     refined = first.model.refines_probe_or_positions
     found = object_.numpy(force=True).prod(axis=0)
 
-    def aligned(other: torch.Tensor) -> NDArray[np.complexfloating]:
-        product = other.numpy(force=True).prod(axis=0)
-        return align(product, found, ramp=refined, shift=refined, mask=area).aligned
-
+    again = repeated.get_data("object").numpy(force=True).prod(axis=0)
+    again = align(again, found, ramp=refined, shift=refined, mask=area).aligned
     scale = _scale(first, second, object_)
-    pairs = [Pair(aligned(repeated.get_data("object")), found, scale)]
+    pairs, removed = [Pair(again, found, scale)], []
     with torch.no_grad():
-        halves = [aligned(first.object_of(part)) for part in first.start.halves(scan_of_first)]
         light = first.model.stitching.total_weight(first.model.positions(scan_of_first.frames))
+        halves = [o.numpy(force=True).prod(axis=0) for pair in _halves(first) for o in pair]
     if halves:
-        pairs.append(Pair(*halves, factor=0.5))
-    return intervals_of(found, pairs, area, light.numpy(force=True), scale)
+        noisy, smooth = halves[::2], halves[1::2]
+        alignments = [align(half, found, mask=area) for half in smooth]
+        pairs.append(Pair(*(alignment.aligned for alignment in alignments), factor=0.5))
+        removed = [to.scale * (n - s) for to, n, s in zip(alignments, noisy, smooth)]
+    return intervals_of(found, pairs, area, light.numpy(force=True), removed, scale)
+
+
+def _halves(first: NeuralReconstructor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(n_slices, H, W) objects from either half of the frames, with the probe that was found: as
+    projected, and as the result was made. Empty where nothing was projected."""
+    plain = copy.copy(first.start)
+    plain.total_variation = 0.0
+    halves = []
+    for part in plain.halves(first.scan):
+        denoised = part.starting_from(first.start.denoised(part.start))
+        halves.append((part.start, first.object_of(denoised)))
+    return halves
 
 
 def intervals_of(
@@ -170,6 +187,7 @@ def intervals_of(
     pairs: Sequence[Pair],
     area: NDArray[np.bool_],
     light: NDArray[np.floating],
+    removed: Sequence[NDArray[np.complexfloating]] = (),
     scale: float = 1.0,
 ) -> Intervals:
     """Make intervals of an object from pairs of objects that differ as it may from the truth.
@@ -184,6 +202,8 @@ def intervals_of(
         (H, W) True in the scanned area.
     light : ndarray
         (H, W) probe intensity that fell on each pixel, in any units.
+    removed : sequence of ndarray
+        (H, W) what was removed from the objects of the two halves; empty: nothing is missing.
     scale : float
         The correction s, for the record.
     """
@@ -191,14 +211,22 @@ def intervals_of(
     turns = [p.factor * np.angle(p.first * p.second.conj()) for p in pairs]
     modulus = np.maximum(np.abs(object_), DIM * np.abs(object_[area]).mean())
     light = np.maximum(light, light[area].min())
-    amplitude, wide = _half_width(amplitudes, area, light)
-    phase, wide_phase = _half_width(turns, area, light * modulus**2)
+    along = [r * object_.conj() / np.maximum(np.abs(object_), 1e-30) for r in removed]
+    missing = missing_phase = np.zeros(area.shape)
+    if along:
+        missing = along[0].real * along[1].real
+        missing_phase = along[0].imag * along[1].imag / modulus**2
+    amplitude, wide = _half_width(amplitudes, missing, area, light)
+    phase, wide_phase = _half_width(turns, missing_phase, area, light * modulus**2)
     deviation = np.hypot(wide, modulus * wide_phase)
     return Intervals(amplitude, np.minimum(phase, np.pi), deviation, scale)
 
 
 def _half_width(
-    errors: Sequence[NDArray[np.floating]], area: NDArray[np.bool_], light: NDArray[np.floating]
+    errors: Sequence[NDArray[np.floating]],
+    missing: NDArray[np.floating],
+    area: NDArray[np.bool_],
+    light: NDArray[np.floating],
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """(H, W) half width of the interval, and standard deviation."""
 
@@ -215,9 +243,9 @@ def _half_width(
         squares = (error - coarse) ** 2 + coarse**2 / 2
         local = mean(squares * light, NEIGHBOURHOOD_PX) / light
         variance += (local + (coarse[area] ** 2).mean() / 2) / len(errors)
-    deviation = np.sqrt(variance)
-    size = np.where(deviation[area] > 0, deviation[area], 1.0)
+    size = np.where(variance[area] > 0, np.sqrt(variance[area]), 1.0)
     ratios = np.concatenate([np.abs(error[area]) / size for error in errors])
+    deviation = np.sqrt(variance + np.maximum(mean(missing, NEIGHBOURHOOD_PX), 0.0))
     return np.quantile(ratios, PROBABILITY) * deviation, deviation
 
 

@@ -250,10 +250,10 @@ def _parts_that_take_a_while(
     """What is added to the product of a trained generator, and where the run file asks for it."""
     reconstructor = task.reconstructor
     parts: dict[str, Callable[[ReconstructionResult, RunFile, Scan, Path], None]] = {}
-    if isinstance(reconstructor, NeuralReconstructor) and reconstructor.is_trained:
-        parts["object_std"] = _add_deviation
     if run.output.intervals:
         parts["intervals"] = _add_intervals
+    elif isinstance(reconstructor, NeuralReconstructor) and reconstructor.is_trained:
+        parts["object_std"] = _add_deviation
     return parts
 
 
@@ -271,4 +271,5 @@ def _add_deviation(result: ReconstructionResult, run: RunFile, scan: Scan, folde
 def _add_intervals(result: ReconstructionResult, run: RunFile, scan: Scan, folder: Path) -> None:
     """Add the intervals of amplitude and phase."""
     result.intervals = measure_intervals(result.first_task, run.options, scan, run.chosen)
+    result.standard_deviation = result.intervals.standard_deviation
     save_intervals(result, folder)

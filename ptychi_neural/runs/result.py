@@ -136,10 +136,11 @@ def save_deviation(result: ReconstructionResult, folder: Path) -> None:
 
 
 def save_intervals(result: ReconstructionResult, folder: Path) -> None:
-    """Write the intervals of amplitude and phase into the product, where there are some."""
+    """Write intervals of amplitude and phase and their deviation into the product, if any."""
     if result.intervals is not None:
         _add_to_product(
             folder,
+            object_std=result.intervals.standard_deviation,
             amplitude_interval=result.intervals.amplitude,
             phase_interval=result.intervals.phase,
         )

@@ -109,6 +109,31 @@ def test_halves_of_a_scan_tell_the_error_of_their_mean(repeated):
     np.testing.assert_allclose(both[area], found.standard_deviation[area] / np.sqrt(2), rtol=1e-6)
 
 
+def test_what_is_removed_from_both_halves_is_missing_and_what_differs_is_noise(repeated):
+    object_, _, _, area, _ = repeated
+    rng = np.random.default_rng(7)
+    texture, *noise = ndimage.gaussian_filter(rng.normal(size=(5, *area.shape)), (0, 1, 1))
+    size = 0.05 / texture.std()
+    turn = np.exp(1j * np.angle(object_))
+    stripes = size * 1j * turn * texture
+    small = Pair(object_ * (1 + 1e-3), object_)
+    of_noise = [size * turn * (noise[k] + 1j * noise[k + 1]) for k in (0, 2)]
+    even = np.ones(area.shape)
+    missed, told = (
+        intervals_of(object_, [small], area, even, removed)
+        for removed in ((), [n + stripes for n in of_noise])
+    )
+    truth = object_ + stripes
+    held = [
+        coverage(object_, truth, area, found.amplitude, found.phase, found.standard_deviation).phase
+        for found in (missed, told)
+    ]
+    assert held[0] < 0.1
+    only_noise = intervals_of(object_, [small], area, even, of_noise)
+    assert np.median(only_noise.standard_deviation[area]) < 0.02
+    assert np.median(told.standard_deviation[area]) == pytest.approx(0.05, rel=0.25)
+
+
 def test_an_object_that_repeats_exactly_has_intervals_of_no_width(repeated):
     object_, _, _, area, _ = repeated
     found = from_repetition(object_, object_, area)
