@@ -124,11 +124,12 @@ def test_what_is_removed_from_both_halves_is_missing_and_what_differs_is_noise(r
         for removed in ((), [n + stripes for n in of_noise])
     )
     truth = object_ + stripes
-    held = [
+    shares = [
         coverage(object_, truth, area, found.amplitude, found.phase, found.standard_deviation).phase
         for found in (missed, told)
     ]
-    assert held[0] < 0.1
+    assert shares[0] < 0.1
+    assert shares[1] > 5 * shares[0]
     only_noise = intervals_of(object_, [small], area, even, of_noise)
     assert np.median(only_noise.standard_deviation[area]) < 0.02
     assert np.median(told.standard_deviation[area]) == pytest.approx(0.05, rel=0.25)
