@@ -52,8 +52,8 @@ class ReconstructionResult:
     """Wall time of the epochs, without loading and saving."""
 
     standard_deviation: NDArray[np.floating] | None
-    """(H, W) disagreement of the predictions that make up the object; None where it is not a
-    trained generator's."""
+    """(H, W) disagreement of the predictions that make up the object, or where intervals are
+    measured the deviation that belongs to them; None where it is not a trained generator's."""
 
     intervals: Intervals | None
     """Where amplitude and phase are expected; None where the run file does not ask for it."""
