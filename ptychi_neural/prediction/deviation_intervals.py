@@ -165,7 +165,7 @@ def measure_intervals(
     if halves:
         noisy, smooth = halves[::2], halves[1::2]
         alignments = [align(half, found, mask=area) for half in smooth]
-        pairs.append(Pair(*(alignment.aligned for alignment in alignments), factor=0.5))
+        pairs.append(Pair(alignments[0].aligned, alignments[1].aligned, factor=0.5))
         removed = [to.scale * (n - s) for to, n, s in zip(alignments, noisy, smooth)]
     return intervals_of(found, pairs, area, light.numpy(force=True), removed, scale)
 
