@@ -154,22 +154,23 @@ def measure_intervals(
     area = scanned_area(scan.positions_px, object_.shape)
     refined = first.model.refines_probe_or_positions
     found = object_.numpy(force=True).prod(axis=0)
-
     again = repeated.get_data("object").numpy(force=True).prod(axis=0)
     again = align(again, found, ramp=refined, shift=refined, mask=area).aligned
     scale = _scale(first, second, object_)
-    pairs, removed = [Pair(again, found, scale)], []
+    pairs, halves, removed = [Pair(again, found, scale)], [], []
+    for objects in _halves(first):
+        projected, made = (half.numpy(force=True).prod(axis=0) for half in objects)
+        alignment = align(made, found, mask=area)
+        halves.append(alignment.aligned)
+        removed.append(alignment.scale * (projected - made))
+    if halves:
+        pairs.append(Pair(halves[0], halves[1], factor=0.5))
     with torch.no_grad():
         light = first.model.stitching.total_weight(first.model.positions(scan_of_first.frames))
-        halves = [o.numpy(force=True).prod(axis=0) for pair in _halves(first) for o in pair]
-    if halves:
-        noisy, smooth = halves[::2], halves[1::2]
-        alignments = [align(half, found, mask=area) for half in smooth]
-        pairs.append(Pair(alignments[0].aligned, alignments[1].aligned, factor=0.5))
-        removed = [to.scale * (n - s) for to, n, s in zip(alignments, noisy, smooth)]
     return intervals_of(found, pairs, area, light.numpy(force=True), removed, scale)
 
 
+@torch.no_grad()
 def _halves(first: NeuralReconstructor) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """(n_slices, H, W) objects from either half of the frames, with the probe that was found: as
     projected, and as the result was made. Empty where nothing was projected."""
