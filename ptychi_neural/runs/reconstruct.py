@@ -59,7 +59,8 @@ def reconstruct(
     The folder holds ``product.h5`` (ptychodus product, with ``object_std`` beside the object where
     a trained generator made it: how far its predictions disagree; with ``output.intervals``
     ``amplitude_interval``, ``phase_interval`` and the ``object_std`` that belongs to them),
-    ``run.toml`` (the run file with all defaults, which gives this result again), ``provenance.json``, ``losses.csv``,
+    ``run.toml`` (the run file with all defaults, which gives this result again),
+    ``provenance.json``, ``losses.csv``,
     ``loss.png``, ``figure.png``, ``generator.safetensors`` and ``validation.csv`` (neural engine)
     and ``metrics.json`` (where there is a ground truth or reference), and what
     ``run.output.formats`` asks for. It appears when complete.
