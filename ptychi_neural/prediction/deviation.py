@@ -6,6 +6,10 @@ predictions without a part of the data, whose spread is the jackknife's standard
 Stein, Annals of Statistics 9, 586 (1981)): without the pixels of one split, where it was fitted
 with splits, else without one half of the frames, where something was reconstructed before it.
 Elsewhere they are the predictions in the eight orientations of a square.
+
+This tells where predictions disagree, not how far they are from the truth: what they have in common
+is not in it. The deviation that is compared with the truth is that of
+``ptychi_neural.prediction.deviation_intervals``.
 """
 
 import torch

@@ -1,30 +1,48 @@
-"""Intervals of amplitude and phase, by a repetition of the measurement on the computer.
+"""Intervals of amplitude and phase, by a repetition of the measurement and by its two halves.
 
-The result is taken for the truth. Counts are drawn from the intensities that it predicts, and the
-object is reconstructed from them in the same way and from the same start; a fitted generator is
-applied, not fitted again (parametric bootstrap: Efron, Annals of Statistics 7, 1 (1979)). The
-second result differs from the first by an error e that is known, which has in it the noise of the
-counts, coarse phase that the iterations do not reach, what a refined probe lacks, and what
-denoising takes away. It is split into its local mean, e_coarse, and the rest, e_fine. Where a
-coarse error is large in a repetition is a matter of chance, so that it counts everywhere alike:
+What a result errs by is known of two pairs of objects.
 
-    w(r) = <|e_fine|^2> around r + <|e_coarse|^2> over the scanned area,
-    sigma(r) = s sqrt(w(r)),        half width(r) = q sigma(r).
+- The result is taken for the truth. Counts are drawn from the intensities that it predicts, and the
+  object is reconstructed from them in the same way and from the same start; a fitted generator is
+  applied, not fitted again (parametric bootstrap: Efron, Annals of Statistics 7, 1 (1979)). The
+  second result differs from the first by an error that has in it the noise of the counts, coarse
+  phase that the iterations do not reach, what a refined probe lacks, and what denoising takes away.
+  It is too small with few counts: the result is smoother than the truth, and is found again more
+  easily.
+- The object is reconstructed from either half of the frames. Half of the difference is the error of
+  the two objects' mean. It is of the measured counts and the true object, but too large with few
+  counts, as half of them tell less than half.
 
-q is the quantile of |e| / sqrt(w) over the scanned area, so that the intervals hold the asked share
-of the repetition's errors. s^2 corrects the size by detector pixels that nothing has seen: with the
-counts Y, the intensities I of the result and I' of the repetition,
+Each error e is split into its local mean, e_coarse, and the rest, e_fine. The square of an error of
+the wave goes with 1 / light, the light being the probe intensity that fell on a pixel, so that it
+is averaged over a wide neighbourhood in these units. Where a coarse error is large is for a part a
+matter of chance, so that one half of it counts everywhere alike:
+
+    local(v) = <v light> around r / light(r),
+    w(r) = local(|e_fine|^2) + local(|e_coarse|^2) / 2 + <|e_coarse|^2> over the scanned area / 2.
+
+For phases the light is multiplied by the object's intensity. w is the mean over both pairs, and q
+the quantile of |e| / sqrt(w) over the scanned area and both pairs.
+
+Structure that denoising takes away is in neither error. Let r_1 and r_2 be what denoising and the
+generator have removed from the objects of the two halves. Noise is independent in them, so that the
+mean of their product, b = <r_1 r_2> around r, is the squared structure that is missing. The half
+width of an interval is q sqrt(w + max(b, 0)).
+
+The repetition's error is multiplied by s, by detector pixels that nothing has seen: with the counts
+Y, the intensities I of the result and I' of the repetition,
 
     s^2 = sum ((Y - I)^2 - Y) / (I + 1)  /  sum (I' - I)^2 / (I + 1),
 
 where the numerator has the mean of the squared error of I, because Y knows nothing of I. It is
-never below 1: the result is smoother than the truth, and is found again more easily.
+never below 1.
 """
 
 import copy
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -41,11 +59,30 @@ from ptychi_neural.scans import Scan
 PROBABILITY = 0.9
 """Share of the true values that the intervals are to hold."""
 
-NEIGHBOURHOOD_PX = 3.0
-"""Sigma of the Gaussian with which errors and their squares are averaged."""
+COARSE_PX = 3.0
+"""Sigma of the Gaussian mean by which coarse errors are told from fine ones."""
+
+NEIGHBOURHOOD_PX = 8.0
+"""Sigma of the Gaussian with which squares of errors are averaged."""
+
+DIM = 0.1
+"""Amplitude of the object, relative to its mean, below which phases are not less certain."""
 
 SCALE_LIMITS = (1.0, 3.0)
 """Bounds of the correction s, which few counts at held-out pixels tell badly."""
+
+
+class Pair(NamedTuple):
+    """Two objects whose difference, times a factor, is an error that a result may have."""
+
+    first: NDArray[np.complexfloating]
+    """(H, W) object."""
+
+    second: NDArray[np.complexfloating]
+    """(H, W) object, aligned with the first."""
+
+    factor: float = 1.0
+    """Factor of the difference."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +109,7 @@ def measure_intervals(
     keep: Collection[str] = (),
     seed: int = 0,
 ) -> Intervals:
-    """Repeat a reconstruction on counts drawn from its result.
+    """Repeat a reconstruction on counts drawn from its result, and on either half of its frames.
 
     Parameters
     ----------
@@ -114,55 +151,103 @@ def measure_intervals(
         second.generator.load_state_dict(first.generator.state_dict())
         second.normalization_pending = False
         repeated.run(0)
-    found, found_again = (
-        t.get_data("object").numpy(force=True).prod(axis=0) for t in (task, repeated)
-    )
-    refined = scan_of_first.model.refines_probe_or_positions
-    area = scanned_area(scan.positions_px, found.shape)
-    again = align(found_again, found, ramp=refined, shift=refined, mask=area).aligned
-    return intervals_of(found, again, area, _scale(first, second, object_))
+    area = scanned_area(scan.positions_px, object_.shape)
+    refined = first.model.refines_probe_or_positions
+    found = object_.numpy(force=True).prod(axis=0)
+    again = repeated.get_data("object").numpy(force=True).prod(axis=0)
+    again = align(again, found, ramp=refined, shift=refined, mask=area).aligned
+    scale = _scale(first, second, object_)
+    pairs, halves, removed = [Pair(again, found, scale)], [], []
+    for objects in _halves(first):
+        projected, made = (half.numpy(force=True).prod(axis=0) for half in objects)
+        alignment = align(made, found, mask=area)
+        halves.append(alignment.aligned)
+        removed.append(alignment.scale * (projected - made))
+    if halves:
+        pairs.append(Pair(halves[0], halves[1], factor=0.5))
+    with torch.no_grad():
+        light = first.model.stitching.total_weight(first.model.positions(scan_of_first.frames))
+    return intervals_of(found, pairs, area, light.numpy(force=True), removed, scale)
+
+
+@torch.no_grad()
+def _halves(first: NeuralReconstructor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(n_slices, H, W) objects from either half of the frames, with the probe that was found: as
+    projected, and as the result was made. Empty where nothing was projected."""
+    plain = copy.copy(first.start)
+    plain.total_variation = 0.0
+    halves = []
+    for part in plain.halves(first.scan):
+        denoised = part.starting_from(first.start.denoised(part.start))
+        halves.append((part.start, first.object_of(denoised)))
+    return halves
 
 
 def intervals_of(
     object_: NDArray[np.complexfloating],
-    repeated: NDArray[np.complexfloating],
+    pairs: Sequence[Pair],
     area: NDArray[np.bool_],
+    light: NDArray[np.floating],
+    removed: Sequence[NDArray[np.complexfloating]] = (),
     scale: float = 1.0,
 ) -> Intervals:
-    """Make intervals from an object and its repetition.
+    """Make intervals of an object from pairs of objects that differ as it may from the truth.
 
     Parameters
     ----------
-    object_, repeated : ndarray
-        (H, W) objects, the second aligned with the first.
+    object_ : ndarray
+        (H, W) object.
+    pairs : sequence of Pair
+        Pairs of objects in register with it.
     area : ndarray
         (H, W) True in the scanned area.
+    light : ndarray
+        (H, W) probe intensity that fell on each pixel, in any units.
+    removed : sequence of ndarray
+        (H, W) what was removed from the objects of the two halves; empty: nothing is missing.
     scale : float
-        The correction s.
+        The correction s, for the record.
     """
-    turn = np.angle(repeated * object_.conj())
-    amplitude, wide = _half_width(np.abs(repeated) - np.abs(object_), area, scale)
-    phase, wide_phase = _half_width(turn, area, scale)
-    deviation = np.hypot(wide, np.abs(object_) * wide_phase)
+    amplitudes = [p.factor * (np.abs(p.first) - np.abs(p.second)) for p in pairs]
+    turns = [p.factor * np.angle(p.first * p.second.conj()) for p in pairs]
+    modulus = np.maximum(np.abs(object_), DIM * np.abs(object_[area]).mean())
+    light = np.maximum(light, light[area].min())
+    along = [r * object_.conj() / np.maximum(np.abs(object_), 1e-30) for r in removed]
+    missing = missing_phase = np.zeros(area.shape)
+    if along:
+        missing = along[0].real * along[1].real
+        missing_phase = along[0].imag * along[1].imag / modulus**2
+    amplitude, wide = _half_width(amplitudes, missing, area, light)
+    phase, wide_phase = _half_width(turns, missing_phase, area, light * modulus**2)
+    deviation = np.hypot(wide, modulus * wide_phase)
     return Intervals(amplitude, np.minimum(phase, np.pi), deviation, scale)
 
 
 def _half_width(
-    error: NDArray[np.floating], area: NDArray[np.bool_], scale: float
+    errors: Sequence[NDArray[np.floating]],
+    missing: NDArray[np.floating],
+    area: NDArray[np.bool_],
+    light: NDArray[np.floating],
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """(H, W) half width of the interval, and standard deviation."""
 
-    def mean(values: NDArray[np.floating] | float) -> NDArray[np.floating]:
-        return ndimage.gaussian_filter(np.where(area, values, 0.0), NEIGHBOURHOOD_PX)
+    def mean(values: NDArray[np.floating], sigma: float) -> NDArray[np.floating]:
+        total, weight = (
+            ndimage.gaussian_filter(np.where(area, v, 0.0), sigma) for v in (values, 1.0)
+        )
+        return total / np.maximum(weight, 1e-9)
 
-    weight = np.maximum(mean(1.0), 1e-9)
-    coarse = mean(error) / weight
-    fine = mean((error - coarse) ** 2) / weight
-    local = np.full(error.shape, np.nan)
-    local[area] = np.sqrt(fine[area] + (coarse[area] ** 2).mean())
-    size = np.where(local[area] > 0, local[area], 1.0)
-    quantile = np.quantile(np.abs(error[area]) / size, PROBABILITY)
-    return scale * quantile * local, scale * local
+    variance = np.full(area.shape, np.nan)
+    variance[area] = 0.0
+    for error in errors:
+        coarse = mean(error, COARSE_PX)
+        squares = (error - coarse) ** 2 + coarse**2 / 2
+        local = mean(squares * light, NEIGHBOURHOOD_PX) / light
+        variance += (local + (coarse[area] ** 2).mean() / 2) / len(errors)
+    size = np.where(variance[area] > 0, np.sqrt(variance[area]), 1.0)
+    ratios = np.concatenate([np.abs(error[area]) / size for error in errors])
+    deviation = np.sqrt(variance + np.maximum(mean(missing, NEIGHBOURHOOD_PX), 0.0))
+    return np.quantile(ratios, PROBABILITY) * deviation, deviation
 
 
 @torch.no_grad()

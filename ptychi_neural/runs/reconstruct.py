@@ -57,9 +57,10 @@ def reconstruct(
     """Reconstruct a scan and write the results folder.
 
     The folder holds ``product.h5`` (ptychodus product, with ``object_std`` beside the object where
-    a trained generator made it: how far its predictions disagree; with ``output.intervals`` also
-    ``amplitude_interval`` and ``phase_interval``), ``run.toml`` (the run file with
-    all defaults, which gives this result again), ``provenance.json``, ``losses.csv``,
+    a trained generator made it: how far its predictions disagree; with ``output.intervals``
+    ``amplitude_interval``, ``phase_interval`` and the ``object_std`` that belongs to them),
+    ``run.toml`` (the run file with all defaults, which gives this result again),
+    ``provenance.json``, ``losses.csv``,
     ``loss.png``, ``figure.png``, ``generator.safetensors`` and ``validation.csv`` (neural engine)
     and ``metrics.json`` (where there is a ground truth or reference), and what
     ``run.output.formats`` asks for. It appears when complete.
@@ -250,10 +251,10 @@ def _parts_that_take_a_while(
     """What is added to the product of a trained generator, and where the run file asks for it."""
     reconstructor = task.reconstructor
     parts: dict[str, Callable[[ReconstructionResult, RunFile, Scan, Path], None]] = {}
-    if isinstance(reconstructor, NeuralReconstructor) and reconstructor.is_trained:
-        parts["object_std"] = _add_deviation
     if run.output.intervals:
         parts["intervals"] = _add_intervals
+    elif isinstance(reconstructor, NeuralReconstructor) and reconstructor.is_trained:
+        parts["object_std"] = _add_deviation
     return parts
 
 
@@ -271,4 +272,5 @@ def _add_deviation(result: ReconstructionResult, run: RunFile, scan: Scan, folde
 def _add_intervals(result: ReconstructionResult, run: RunFile, scan: Scan, folder: Path) -> None:
     """Add the intervals of amplitude and phase."""
     result.intervals = measure_intervals(result.first_task, run.options, scan, run.chosen)
+    result.standard_deviation = result.intervals.standard_deviation
     save_intervals(result, folder)

@@ -52,8 +52,8 @@ class ReconstructionResult:
     """Wall time of the epochs, without loading and saving."""
 
     standard_deviation: NDArray[np.floating] | None
-    """(H, W) disagreement of the predictions that make up the object; None where it is not a
-    trained generator's."""
+    """(H, W) disagreement of the predictions that make up the object, or where intervals are
+    measured the deviation that belongs to them; None where it is not a trained generator's."""
 
     intervals: Intervals | None
     """Where amplitude and phase are expected; None where the run file does not ask for it."""
@@ -136,10 +136,11 @@ def save_deviation(result: ReconstructionResult, folder: Path) -> None:
 
 
 def save_intervals(result: ReconstructionResult, folder: Path) -> None:
-    """Write the intervals of amplitude and phase into the product, where there are some."""
+    """Write intervals of amplitude and phase and their deviation into the product, if any."""
     if result.intervals is not None:
         _add_to_product(
             folder,
+            object_std=result.intervals.standard_deviation,
             amplitude_interval=result.intervals.amplitude,
             phase_interval=result.intervals.phase,
         )

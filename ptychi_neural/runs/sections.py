@@ -110,8 +110,9 @@ class RunOutputSection(OutputSection):
     the run as one ``"html"`` file."""
 
     intervals: bool = False
-    """Measure 90 % intervals of amplitude and phase by a repetition on the computer, which takes
-    one more initial reconstruction. They are the neural engine's."""
+    """Measure 90 % intervals of amplitude and phase by a repetition on the computer and by the two
+    halves of the scan, which takes two more initial reconstructions. They are the neural engine's,
+    and ``object_std`` is then the deviation that belongs to them."""
 
     checkpoint_minutes: float = Field(default=3.0, ge=0, allow_inf_nan=False)
     """Minutes between two checkpoints, from which ``reconstruct --resume`` goes on after the run

@@ -37,6 +37,8 @@ def test_the_product_holds_the_intervals_that_the_run_file_asks_for(tmp_path):
             np.testing.assert_array_equal(stored, getattr(result.intervals, name))
             assert stored.shape == file["object"].shape[-2:]
             assert np.nanmin(stored) > 0
+        deviation = result.intervals.standard_deviation
+        np.testing.assert_array_equal(file["object_std"][()], deviation)
     assert read_run_file(tmp_path / "result" / "run.toml").output.intervals
 
 
