@@ -1,0 +1,138 @@
+"""The defocus of a probe, found by trial before anything else."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tqdm import tqdm
+
+from ptychi_neural.comparison.target import Target
+from ptychi_neural.projections.defocus import curvature, defocused, downhill, find_defocus
+from ptychi_neural.simulation import Raster, SimulationOptions, simulate
+from small_tasks import default_options, make_task, object_of
+
+LIGHT, DIM, SCARCE = 1e5, 2e3, 400
+
+
+def scan_with(defocus_error, photons=LIGHT, seed=0, **options):
+    scan = Raster(n_y=10, n_x=10, step_px=3.0, jitter_px=0.7)
+    options = {"frame_shape": (24, 24), "probe_defocus_error": defocus_error, **options}
+    return simulate(SimulationOptions(seed=seed, scan=scan, photons_per_frame=photons, **options))
+
+
+def options_for(n_epochs=0):
+    options = default_options(num_epochs=n_epochs)
+    options.probe_options.optimizable = True
+    return options
+
+
+def likeness(probe, truth):
+    """How far two first modes are the same, wherever they are: 1 if they are."""
+    spectra = [np.fft.fft2(each[0, 0]) for each in (probe, truth)]
+    correlation = np.abs(np.fft.ifft2(spectra[0].conj() * spectra[1])).max()
+    return correlation * spectra[0].size / np.prod([np.linalg.norm(each) for each in spectra])
+
+
+def searched(simulated, options=None):
+    """The likeness to the true probe before and after the search, and the change of phase."""
+    task = make_task(options or options_for(), simulated.scan)
+    reconstructor = task.reconstructor
+    reconstructor.begin_run()
+    given = reconstructor.model.probe.data.detach().numpy().copy()
+    loss_function = reconstructor.judge.loss_function
+    found = find_defocus(reconstructor.scan, loss_function, tqdm(disable=True))
+    after = reconstructor.model.probe.data.detach().numpy()
+    truth = simulated.truth.probe
+    return likeness(given, truth), likeness(after, truth), found
+
+
+@pytest.mark.parametrize("photons", [LIGHT, DIM])
+@pytest.mark.parametrize("error", [0.6, -0.4])
+def test_it_is_found_with_ample_and_with_scarce_light(photons, error):
+    before, after, _ = searched(scan_with(error, photons, n_probe_modes=2))
+    assert before < 0.95
+    assert after > 0.985
+
+
+def test_positions_that_are_off_do_not_hide_it():
+    options = options_for()
+    options.probe_position_options.optimizable = True
+    before, after, _ = searched(scan_with(0.6, position_error_px=0.7), options)
+    assert after > max(0.97, before)
+
+
+def test_a_beam_that_varies_is_not_taken_for_it():
+    options = options_for()
+    weights = options.opr_mode_weight_options
+    weights.optimizable = weights.optimize_intensity_variation = True
+    weights.optimize_eigenmode_weights = False
+    simulated = scan_with(0.5, beam_variation=0.4)
+    before, after, _ = searched(simulated, options)
+    assert after > max(0.98, before)
+    assert (make_task(options, simulated.scan).get_data_to_cpu("opr_mode_weights") == 1).all()
+
+
+def test_a_right_probe_stays_as_it_is():
+    before, after, found = searched(scan_with(0.0))
+    assert abs(found) < 0.1
+    assert before == pytest.approx(1, abs=1e-5)
+    assert after > 0.998
+
+
+@pytest.mark.parametrize("how", ["known", "near field", "plan", "option"])
+def test_it_is_not_looked_for_elsewhere(how, caplog):
+    options = options_for()
+    start = options.reconstructor_options.start
+    start.n_iterations = 3
+    simulated = scan_with(0.3)
+    if how == "known":
+        options.probe_options.optimizable = False
+    elif how == "near field":
+        options.data_options.free_space_propagation_distance_m = 1e-4
+    elif how == "plan":
+        options.probe_options.optimization_plan.start = 2
+    else:
+        start.defocus_range = 0
+    with caplog.at_level("INFO"):
+        make_task(options, simulated.scan).run()
+    assert "Defocus" not in caplog.text
+
+
+def test_a_radian_of_it_is_one_of_the_pupils_phase():
+    rng = np.random.default_rng(0)
+    probe = torch.as_tensor(rng.normal(size=(1, 2, 12, 16, 2))).view(1, 2, 12, 16, 2)
+    probe = torch.view_as_complex(probe)
+    phase = curvature(probe).numpy()
+    power = (np.abs(np.fft.fft2(probe.numpy()[0])) ** 2).sum(0)
+    mean = (power * phase).sum() / power.sum()
+    assert mean == pytest.approx(0, abs=1e-6)
+    assert (power * phase**2).sum() / power.sum() == pytest.approx(1, rel=1e-5)
+    ky, kx = np.fft.fftfreq(12), np.fft.fftfreq(16)
+    assert np.corrcoef(phase.ravel(), np.add.outer(ky**2, kx**2).ravel())[0, 1] > 1 - 1e-9
+    there = defocused(probe, 0.7, torch.as_tensor(phase))
+    back = defocused(there, -0.7, torch.as_tensor(phase))
+    np.testing.assert_allclose(back.numpy(), probe.numpy(), atol=1e-6)
+
+
+def test_the_walk_ends_at_the_nearest_minimum_and_at_the_range():
+    assert downhill(lambda r: min((r - 0.8) ** 2, (r - 4) ** 2 - 1), 3.0) == 0.75
+    assert downhill(lambda r: (r + 1.4) ** 2, 3.0) == -1.5
+    assert downhill(lambda r: -r, 3.0) == 3.0
+    assert downhill(lambda r: r**2, 3.0) == 0.0
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_at_scarce_light_the_probe_does_not_follow_the_noise(seed):
+    """Iterations that refine the probe from the first one on end with more than 1.25 times the
+    error, at 0.7 counts per pixel."""
+    simulated = scan_with(0.5, SCARCE, seed, n_probe_modes=2)
+    target = Target(simulated.truth.object, "ground truth")
+    errors = []
+    for defocus_range in (3.0, 0.0):
+        options = options_for()
+        options.reconstructor_options.start.defocus_range = defocus_range
+        task = make_task(options, replace(simulated.scan))
+        task.run()
+        errors.append(target.error(object_of(task), simulated.scan, refined=True))
+    assert errors[0] < 0.8 * errors[1]
