@@ -44,14 +44,15 @@ class Iterations:
         self.bar, self._iterated = bar, iterated
         self.of_frames = FrameParameters(scan) if scan.split is None else None
         self.n_done = 0
+        self.watched_from = 0
+        """Number of iterations from which on a rise of the held-out loss ends them: then all goes
+        back to where it was lowest since."""
         self.went_back = False
         """Whether held-out pixels have told to go back."""
         self.loss = math.nan
         """Loss at the held-out pixels before the latest iteration."""
 
-    def run(
-        self, until: int, with_probe: bool, watched_from: int = 0, n_of_halves: int = 0
-    ) -> Iterator[int]:
+    def run(self, until: int, with_probe: bool, n_of_halves: int = 0) -> Iterator[int]:
         """Iterate; yield the number of iterations done, after each.
 
         Parameters
@@ -60,9 +61,6 @@ class Iterations:
             Number of iterations to have done in the end.
         with_probe : bool
             Whether the probe is refined, where its plan has it.
-        watched_from : int
-            Number of iterations from which on a rise of the held-out loss ends them: then all goes
-            back to where it was lowest.
         n_of_halves : int
             Number of iterations that see one half of the frames, in turn with the other.
         """
@@ -84,9 +82,9 @@ class Iterations:
                 self.judge.record("projections", iteration, self.loss)
             self._iterated(scan.split, projections.object)
             self.n_done += 1
-            if self.loss < lowest or iteration == watched_from:
+            if self.loss < lowest or iteration == self.watched_from:
                 lowest, best = self.loss, (iteration, before)
-            elif iteration > watched_from and self._has_risen(lowest, iteration - best[0]):
+            elif iteration > self.watched_from and self._has_risen(lowest, iteration - best[0]):
                 self.went_back, (self.n_done, state) = True, best
                 projections.go_back(state)
                 return

@@ -117,10 +117,11 @@ class Start:
             else:
                 n_of_halves = 0 if halves is None else int(options.share_of_halves * n_iterations)
                 # While the probe or positions are found, held-out pixels tell of these.
-                n_unwatched = first_divided_iteration(scan) or 0
-                if split is None and scan.model.probe_positions.optimizable:
-                    n_unwatched += options.first_position_iteration + options.held_out_wait
-                for _ in iterations.run(n_iterations, split is None, n_unwatched, n_of_halves):
+                iterations.watched_from = first_divided_iteration(scan) or 0
+                if scan.model.probe_positions.optimizable:
+                    n_wait = options.first_position_iteration + options.held_out_wait
+                    iterations.watched_from += n_wait
+                for _ in iterations.run(n_iterations, split is None, n_of_halves):
                     pass
                 if split is None and iterations.went_back:
                     self.n_iterated = iterations.n_done
@@ -156,14 +157,17 @@ class Start:
             n_iterations = iterations.n_done + options.joint_iterations
         iterations.bar.total = n_iterations
         projections.join(of_modulus=errs)
-        watched_from = iterations.n_done + options.held_out_wait
-        for n_done in iterations.run(n_iterations, True, watched_from):
+        n_settled = iterations.n_done + options.held_out_wait
+        iterations.watched_from = n_settled
+        for n_done in iterations.run(n_iterations, with_probe=True):
             if projections.of_modulus and not iterations.errs:
                 projections.lower(of_modulus=False)
-            if n_done == watched_from and _waits_for_probe(scan):
+                iterations.watched_from = n_done + options.held_out_wait
+            if n_done == n_settled and _waits_for_probe(scan):
                 self._find_defocus(scan)
                 projections.go_back(projections.state())
                 projections.join(projections.of_modulus)
+                iterations.watched_from = n_done + options.held_out_wait
         if is_last and self.judge.judges:
             joint = projections.state()
             loss, _ = self._best_denoised(scan, joint.object)

@@ -122,7 +122,7 @@ def test_the_walk_ends_at_the_nearest_minimum_and_at_the_range():
     assert downhill(lambda r: r**2, 3.0) == 0.0
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), 2])
 def test_at_scarce_light_the_probe_does_not_follow_the_noise(seed):
     """Iterations that refine the probe from the first one on end with more than 1.25 times the
     error, at 0.7 counts per pixel."""
@@ -136,3 +136,28 @@ def test_at_scarce_light_the_probe_does_not_follow_the_noise(seed):
         task.run()
         errors.append(target.error(object_of(task), simulated.scan, refined=True))
     assert errors[0] < 0.8 * errors[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_astigmatic", [False, True])
+def test_the_probe_joins_early_where_more_than_its_defocus_is_wrong(is_astigmatic):
+    simulated = scan_with(0.4)
+    scan = simulated.scan
+    if is_astigmatic:
+        ky, kx = np.fft.fftfreq(24)[:, None], np.fft.fftfreq(24)
+        turned = np.fft.fft2(scan.probe) * np.exp(40j * (kx**2 - ky**2))
+        scan = replace(scan, probe=np.fft.ifft2(turned).astype(np.complex64))
+    options = options_for()
+    start = options.reconstructor_options.start
+    task = make_task(options, scan)
+    planned = task.reconstructor.n_projections()
+    task.run()
+    validation = task.reconstructor.validation
+    n_done = (validation.stage == "projections").sum()
+    if is_astigmatic:
+        assert n_done == start.noise_iteration + start.joint_iterations
+    else:
+        assert start.noise_iteration + start.last_joint_iterations < n_done <= planned
+    target = Target(simulated.truth.object, "ground truth")
+    assert target.error(object_of(task), scan, refined=True) < 0.06
+    assert likeness(task.get_data_to_cpu("probe", as_numpy=True), simulated.truth.probe) > 0.99
