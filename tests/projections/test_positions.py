@@ -1,5 +1,7 @@
 """Positions that are found along with object and probe."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -60,3 +62,18 @@ def test_positions_follow_their_plan():
     task.run()
     found = task.get_data_to_cpu("probe_positions", as_numpy=True)
     assert found == pytest.approx(simulated.scan.positions_px, abs=1e-5)
+
+
+def test_a_wrong_scale_of_all_positions_is_found_late():
+    simulated = small_scan(0, photons_per_frame=1e6)
+    scan = replace(simulated.scan, positions_px=1.03 * simulated.scan.positions_px)
+    left = []
+    for first in (60, 10**6):
+        options = default_options(num_epochs=0)
+        options.probe_position_options.optimizable = True
+        options.reconstructor_options.start.n_iterations = 120
+        options.reconstructor_options.start.first_affine_iteration = first
+        task = make_task(options, scan)
+        task.run()
+        left.append(off_by(simulated, task.get_data_to_cpu("probe_positions", as_numpy=True)))
+    assert left[0] < 0.8 * left[1]
