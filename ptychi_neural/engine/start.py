@@ -187,6 +187,7 @@ class Start:
         """
         if self.unprojected is None:
             return []
+        self._transfer = None  # As after a run that has gone on from a file.
         halves = interleaved_halves(scan.model.positions(scan.frames))
         of_halves = []
         for part, frames in enumerate(halves):
