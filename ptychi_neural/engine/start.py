@@ -160,9 +160,6 @@ class Start:
         n_settled = iterations.n_done + options.held_out_wait
         iterations.watched_from = n_settled
         for n_done in iterations.run(n_iterations, with_probe=True):
-            if projections.of_modulus and n_done % 5 == 0 and not iterations.errs:
-                projections.lower(of_modulus=False)
-                iterations.watched_from = n_done + options.held_out_wait
             if n_done == n_settled and _waits_for_probe(scan):
                 self._find_defocus(scan)
                 projections.go_back(projections.state())
