@@ -151,7 +151,7 @@ class Start:
         for n_done in iterations.run(first, with_probe=False):
             if n_done == options.noise_iteration and iterations.errs:
                 break
-        alone, errs = projections.state(), iterations.errs
+        alone, errs, loss_alone = projections.state(), iterations.errs, iterations.loss
         is_last = not errs and not _waits_for_probe(scan)
         if not is_last and options.n_iterations is None:
             n_iterations = iterations.n_done + options.joint_iterations
@@ -160,6 +160,10 @@ class Start:
         n_settled = iterations.n_done + options.held_out_wait
         iterations.watched_from = n_settled
         for n_done in iterations.run(n_iterations, with_probe=True):
+            if self.judge.judges and not iterations.loss < loss_alone + abs(loss_alone) / 100 + 1:
+                logger.warning("Projection %d: diverged; the probe is left as it was.", n_done)
+                projections.go_back(alone)
+                return
             if n_done == n_settled and _waits_for_probe(scan):
                 self._find_defocus(scan)
                 projections.go_back(projections.state())

@@ -81,7 +81,7 @@ class AcceleratedProjections:
         self.moments: FirstMoments | None = None
         if self.options.moment_iterations > 0 and transfer is not None and scan.model.is_far_field:
             self.moments = FirstMoments(scan)
-        self._first_divided = first_divided_iteration(scan)
+        self._first_divided, self._joined = first_divided_iteration(scan), False
         self.n_iterated = 0
         self.n_done = 0
         self.object = self._last_object = scan.start
@@ -173,7 +173,7 @@ class AcceleratedProjections:
 
     def join(self, of_modulus: bool) -> None:
         """Begin to refine the probe."""
-        self._first_divided = self.n_iterated
+        self._joined, self._first_divided = True, self.n_iterated
         self.lower(of_modulus)
 
     def lower(self, of_modulus: bool) -> None:
@@ -210,14 +210,19 @@ class AcceleratedProjections:
 
         From there on they are not divided.
         """
-        if not self.of_modulus or self.transfer is None:
+        if not (self.of_modulus or self._joined) or self.transfer is None:
             return False
         lowest, state = self._calm
-        if loss <= self.options.largest_rise * lowest:
+        highest = lowest + self.options.held_out_rise  # Of a likelihood, which has no zero.
+        if self.of_modulus:
+            highest = self.options.largest_rise * lowest
+        if loss <= highest:
             if loss < lowest:
                 self._calm = (loss, self.state())
             return False
         self.go_back(state)
+        if not self.of_modulus:
+            self.lower(of_modulus=True)
         self.transfer = self._first_divided = None
         self._losses = [math.inf] * len(self.frames)
         self.n_iterated += 1
