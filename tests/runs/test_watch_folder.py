@@ -96,8 +96,8 @@ def test_a_scan_waits_for_all_of_its_files_and_until_they_are_written(folders, m
     assert look() == ["first", "second"]
 
 
-def test_an_interrupted_scan_ends_the_watch_and_is_done_anew(folders, monkeypatch):
-    shutil.rmtree(folders[0] / "second")
+def interrupt(monkeypatch):
+    """Let every reconstruction tell that it was interrupted."""
     whole = watch_folder.reconstruct
 
     def interrupted(*args, **kwargs):
@@ -106,21 +106,20 @@ def test_an_interrupted_scan_ends_the_watch_and_is_done_anew(folders, monkeypatc
         return result
 
     monkeypatch.setattr(watch_folder, "reconstruct", interrupted)
-    assert [line.split(": ")[:2] for line in watch(folders)] == [["first", "interrupted"]]
-    monkeypatch.setattr(watch_folder, "reconstruct", whole)
+
+
+def test_an_interrupted_scan_ends_the_watch_and_is_done_anew(folders, monkeypatch):
+    shutil.rmtree(folders[0] / "second")
+    with monkeypatch.context() as patch:
+        interrupt(patch)
+        lines = watch(folders)
+    assert [line.split(": ")[:2] for line in lines] == [["first", "interrupted"]]
     assert [line.split(": ")[:2] for line in watch(folders)] == [["first", "done"]]
     assert state_of(folders)["first"]["state"] == "done"
 
 
 def test_the_command_tells_that_it_was_interrupted(folders, monkeypatch):
-    whole = watch_folder.reconstruct
-
-    def interrupted(*args, **kwargs):
-        result = whole(*args, **kwargs)
-        result.stopped = "interrupted"
-        return result
-
-    monkeypatch.setattr(watch_folder, "reconstruct", interrupted)
+    interrupt(monkeypatch)
     command = ["watch", *map(str, folders[:2]), "--output", str(folders[2]), "--settle", "0"]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 130, done.output
