@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ptychi_neural.engine.judge import HeldOutJudge
-from ptychi_neural.physics.losses import MeanLoss, losses_of_pixels
+from ptychi_neural.physics.losses import MeanLoss, add_losses, least_loss
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.projections.accelerated import AcceleratedProjections
 from ptychi_neural.projections.frame_parameters import FrameParameters
@@ -108,14 +108,9 @@ class Iterations:
 
     @torch.no_grad()
     def _deviance_of_all(self) -> float:
-        excess, loss_function = MeanLoss(), self.judge.loss_function
-        for batch in self.scan.batches:
-            measured = self.scan.model.measured(batch)
-            predicted = self.scan.predict(self.projections.object, batch)
-            losses = losses_of_pixels(loss_function, predicted, measured)
-            least = losses_of_pixels(loss_function, measured, measured)
-            excess.add(losses - least, self.scan.counted(batch, measured))
-        return 2 * excess.value
+        mean, scan, loss_function = MeanLoss(), self.scan, self.judge.loss_function
+        add_losses(mean, scan, self.projections.object, loss_function, scan.counted)
+        return 2 * (mean.value - least_loss(scan, loss_function, scan.counted))
 
     def _has_risen(self, lowest: float, n_since: int) -> bool:
         """Whether held-out pixels tell to go back to where they were predicted best, so many

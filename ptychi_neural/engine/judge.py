@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ptychi_neural.engine.snapshot import Snapshot
 from ptychi_neural.options import ValidationOptions
-from ptychi_neural.physics.losses import MeanLoss, add_losses, losses_of_pixels
+from ptychi_neural.physics.losses import MeanLoss, add_losses, least_loss
 from ptychi_neural.physics.scan_physics import ScanPhysics
 
 
@@ -44,7 +44,7 @@ class HeldOutJudge:
     def loss(self, scan: ScanPhysics, object_: Tensor) -> float:
         """Mean loss of an object at the held-out pixels; nan where there are none."""
         mean = MeanLoss()
-        add_losses(mean, scan, object_, self.loss_function, lambda frames, _: scan.held_out(frames))
+        add_losses(mean, scan, object_, self.loss_function, scan.held_out)
         return mean.value
 
     def deviance(self, scan: ScanPhysics, loss: float) -> float:
@@ -54,12 +54,7 @@ class HeldOutJudge:
         only noise is left at more than a few counts per pixel, whatever the dose.
         """
         if self._least_loss is None:
-            mean = MeanLoss()
-            for batch in scan.batches:
-                measured = scan.model.measured(batch)
-                losses = losses_of_pixels(self.loss_function, measured, measured)
-                mean.add(losses, scan.held_out(batch))
-            self._least_loss = mean.value
+            self._least_loss = least_loss(scan, self.loss_function, scan.held_out)
         return 2 * (loss - self._least_loss)
 
     def record(self, stage: str, step: int, loss: float) -> None:

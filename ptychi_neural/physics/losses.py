@@ -193,3 +193,26 @@ def add_losses(
         measured = scan.model.measured(batch)
         losses = losses_of_pixels(loss_function, scan.predict(object_, batch), measured)
         mean.add(losses, pixels(batch, measured))
+
+
+def least_loss(
+    scan: ScanPhysics,
+    loss_function: torch.nn.Module,
+    pixels: Callable[[Tensor, Tensor], Tensor],
+) -> float:
+    """Mean loss of the measured counts themselves over the frames in view.
+
+    Parameters
+    ----------
+    scan : ScanPhysics
+        The scan.
+    loss_function : torch.nn.Module
+        From ``build_loss_function``.
+    pixels : callable
+        Gives the (n, h, w) pixels that count, from (n,) frames and their (n, h, w) counts.
+    """
+    mean = MeanLoss()
+    for batch in scan.batches:
+        measured = scan.model.measured(batch)
+        mean.add(losses_of_pixels(loss_function, measured, measured), pixels(batch, measured))
+    return mean.value
