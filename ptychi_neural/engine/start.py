@@ -142,8 +142,8 @@ class Start:
 
         The object alone comes quickly, with the Poisson likelihood. Where it errs by more than the
         noise after some iterations, and where positions or the beam's shape wait for the probe, the
-        probe joins early and as long as that takes; elsewhere late, for the last differences. Only
-        then do trials with another defocus tell of the defocus alone.
+        probe joins early and as long as that takes; elsewhere late, for the last differences. Where
+        others waited, the defocus is looked for once they are nearly found.
         """
         scan, projections = iterations.scan, iterations.projections
         options = scan.options.start
@@ -151,7 +151,7 @@ class Start:
         for n_done in iterations.run(first, with_probe=False):
             if n_done == options.noise_iteration and iterations.errs:
                 break
-        alone, errs, loss_alone = projections.state(), iterations.errs, iterations.loss
+        alone, errs = projections.state(), iterations.errs
         is_last = not errs and not _waits_for_probe(scan)
         if not is_last and options.n_iterations is None:
             n_iterations = iterations.n_done + options.joint_iterations
@@ -160,10 +160,6 @@ class Start:
         n_settled = iterations.n_done + options.held_out_wait
         iterations.watched_from = n_settled
         for n_done in iterations.run(n_iterations, with_probe=True):
-            if self.judge.judges and not iterations.loss < loss_alone + abs(loss_alone) / 100 + 1:
-                logger.warning("Projection %d: diverged; the probe is left as it was.", n_done)
-                projections.go_back(alone)
-                return
             if n_done == n_settled and _waits_for_probe(scan):
                 self._find_defocus(scan)
                 projections.go_back(projections.state())

@@ -206,11 +206,12 @@ class AcceleratedProjections:
         self._illuminations = [None] * len(self.frames)
 
     def _is_taken_back(self, loss: float) -> bool:
-        """Go back to where the loss was lowest if divided steps with a refined probe blow it up.
+        """Go back to where the loss was lowest if steps with a refined probe blow it up.
 
-        From there on they are not divided.
+        From there on they are not divided, and shorter.
         """
-        if not (self.of_modulus or self._joined) or self.transfer is None:
+        may_blow_up = self._joined or (self.of_modulus and self.transfer is not None)
+        if not may_blow_up:
             return False
         lowest, state = self._calm
         highest = lowest + self.options.held_out_rise  # Of a likelihood, which has no zero.
@@ -221,10 +222,10 @@ class AcceleratedProjections:
                 self._calm = (loss, self.state())
             return False
         self.go_back(state)
-        if not self.of_modulus:
-            self.lower(of_modulus=True)
+        if self.transfer is None:
+            self._step *= self.options.shortening
+        self.lower(of_modulus=True)
         self.transfer = self._first_divided = None
-        self._losses = [math.inf] * len(self.frames)
         self.n_iterated += 1
         return True
 
