@@ -119,13 +119,12 @@ class Iterations:
         is_open = options.n_iterations is None and self.scan.split is None
         if not is_open or not self._is_poisson:
             return False
-        if self.loss <= lowest + options.held_out_rise:
+        if self.loss <= lowest + options.held_out_rise or n_since < options.held_out_wait:
             return False
         lowest_deviance = self.judge.deviance(self.scan, lowest)
         if lowest_deviance <= options.noise_deviance:
             return True
-        rise = 2 * (self.loss - lowest) / lowest_deviance
-        return rise > options.relative_rise and n_since >= options.held_out_wait
+        return 2 * (self.loss - lowest) / lowest_deviance > options.relative_rise
 
     def _progress(self) -> str:
         if not self._is_poisson:

@@ -87,18 +87,17 @@ class StartOptions(Options):
 
     noise_deviance: float = PydanticField(default=2.0, gt=0)
     """Poisson deviance per held-out pixel up to which the prediction errs by hardly more than the
-    noise, so that ``held_out_rise`` alone ends the iterations. Noise alone makes about 1. Above it,
-    as on bright scans while the probe is found, nats tell of the dose: the deviance also has to
-    rise by ``relative_rise``, and to have been above its minimum for ``held_out_wait``
-    iterations."""
+    noise, so that a ``held_out_rise`` ends the iterations. Noise alone makes about 1. Above it, as
+    on bright scans while the probe is found, nats tell of the dose: the deviance also has to rise
+    by ``relative_rise``."""
 
     relative_rise: float = PydanticField(default=0.1, gt=0)
     """Rise of the deviance above its minimum, relative to it, at which iterations end where it is
     more than ``noise_deviance``."""
 
     held_out_wait: int = PydanticField(default=20, ge=0)
-    """Number of iterations since the minimum before they end there, as momentum makes the deviance
-    oscillate."""
+    """Number of iterations since the lowest held-out loss before a rise ends them, as momentum
+    makes it oscillate, the more so while a probe is found."""
 
     momentum: float = PydanticField(default=0.97, ge=0, lt=1)
     """Largest momentum. It grows as k / (k + 3) with the iterations. 0.9 needs twice as many
