@@ -33,7 +33,9 @@ class HeldOutJudge:
         self.last_finite: Snapshot | None = None
         """The last finite state where no pixel is held out."""
         self.best_loss = math.inf
-        self.patience_from = 0
+        self.start_loss = self.lowest_loss = math.inf
+        """Losses of the initial reconstruction, and of the best that the network has made of it."""
+        self.patience_from = self.lowest_from = 0
         self._least_loss: float | None = None
 
     @property
@@ -92,6 +94,8 @@ class HeldOutJudge:
             return
         loss = self.loss(scan, object_)
         self.record("epoch", n_epochs, loss)
+        if loss < self.lowest_loss:
+            self.lowest_loss, self.lowest_from = loss, epoch
         if math.isfinite(loss) and (self.best is None or loss < self.best_loss):
             self.best_loss, self.patience_from = loss, epoch
             self.best = snapshot()
@@ -100,10 +104,29 @@ class HeldOutJudge:
         """Forget all candidates: what comes is judged anew."""
         self.best = self.last_finite = None
 
-    def is_out_of_patience(self, epoch: int) -> bool:
-        """Whether the pixels have not been predicted better for as long as patience lasts."""
-        patience = self.options.patience or math.inf
-        return self.best is not None and epoch - self.patience_from >= patience
+    def n_first_splits(self, n_splits: int) -> int:
+        """Of so many splits, the number that have a start when the first epoch begins."""
+        is_tried = None not in (self.options.patience, self.options.trial_epochs) and self.judges
+        return 1 if is_tried else n_splits
+
+    def take_as_start(self, epoch: int) -> None:
+        """Take the best by now for the initial reconstruction, which the network has to beat."""
+        self.start_loss, self.lowest_loss, self.lowest_from = self.best_loss, math.inf, epoch
+
+    @property
+    def start_is_beaten(self) -> bool:
+        """Whether anything predicts the pixels better than the initial reconstruction."""
+        return self.best_loss < self.start_loss
+
+    def is_out_of_patience(self, epoch: int, on_trial: bool) -> bool:
+        """Whether the pixels have not been predicted better for as long as patience lasts.
+
+        On trial the initial reconstruction may still be better, while the network gains on it.
+        """
+        since, patience = self.patience_from, self.options.patience
+        if on_trial:
+            since, patience = self.lowest_from, self.options.trial_epochs
+        return self.best is not None and patience is not None and epoch - since >= patience
 
     @property
     def table(self) -> pd.DataFrame:
@@ -118,6 +141,9 @@ class HeldOutJudge:
             "best": None if self.best is None else self.best.state_dict(),
             "last_finite": None if self.last_finite is None else self.last_finite.state_dict(),
             "best_loss": self.best_loss,
+            "start_loss": self.start_loss,
+            "lowest_loss": self.lowest_loss,
+            "lowest_from": self.lowest_from,
             "patience_from": self.patience_from,
         }
 
@@ -127,4 +153,7 @@ class HeldOutJudge:
         self.best = Snapshot.from_state_dict(state["best"])
         self.last_finite = Snapshot.from_state_dict(state.get("last_finite"))
         self.best_loss = state["best_loss"]
+        self.start_loss = state.get("start_loss", math.inf)
+        self.lowest_loss = state.get("lowest_loss", math.inf)
+        self.lowest_from = state.get("lowest_from", 0)
         self.patience_from = state["patience_from"]

@@ -168,6 +168,11 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         return fitted or self.options.generator.checkpoint is not None
 
     @property
+    def network_was_tried_in_vain(self) -> bool:
+        """Whether no epoch predicted the held-out pixels better than the initial reconstruction."""
+        return self.judge.best is not None and not self.judge.start_is_beaten
+
+    @property
     def validation(self) -> pd.DataFrame:
         """Held-out losses: columns ``stage`` (projections or epoch), ``step`` and ``loss``, which
         is nan where no pixel is held out."""
@@ -192,7 +197,8 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
                 self.is_under_way = True
             n_epochs = self.n_epochs if n_epochs is None else n_epochs
             try:
-                self.start.make(self.scan, with_splits=n_epochs > 0)
+                n_splits = self.judge.n_first_splits(self.generator.n_splits)
+                self.start.make(self.scan, n_splits if n_epochs > 0 else 0)
                 self.fit_normalization()
                 if n_epochs > 0:
                     self._judge_start()
@@ -332,7 +338,11 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         super().run_pre_epoch_hooks()
         self.generator.begin_epoch(self.current_epoch)
         self.fit_loss.epoch = self.current_epoch
-        if self.judge.is_out_of_patience(self.current_epoch):
+        on_trial = 0 < self.start.n_splits_done < self.generator.n_splits
+        if on_trial and self.judge.start_is_beaten:
+            self.start.make(self.scan, self.generator.n_splits)
+            on_trial = False
+        if self.judge.is_out_of_patience(self.current_epoch, on_trial):
             raise _NothingBetter
         if self.latest is not None:
             self.latest.refresh(self.model.positions(self.model.everything))
@@ -342,8 +352,9 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
     @property
     def present_split(self) -> int | None:
         """The split of the pixels that is predicted in this epoch; None without splits."""
-        n_splits = self.generator.n_splits
-        return self.current_epoch % n_splits if n_splits > 1 else None
+        if self.generator.n_splits == 1:
+            return None
+        return self.current_epoch % (self.start.n_splits_done or self.generator.n_splits)
 
     def run_minibatch(
         self, input_data: Sequence[Tensor], y_true: Tensor, *args: Any, **kwargs: Any
@@ -392,6 +403,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         if self.judge.best is None and (self.judge.judges or self.current_epoch == 0):
             self.parameter_group.object.set_data(self.scan.start)
             self._judge_object(self.current_epoch)
+            self.judge.take_as_start(self.current_epoch)
 
     def _judge_object(self, n_epochs: int) -> None:
         group = self.parameter_group

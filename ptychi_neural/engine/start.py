@@ -67,8 +67,8 @@ class Start:
         """(n_slices, H, W) objects to start from: of everything (None), and without each split."""
         self.unprojected: Tensor | None = None
         """(n_slices, H, W) object from which the iterations began; None before them."""
-        self.splits_done = False
-        """Whether there are objects without each split."""
+        self.n_splits_done = 0
+        """Number of splits without which there was a reconstruction."""
         self.n_iterated: int | None = None
         """Number of iterations after which held-out pixels ended them; None if they did not."""
         self._transfer: ContrastTransfer | None = None
@@ -77,19 +77,22 @@ class Start:
         """Let the generator start from this (n_slices, H, W) object."""
         self.objects = {None: object_}
 
-    def make(self, scan: ScanPhysics, with_splits: bool) -> None:
-        """Reconstruct once: everything, then without each split, with the probe found by then."""
+    def make(self, scan: ScanPhysics, n_splits: int) -> None:
+        """Reconstruct once: everything, then without so many splits, with the probe found by then.
+
+        A scan whose pixels are not split has no more than the first.
+        """
         if scan.options.start.n_iterations == 0:
             return
         if self.unprojected is None:
             self.unprojected = scan.start
             self.reconstruct(scan)
-        if with_splits and not self.splits_done and scan.pixels is not None:
-            if scan.pixels.n_splits == 1:
-                return
-            self.splits_done = True
-            for split in range(scan.pixels.n_splits):
-                self.reconstruct(scan.starting_from(self.unprojected).without(split))
+        if scan.pixels is None or scan.pixels.n_splits == 1:
+            return
+        while self.n_splits_done < n_splits:
+            self.n_splits_done += 1
+            without = scan.starting_from(self.unprojected).without(self.n_splits_done - 1)
+            self.reconstruct(without)
 
     def reconstruct(self, scan: ScanPhysics) -> None:
         """Reconstruct from the scan's start; what is found becomes the generator's start.
@@ -277,7 +280,7 @@ class Start:
         return {
             "objects": self.objects,
             "unprojected": self.unprojected,
-            "splits_done": self.splits_done,
+            "n_splits_done": self.n_splits_done,
             "n_iterated": self.n_iterated,
             "total_variation": self.total_variation,
         }
@@ -286,6 +289,8 @@ class Start:
         """Take up what ``state_dict`` gave."""
         for name, value in self.state_dict().items():
             setattr(self, name, state.get(name, value))
+        if "n_splits_done" not in state:  # Earlier files tell by their objects.
+            self.n_splits_done = len(self.objects.keys() - {None})
 
 
 def _transfer_floor(scan: ScanPhysics, split: int | None) -> float | None:

@@ -170,7 +170,6 @@ def _from_format_2(state: State) -> State:
         "start": {
             "objects": state["start_objects"],
             "unprojected": attributes["_unprojected"],
-            "splits_done": attributes["_splits_started"],
             "n_iterated": attributes["_n_projected"],
             "total_variation": attributes["_total_variation"],
         },

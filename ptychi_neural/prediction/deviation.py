@@ -42,7 +42,8 @@ def deviation(generator: Generator, scan: ScanPhysics, start: Start) -> Tensor:
     """
     if generator.jackknifed:
         parts = [scan.without(split) for split in scan.starts if split is not None]
-        parts = parts or start.halves(scan)
+        if len(parts) < 2:  # A network that did not help ends with one.
+            parts = start.halves(scan)
         if parts:
             objects = [generator(part) for part in parts]
             return _jackknife(objects, generator(scan), scan.coverage).sqrt()

@@ -140,7 +140,7 @@ class NeuralPredictor:
             scan = task.scan.starting_from(start.objects[None])
             units.enter()
             units.fit_scale(scan)
-            start.make(scan, with_splits=False)
+            start.make(scan, n_splits=0)
             scan = scan.starting_from(start.objects[None])
             object_ = self.generator(scan)
             units.leave()

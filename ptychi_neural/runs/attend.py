@@ -57,6 +57,11 @@ def run_attended(task: PtychographyTask, show_progress: bool = True) -> bool:
             task.run(n_epochs)
         except _Stop:
             return True
+    if isinstance(reconstructor, NeuralReconstructor) and reconstructor.network_was_tried_in_vain:
+        say(
+            "The network predicted the held-out pixels no better than the initial reconstruction, "
+            "which is the result. num_epochs = 0 leaves the network out."
+        )
     return False
 
 

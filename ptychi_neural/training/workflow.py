@@ -223,7 +223,7 @@ class MultiscanTrainingWorkflow:
         if self.scans[name].fresh:
             self._start_fresh(reconstructor)
         else:
-            reconstructor.start.make(reconstructor.scan, with_splits=True)
+            reconstructor.start.make(reconstructor.scan, self.generator.network.n_splits)
         return reconstructor
 
     def _start_fresh(self, reconstructor: NeuralReconstructor) -> None:
@@ -232,7 +232,7 @@ class MultiscanTrainingWorkflow:
         reconstructor.current_epoch = self.epoch
         first = len(self.table) == 0
         if n_splits == 1 or first or reconstructor.parameter_group.probe.optimizable:
-            reconstructor.start.make(reconstructor.scan, with_splits=False)
+            reconstructor.start.make(reconstructor.scan, n_splits=0)
         if n_splits > 1 and reconstructor.options.start.n_iterations != 0:
             scan = reconstructor.scan.starting_from(unprojected)
             reconstructor.start.reconstruct(scan.without(reconstructor.present_split))

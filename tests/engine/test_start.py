@@ -9,6 +9,7 @@ import ptychi_neural.api as napi
 from ptychi_neural.evaluation import align, complex_error, scanned_area
 from ptychi_neural.generators.files import load_generator
 from ptychi_neural.physics.scan_physics import ScanPhysics
+from ptychi_neural.prediction.deviation import deviation
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
 from small_tasks import default_options, error_of, make_task, object_of
 
@@ -53,6 +54,7 @@ def test_a_split_is_not_seen_by_what_is_to_predict_it(dim):
     starts = []
     options = default_options(num_epochs=1)
     options.reconstructor_options.start.total_variation = 0.0  # One weight is chosen for all.
+    options.reconstructor_options.validation.trial_epochs = None
     for factor in (1, 3):
         task = make_task(options, dim.scan)
         task.reconstructor.options.start.n_iterations = 3
@@ -84,10 +86,37 @@ def test_runs_in_pieces_equal_one_run_with_splits_and_validation(dim):
     assert np.array_equal(*objects)
 
 
+def test_a_network_that_does_not_help_is_given_up_early_and_costs_one_split(dim, caplog):
+    options = default_options(num_epochs=30)
+    options.reconstructor_options.start.n_iterations = 20
+    options.reconstructor_options.validation.trial_epochs = 7
+    options.reconstructor_options.generator.optimizable = False
+    options.reconstructor_options.intensity_scale.optimizable = False
+    task = make_task(options, dim.scan)
+    task.run()
+    reconstructor = task.reconstructor
+    assert reconstructor.current_epoch <= 5 + 7  # The first epochs are judged after the fifth.
+    assert reconstructor.network_was_tried_in_vain
+    assert set(reconstructor.start.objects) == {None, 0}
+    spread = deviation(reconstructor.generator, reconstructor.scan, reconstructor.start)
+    assert (spread[reconstructor.scan.coverage > 0.5] > 0).all()
+
+
+def test_one_that_helps_gets_a_start_without_each_split():
+    """It has beaten the initial reconstruction after five epochs of this scan."""
+    scan = Raster(n_y=10, n_x=10)
+    dim = simulate(SimulationOptions(seed=23, photons_per_frame=1e3, scan=scan))
+    task = make_task(default_options(num_epochs=11), dim.scan)
+    task.run()
+    assert not task.reconstructor.network_was_tried_in_vain
+    assert set(task.reconstructor.start.objects) == {None, 0, 1, 2, 3}
+
+
 def test_patience_ends_a_run(dim):
     options = default_options(num_epochs=30)
     options.reconstructor_options.start.n_iterations = 20
     options.reconstructor_options.validation.patience = 6
+    options.reconstructor_options.validation.trial_epochs = None
     options.reconstructor_options.generator.optimizable = False
     options.reconstructor_options.intensity_scale.optimizable = False
     task = make_task(options, dim.scan)
