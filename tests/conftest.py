@@ -1,7 +1,11 @@
 """Fixtures that more than one test file needs."""
 
 import os
+import signal
 from pathlib import Path
+
+# Tests run side by side, and with more threads small arrays take several times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -20,6 +24,13 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no measured data in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals_as_on_a_terminal():
+    """Whoever starts the tests in the background has them ignore signals that they raise."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
