@@ -89,6 +89,7 @@ class Start:
             self.reconstruct(scan)
         if scan.pixels is None or scan.pixels.n_splits == 1:
             return
+        self._transfer = None  # As after a run that has gone on from a file.
         while self.n_splits_done < n_splits:
             self.n_splits_done += 1
             without = scan.starting_from(self.unprojected).without(self.n_splits_done - 1)

@@ -121,6 +121,7 @@ def test_time_may_be_up_in_the_projections_without_a_split(run, simulated, monke
     monkeypatch.setattr("ptychi_neural.comparison.watch.time.perf_counter", now)
     held_out = hold_out(simulated.scan, 0.1)
     options = engine_options("neural", run)
+    options.reconstructor_options.validation.trial_epochs = None  # All splits are made at once.
     course = run_engine(
         "neural", options, simulated.scan, held_out, max_seconds=60, show_progress=False
     )
