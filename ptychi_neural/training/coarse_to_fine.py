@@ -1,4 +1,4 @@
-"""Training from coarse to fine: pty-chi's progressive resolution, with the generator carried along."""
+"""Progressive resolution of pty-chi, with the generator carried from level to level."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
