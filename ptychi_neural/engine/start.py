@@ -308,9 +308,14 @@ def _transfer_floor(scan: ScanPhysics, split: int | None) -> float | None:
 
 
 def _waits_for_probe(scan: ScanPhysics) -> bool:
-    """Whether positions or the beam's shape are refined along with the probe."""
+    """Whether positions or the beam's shape are refined along with the probe, or the object comes
+    slowly because updates are not divided."""
     model = scan.model
-    return bool(model.probe_positions.optimizable or _refines_opr_modes(scan))
+    return bool(
+        model.probe_positions.optimizable
+        or _refines_opr_modes(scan)
+        or not model.writes_down_corrections
+    )
 
 
 def _refines_opr_modes(scan: ScanPhysics) -> bool:

@@ -146,8 +146,8 @@ class StartOptions(Options):
     """What is added to the contrast transfer then."""
 
     largest_rise: float = PydanticField(default=1.3, gt=1)
-    """Rise of the loss above its lowest at which iterations with a refined probe go back to where
-    it was lowest, and divide no longer."""
+    """Rise of the loss above its lowest at which iterations that lower the moduli's difference go
+    back to where it was lowest, take shorter steps and divide no longer."""
 
     transfer_stride: int = PydanticField(default=20, ge=1)
     """Number of iterations after which the contrast transfer is taken anew from the probe."""

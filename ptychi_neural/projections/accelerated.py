@@ -173,7 +173,9 @@ class AcceleratedProjections:
 
     def join(self, of_modulus: bool) -> None:
         """Begin to refine the probe."""
-        self._joined, self._first_divided = True, self.n_iterated
+        self._joined = True
+        if self.scan.model.writes_down_corrections:
+            self._first_divided = self.n_iterated
         self.lower(of_modulus)
 
     def lower(self, of_modulus: bool) -> None:
@@ -183,6 +185,7 @@ class AcceleratedProjections:
         self._lowered = modulus if of_modulus else self.loss_function
         self._losses, self._n_rises = [math.inf] * len(self.frames), 0
         self._calm = (math.inf, self.state())
+        self._first_loss: float | None = None
 
     def _renew_transfer(self, refines_probe: bool) -> None:
         """Divide by the contrast transfer of the present probe, once it is nearly found."""
@@ -206,24 +209,27 @@ class AcceleratedProjections:
         self._illuminations = [None] * len(self.frames)
 
     def _is_taken_back(self, loss: float) -> bool:
-        """Go back to where the loss was lowest if steps with a refined probe blow it up.
+        """Go back to where the loss was lowest if steps blow it up.
 
-        From there on they are not divided, and shorter.
+        From there on they are not divided, and shorter. Divided steps for a known probe are watched
+        one by one.
         """
-        may_blow_up = self._joined or (self.of_modulus and self.transfer is not None)
-        if not may_blow_up:
+        if not (self._joined or self.of_modulus or self.transfer is None):
             return False
         lowest, state = self._calm
-        highest = lowest + self.options.held_out_rise  # Of a likelihood, which has no zero.
         if self.of_modulus:
             highest = self.options.largest_rise * lowest
+        elif self._joined:
+            highest = lowest + self.options.held_out_rise  # Of a likelihood, which has no zero.
+        else:
+            highest = self._first_loss = self._first_loss or loss
         if loss <= highest:
             if loss < lowest:
                 self._calm = (loss, self.state())
             return False
         self.go_back(state)
         if self.transfer is None:
-            self._step *= self.options.shortening
+            self._step = self.options.shortening * min(self._step, self.options.short_step)
         self.lower(of_modulus=True)
         self.transfer = self._first_divided = None
         self.n_iterated += 1

@@ -115,7 +115,6 @@ def seeks_defocus(scan: ScanPhysics) -> bool:
     return bool(
         model.probe.optimization_enabled(0)
         and model.is_far_field
-        and model.writes_down_corrections
         and scan.split is None
         and scan.options.start.defocus_range > 0
     )

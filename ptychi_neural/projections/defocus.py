@@ -30,6 +30,10 @@ COARSE_TRIALS = 5
 FINE_TRIALS = 6
 """Largest number of values that are tried between the neighbours of the best of them."""
 
+UNDIVIDED = 3
+"""Factor by which a trial takes more iterations where updates are not divided by the contrast
+transfer: with several slices, a small detector or blurred patterns."""
+
 TOLERANCE = 0.03
 """Radians rms within which the defocus is found."""
 
@@ -122,9 +126,12 @@ def find_defocus(scan: ScanPhysics, loss_function: torch.nn.Module, bar: tqdm) -
         radians = float(radians)
         if radians not in losses:
             probe.set_data(defocused(given, radians, phase))
-            transfer = ContrastTransfer(some, options.joint_transfer_floor)
+            transfer, n_iterations = None, UNDIVIDED * options.defocus_iterations
+            if scan.model.writes_down_corrections:
+                transfer = ContrastTransfer(some, options.joint_transfer_floor)
+                n_iterations = options.defocus_iterations
             projections = AcceleratedProjections(some, loss_function, transfer, None)
-            for _ in range(options.defocus_iterations):
+            for _ in range(n_iterations):
                 projections.iterate(update_probe=False)
             mean = MeanLoss()
             add_losses(mean, some, projections.object, loss_function, some.to_predict)

@@ -8,6 +8,7 @@ import torch
 from tqdm import tqdm
 
 from ptychi_neural.comparison.target import Target
+from ptychi_neural.engine.tasks import build_task
 from ptychi_neural.projections.defocus import curvature, defocused, downhill, find_defocus
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
 from small_tasks import default_options, make_task, object_of
@@ -36,8 +37,7 @@ def likeness(probe, truth):
 
 def searched(simulated, options=None):
     """The likeness to the true probe before and after the search, and the change of phase."""
-    task = make_task(options or options_for(), simulated.scan)
-    reconstructor = task.reconstructor
+    reconstructor = build_task(options or options_for(), simulated.scan).reconstructor
     reconstructor.begin_run()
     given = reconstructor.model.probe.data.detach().numpy().copy()
     loss_function = reconstructor.judge.loss_function
@@ -51,6 +51,15 @@ def searched(simulated, options=None):
 @pytest.mark.parametrize("error", [0.6, -0.4])
 def test_it_is_found_with_ample_and_with_scarce_light(photons, error):
     before, after, _ = searched(scan_with(error, photons, n_probe_modes=2))
+    assert before < 0.95
+    assert after > 0.985
+
+
+@pytest.mark.parametrize("error", [0.6, -0.4])
+def test_two_slices_do_not_hide_it(error):
+    phases = {"kind": "dead_leaves", "amplitude_range": (0.8, 1.0), "phase_range": (-0.5, 0.5)}
+    two = {"n_slices": 2, "slice_spacing_m": 2e-6, "object": phases}
+    before, after, _ = searched(scan_with(error, **two))
     assert before < 0.95
     assert after > 0.985
 
