@@ -380,6 +380,15 @@ def test_figures_are_drawn_from_the_records(finished, name):
     assert picture[..., :3].std() > 0.05
 
 
+def test_a_metric_that_no_cell_has_is_not_drawn(tiny_suite, folder, tmp_path):
+    metrics = '[figures]\nmetrics = ["position_rms_px", "error"]'
+    (tmp_path / "tiny.toml").write_text(tiny_suite.replace("[figures]", metrics))
+    (folder / "curves.png").unlink()
+    run(tmp_path / "tiny.toml", folder, figures_only=True)
+    assert (folder / "curves.png").is_file()
+    assert not (folder / "curves_position_rms_px.png").exists()
+
+
 # --- the command -----------------------------------------------------------------------------
 
 

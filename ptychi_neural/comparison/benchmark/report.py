@@ -230,7 +230,7 @@ def _draw(
     if suite.figures.curves is not None:
         x = suite.figures.curves
         others = [name for name in axes if name != x]
-        for metric in suite.figures.metrics:
+        for metric in rows.columns[rows.notna().any()].intersection(suite.figures.metrics):
             name = "curves" if metric == "error" else f"curves_{metric}"
             metric_curves(folder / f"{name}.png", rows, metric, x, others, suite.name)
     if suite.figures.map is not None:
