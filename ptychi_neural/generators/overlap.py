@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ptychi_neural.generators.exact_sums import exactly_added
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.physics.stitching import COVERAGE_FLOOR, Canvas
 
@@ -18,7 +19,7 @@ LEAST_OVERLAP = 1e-6
 
 
 class OverlapSums(NamedTuple):
-    """Sums over patches, in double precision: the stitched object and how far patches differ."""
+    """Sums over patches, exact in any order: the stitched object and how far patches differ."""
 
     canvas: Canvas
     """Weighted patches and weights."""
@@ -55,13 +56,12 @@ def overlap_sums(scan: ScanPhysics, members: Tensor, patches: Tensor) -> Overlap
     stitching, positions = scan.model.stitching, scan.model.positions(members)
     patches = patches.to(torch.complex128)
     weights = stitching.weights().double()
-    of_each = weights.expand(len(patches), 1, -1, -1)
-    squares = weights * patches.abs().square().sum(1, keepdim=True)
+    squares = weights * (patches.real.square() + patches.imag.square()).sum(1, keepdim=True)
+    # Real and imaginary part take two sums of real numbers to the canvas at a time.
+    of_each = exactly_added(torch.complex(weights, weights.square()))
+    placed = stitching.place(of_each.expand(len(patches), 1, -1, -1), positions)[0]
     return OverlapSums(
-        Canvas(
-            stitching.place(weights * patches, positions),
-            stitching.place(of_each, positions)[0],
-        ),
-        stitching.place(squares, positions)[0],
-        stitching.place(of_each.square(), positions)[0],
+        Canvas(stitching.place(exactly_added(weights * patches), positions), placed.real),
+        stitching.place(exactly_added(squares), positions)[0],
+        placed.imag,
     )
