@@ -1,4 +1,4 @@
-"""What a trained generator makes of frames, added up to the same bits in any order of the frames."""
+"""What a trained generator makes of frames, added up to the same bits in any order of them."""
 
 import hashlib
 from typing import Any

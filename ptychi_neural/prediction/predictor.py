@@ -135,7 +135,9 @@ class NeuralPredictor:
         """
         where = np.asarray(positions, dtype=np.float64)
         task = self._task(np.asarray(patterns), where, np.asarray(probe), object_shape, **task_data)
-        if len(task.scan.model.probe.data) == 1 and self._why_not_frame_by_frame() is None:
+        # A stream has neither OPR modes nor a detector that is smaller than the probe.
+        as_streamed = np.shape(probe)[0] == 1 and np.shape(probe)[-2:] == np.shape(patterns)[-2:]
+        if as_streamed and self._why_not_frame_by_frame() is None:
             return self._added_up(task, np.asarray(probe))
         settings = task.scan.options
         units = WorkingUnits(task.group)
@@ -255,7 +257,7 @@ class NeuralPredictor:
         for frames in task.scan.frames.split(BATCH_SIZE):
             counts.add(model.measured(frames), task.scan.valid)
         probe = _at_counts(probe, unscaled, counts.mean)
-        task.group.probe.set_data(torch.from_numpy(probe))
+        task.group.probe.set_data(torch.from_numpy(probe).to(task.group.probe.data))
         batch = self._batch(probe, shape, None, BATCH_SIZE)
         batch.scan.valid.copy_(task.scan.valid)
         sums = FrameSums(batch)
@@ -324,5 +326,9 @@ def _at_counts(
     predicted = scan.predict(torch.ones_like(scan.start), scan.frames[:1])
     expected = float(torch.where(scan.valid, predicted[0], 0.0).sum(dtype=torch.float64))
     if not (expected > 0 and mean_counts > 0):
-        raise ValueError("the probe, or the scan, has no light in the valid pixels.")
-    return np.asarray(probe * np.sqrt(mean_counts / expected), dtype=np.complex64)
+        raise ValueError(
+            f"the valid pixels have {mean_counts:g} counts in a frame on average, and {expected:g} "
+            "are those of the probe: check patterns, probe and mask."
+        )
+    scaled = probe * np.sqrt(mean_counts / expected)
+    return scaled.astype(np.result_type(probe.dtype, np.complex64))

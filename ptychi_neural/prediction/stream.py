@@ -237,16 +237,23 @@ class PredictionStream:
             if differing:
                 raise ValueError(f"belongs to a stream with another {', '.join(differing)}.")
             self._known = set(state["known"].tolist())
-            self._check.load_state_dict(state["check"])
+            check = state["check"].items()
+            self._check.load_state_dict(
+                {key: value.numpy() if isinstance(value, Tensor) else value for key, value in check}
+            )
             self._waiting.load_state_dict(state["waiting"])
             self._batch = []
             self._scan.valid.copy_(self._shifted(torch.from_numpy(self._valid())))
             self._sums.load_state_dict(state["sums"])
 
     def _state(self) -> dict[str, Any]:
+        check = self._check.state_dict().items()
         return self._signature() | {
             "known": torch.tensor(sorted(self._known), dtype=torch.int64),
-            "check": self._check.state_dict(),
+            "check": {
+                key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+                for key, value in check
+            },
             "waiting": self._waiting.state_dict(),
             "sums": self._sums.state_dict(),
         }

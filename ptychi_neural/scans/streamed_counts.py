@@ -1,10 +1,8 @@
 """The check of counts for a scan whose frames arrive in blocks."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from ptychi_neural.scans.counts import EarlierFrames, Repaired, as_counts, repair
@@ -102,26 +100,24 @@ class StreamedCounts:
         self._numbers, self.outdated, self._odd_before = [], False, False
 
     def state_dict(self) -> dict[str, Any]:
-        """What a file keeps."""
+        """What a file keeps: arrays, truth values and None."""
         earlier = self._earlier
         return {
-            "given": None if self._given is None else torch.from_numpy(self._given),
-            "earlier": None
-            if earlier is None
-            else {k: torch.from_numpy(v) for k, v in dataclasses.asdict(earlier).items()},
-            "numbers": torch.tensor(self._numbers, dtype=torch.int64),
-            "dropped": torch.tensor(sorted(self.dropped), dtype=torch.int64),
+            "given": self._given,
+            "valid": None if earlier is None else earlier.valid,
+            "counts": None if earlier is None else earlier.counts,
+            "light": None if earlier is None else earlier.light,
+            "numbers": np.array(self._numbers, np.int64),
+            "dropped": np.array(sorted(self.dropped), np.int64),
             "odd_before": self._odd_before,
             "outdated": self.outdated,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what ``state_dict`` gave."""
-        given, earlier = state["given"], state["earlier"]
-        self._given = None if given is None else given.numpy()
-        self._earlier = None
-        if earlier is not None:
-            self._earlier = EarlierFrames(**{k: v.numpy() for k, v in earlier.items()})
+        self._given, self._earlier = state["given"], None
+        if state["valid"] is not None:
+            self._earlier = EarlierFrames(state["valid"], state["counts"], state["light"])
         self._numbers = state["numbers"].tolist()
         self.dropped = set(state["dropped"].tolist())
         self._odd_before, self.outdated = state["odd_before"], state["outdated"]
