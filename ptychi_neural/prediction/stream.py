@@ -310,7 +310,7 @@ class PredictionStream:
     ) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
         """(n, 2) positions and (n,) numbers, checked; None: as many as there are positions."""
         where = np.array(positions, dtype=np.float32)
-        n = len(where) if n is None and where.ndim == 2 else n
+        n = where.shape[0] if n is None and where.ndim else n
         ids = np.asarray(frame_ids)
         if where.shape != (n, 2) or ids.shape != (n,) or ids.dtype.kind not in "ui":
             raise ValueError(
