@@ -17,6 +17,10 @@ from ptychi_neural.physics.stitching import COVERAGE_FLOOR, Canvas
 LEAST_OVERLAP = 1e-6
 """By how much (sum w)^2 / sum w^2 exceeds 1 where more than one frame counts."""
 
+LEAST_PRODUCT = 2.0**-34
+"""By how much (sum w)^2 exceeds sum w^2 there: more than the terms of a single frame are rounded by
+(``exactly_added``)."""
+
 
 class OverlapSums(NamedTuple):
     """Sums over patches, exact in any order: the stitched object and how far patches differ."""
@@ -42,9 +46,8 @@ class OverlapSums(NamedTuple):
         """(H, W) weighted deviation of the patches, over all slices; nan where fewer than two
         frames overlap."""
         weight = self.canvas.weight
-        overlap = (weight > COVERAGE_FLOOR * weight.max()) & (
-            weight.square() > (1 + LEAST_OVERLAP) * self.squared_weights
-        )
+        least = (1 + LEAST_OVERLAP) * self.squared_weights + LEAST_PRODUCT
+        overlap = (weight > COVERAGE_FLOOR * weight.max()) & (weight.square() > least)
         divisor = torch.where(overlap, weight, 1.0)
         mean_square = (self.canvas.weighted_patches / divisor).abs().square().sum(0)
         variance = self.weighted_squares / divisor - mean_square
