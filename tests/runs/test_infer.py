@@ -74,8 +74,8 @@ def test_infer_writes_the_object_and_its_deviation(files, one_shot, scan):
 
 
 WRITER = """
-import sys, time, h5py, numpy as np
-patterns, path = np.load(sys.argv[1]), sys.argv[2]
+import os, sys, time, h5py, numpy as np
+patterns, path, first_result = np.load(sys.argv[1]), *sys.argv[2:]
 with h5py.File(path, "w", libver="latest") as file:
     data = file.create_dataset("dp", (0, 16, 16), patterns.dtype, maxshape=(None, 16, 16),
                                chunks=(1, 16, 16))
@@ -83,6 +83,8 @@ with h5py.File(path, "w", libver="latest") as file:
     file.flush()
     print("ready", flush=True)
     for first in range(0, len(patterns), 6):
+        while first == 30 and not os.path.exists(first_result):
+            time.sleep(0.05)
         data.resize(first + 6, axis=0)
         file.flush()
         time.sleep(0.1)  # the frames are there, and empty
@@ -96,14 +98,15 @@ def test_infer_follows_a_growing_file(files, one_shot, scan):
     np.save(files / "patterns.npy", scan.patterns)
     growing = files / "growing.h5"
     with subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(files / "patterns.npy"), str(growing)],
+        [sys.executable, "-c", WRITER, str(files / "patterns.npy"), str(growing)]
+        + [str(files / "followed")],
         stdout=subprocess.PIPE,
         text=True,
     ) as writer:
         assert writer.stdout.readline() == "ready\n"
         output = call(
             *("infer", one_shot, "--diffraction", growing, "--product", files / "product.h5"),
-            *("--output", files / "followed", "--follow", "--every", 0.1, "--timeout", 2),
+            *("--output", files / "followed", "--follow", "--every", 0.1, "--timeout", 3),
         )
     assert "36 frames" in output
     whole_folder = files / "whole"
