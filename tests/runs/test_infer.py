@@ -97,9 +97,9 @@ with h5py.File(path, "w", libver="latest") as file:
 def test_infer_follows_a_growing_file(files, one_shot, scan):
     np.save(files / "patterns.npy", scan.patterns)
     growing = files / "growing.h5"
+    paths = [str(path) for path in (files / "patterns.npy", growing, files / "followed")]
     with subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(files / "patterns.npy"), str(growing)]
-        + [str(files / "followed")],
+        [sys.executable, "-c", WRITER, *paths],
         stdout=subprocess.PIPE,
         text=True,
     ) as writer:
