@@ -179,9 +179,9 @@ class ZmqFrames(Source):
         if self._series is not None:
             raise _Refused("headers after the first")
         details = _description(parts[1]) if len(parts) > 1 else {}
-        sides = [details.get(f"{axis}_pixels_in_detector") for axis in "yx"]
-        if all(isinstance(side, int) and side > 0 for side in sides):
-            self._shape = (sides[0], sides[1])
+        height, width = (details.get(f"{axis}_pixels_in_detector") for axis in "yx")
+        if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
+            self._shape = (height, width)
         n_images, n_triggers = details.get("nimages"), details.get("ntrigger", 1)
         if isinstance(n_images, int) and isinstance(n_triggers, int):
             self._n_expected = max(n_images * n_triggers, 0) or None

@@ -4,7 +4,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from ptychi.api.task import PtychographyTask
 
 from ptychi_neural.comparison.markdown import markdown
 from ptychi_neural.options import NeuralPtychographyOptions
+from ptychi_neural.options.choices import Architectures, Lifters
 from ptychi_neural.prediction import NeuralPredictor
 from ptychi_neural.scans import Scan
 from ptychi_neural.scans.hdf5 import replacing
@@ -21,7 +22,7 @@ from ptychi_neural.simulation import Raster, SimulationOptions, simulate
 STREAM = "stream"
 """Name of this benchmark, beside those of the suites."""
 
-ARCHITECTURES = ("cnn", "hybrid_uno")
+ARCHITECTURES = (Architectures.CNN, Architectures.HYBRID_UNO)
 """One-shot generators, whose lifter sees the counts alone."""
 
 WIDTH = 8
@@ -82,7 +83,7 @@ def stream_benchmark(
     return folder / "table.md"
 
 
-def _measured(architecture: str, scan: Scan, n_blocks: int) -> dict[str, object]:
+def _measured(architecture: Architectures, scan: Scan, n_blocks: int) -> dict[str, object]:
     predictor = _predictor(architecture, scan)
     n_frames = len(scan.patterns)
     stream = predictor.stream(scan.probe, scan.object.shape[-2:], batch_size=BLOCK)
@@ -101,7 +102,7 @@ def _measured(architecture: str, scan: Scan, n_blocks: int) -> dict[str, object]
     of_network, of_stream = _timed(forward, n_blocks), _timed(arrive, n_blocks)
     of_object = _timed(lambda _: np.abs(stream.current().object), 3)
     return {
-        "generator": architecture,
+        "generator": architecture.value,
         "network frames/s": round(BLOCK / of_network.wall_s),
         "stream frames/s": round(BLOCK / of_stream.wall_s),
         "network CPU ms/frame": 1e3 * of_network.cpu_s / BLOCK,
@@ -123,12 +124,12 @@ def _timed(repeat: Callable[[int], None], n: int) -> Spent:
     return Spent(float(np.median(wall[2:])), float(np.median(cpu[2:])))
 
 
-def _predictor(architecture: str, scan: Scan) -> NeuralPredictor:
+def _predictor(architecture: Architectures, scan: Scan) -> NeuralPredictor:
     """A predictor of a generator that has seen the scan's statistics, and no more."""
     options = NeuralPtychographyOptions()
     settings = options.reconstructor_options
     settings.generator.architecture = architecture
-    settings.generator.lifter, settings.generator.width = "log", WIDTH
+    settings.generator.lifter, settings.generator.width = Lifters.LOG, WIDTH
     settings.start.n_iterations, settings.num_epochs = 0, 0
     settings.random_seed = 0
     task = PtychographyTask(
@@ -142,5 +143,6 @@ def _predictor(architecture: str, scan: Scan) -> NeuralPredictor:
     task.run(0)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "generator.safetensors"
-        task.reconstructor.save_generator(path)
+        reconstructor: Any = task.reconstructor
+        reconstructor.save_generator(path)
         return NeuralPredictor.from_file(path)
