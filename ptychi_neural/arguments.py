@@ -32,7 +32,12 @@ Product = Annotated[
     ),
 ]
 OfPatterns = Annotated[
-    Path, typer.Option("--diffraction", metavar="FILE", help="File of patterns, or a run file.")
+    str,
+    typer.Option(
+        "--diffraction",
+        metavar="FILE",
+        help="File of patterns, or a run file; with --follow also an address, tcp://HOST:PORT.",
+    ),
 ]
 OfPositions = Annotated[
     Path | None,

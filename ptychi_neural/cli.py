@@ -134,7 +134,7 @@ def infer(
     data: Data = None,
     overwrite: Overwrite = False,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Follow a file that is being written (HDF5 SWMR).")
+        bool, typer.Option("--follow", help="Follow a file that is being written, or an address.")
     ] = False,
     every: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.05, help="Between looks at the file.")
@@ -302,7 +302,7 @@ def benchmark(
         str | None,
         typer.Argument(
             metavar="SUITE",
-            help="Suite file, or the name of one that comes with the package; none: list those.",
+            help="Suite file, the name of one of the package (none: list those), or stream.",
         ),
     ] = None,
     whole: Annotated[
@@ -332,13 +332,16 @@ def benchmark(
     same command goes on. Delete the folder to run all anew.
     """
     with _plain_errors():
-        from ptychi_neural.comparison.benchmark import benchmark, packaged_suites
+        from ptychi_neural.comparison import benchmark as benchmarks
 
         if suite is None:
-            for name, description in packaged_suites().items():
+            for name, description in benchmarks.packaged_suites().items():
                 typer.echo(f"{name}: {description}")
             return
-        result = benchmark(
+        if suite == benchmarks.STREAM:
+            told(str(benchmarks.stream_benchmark(output)))
+            return
+        result = benchmarks.benchmark(
             suite, output, data, whole=whole, overwrite=overwrite, figures_only=figures_only
         )
     n_recorded = int(result.cells["recorded"].sum())

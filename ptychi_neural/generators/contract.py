@@ -127,10 +127,20 @@ class Generator(nn.Module, ABC):
         """Tell why what it makes cannot be added up frame by frame; None if it can."""
 
     @abstractmethod
-    def sums(self, scan: ScanPhysics) -> Any:
-        """Sums over the frames in view, in double precision, which add up to those of more frames.
+    def sums(self, scan: ScanPhysics, n_counted: int | None = None) -> Any:
+        """Sums over a batch of frames, which add up to those of more frames.
 
-        They have an attribute ``weight``, the (H, W) sum of the stitching weights.
+        The terms are those of ``exactly_added``: the order of frames has no influence. They have an
+        attribute ``weight``, the (H, W) sum of the stitching weights.
+
+        Parameters
+        ----------
+        scan : ScanPhysics
+            The scan, with the frames of the batch in view.
+        n_counted : int, optional
+            Number of frames that are summed, the first of the batch. The others only fill it up,
+            because what a network makes of a frame may depend, in the last bits, on how many go
+            through it at once. None: all.
         """
 
     @abstractmethod

@@ -1,5 +1,6 @@
 """One-shot generators: patterns -> lifter -> network -> complex patches -> stitched object."""
 
+import functools
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -243,15 +244,13 @@ class OneShot(Generator):
             return f"generator.grid_size = {self.options.grid_size} takes neighbours together"
         if self.network.reach > 0:
             return f"{self.options.architecture.value!r} takes neighbours together"
+        if start.n_iterations != 0:
+            return "this generator was trained to start from projections of all frames"
         return None
 
-    def sums(self, scan: ScanPhysics) -> OverlapSums:
-        total: OverlapSums | None = None
-        for batch in scan.batches:
-            sums = overlap_sums(scan, *self.patches_at(scan, batch))
-            total = sums if total is None else total + sums
-        assert total is not None
-        return total
+    def sums(self, scan: ScanPhysics, n_counted: int | None = None) -> OverlapSums:
+        members, patches = self.patches_at(scan, scan.frames)
+        return overlap_sums(scan, members[:n_counted], patches[:n_counted])
 
     def object_of_sums(self, scan: ScanPhysics, sums: OverlapSums) -> Tensor:
         return sums.canvas.object(scan.start).to(scan.start.dtype)
@@ -260,7 +259,8 @@ class OneShot(Generator):
         return sums.standard_deviation()
 
     def deviation(self, scan: ScanPhysics) -> Tensor:
-        return self.sums(scan).standard_deviation()
+        of_batches = (self.sums(scan.of(batch)) for batch in scan.batches)
+        return functools.reduce(OverlapSums.__add__, of_batches).standard_deviation()
 
     def _among_neighbours(self, scan: ScanPhysics, frames: Tensor) -> Tensor:
         """(n, n_slices, h, w) factors of some frames, which see all positions around them."""

@@ -10,15 +10,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ptychi_neural.generators.exact_sums import exactly_added
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.physics.stitching import COVERAGE_FLOOR, Canvas
 
 LEAST_OVERLAP = 1e-6
 """By how much (sum w)^2 / sum w^2 exceeds 1 where more than one frame counts."""
 
+LEAST_PRODUCT = 2.0**-34
+"""By how much (sum w)^2 exceeds sum w^2 there: more than the terms of a single frame are rounded by
+(``exactly_added``)."""
+
 
 class OverlapSums(NamedTuple):
-    """Sums over patches, in double precision: the stitched object and how far patches differ."""
+    """Sums over patches, exact in any order: the stitched object and how far patches differ."""
 
     canvas: Canvas
     """Weighted patches and weights."""
@@ -41,9 +46,8 @@ class OverlapSums(NamedTuple):
         """(H, W) weighted deviation of the patches, over all slices; nan where fewer than two
         frames overlap."""
         weight = self.canvas.weight
-        overlap = (weight > COVERAGE_FLOOR * weight.max()) & (
-            weight.square() > (1 + LEAST_OVERLAP) * self.squared_weights
-        )
+        least = (1 + LEAST_OVERLAP) * self.squared_weights + LEAST_PRODUCT
+        overlap = (weight > COVERAGE_FLOOR * weight.max()) & (weight.square() > least)
         divisor = torch.where(overlap, weight, 1.0)
         mean_square = (self.canvas.weighted_patches / divisor).abs().square().sum(0)
         variance = self.weighted_squares / divisor - mean_square
@@ -55,13 +59,12 @@ def overlap_sums(scan: ScanPhysics, members: Tensor, patches: Tensor) -> Overlap
     stitching, positions = scan.model.stitching, scan.model.positions(members)
     patches = patches.to(torch.complex128)
     weights = stitching.weights().double()
-    of_each = weights.expand(len(patches), 1, -1, -1)
-    squares = weights * patches.abs().square().sum(1, keepdim=True)
+    squares = weights * (patches.real.square() + patches.imag.square()).sum(1, keepdim=True)
+    # Real and imaginary part take two sums of real numbers to the canvas at a time.
+    of_each = exactly_added(torch.complex(weights, weights.square()))
+    placed = stitching.place(of_each.expand(len(patches), 1, -1, -1), positions)[0]
     return OverlapSums(
-        Canvas(
-            stitching.place(weights * patches, positions),
-            stitching.place(of_each, positions)[0],
-        ),
-        stitching.place(squares, positions)[0],
-        stitching.place(of_each.square(), positions)[0],
+        Canvas(stitching.place(exactly_added(weights * patches), positions), placed.real),
+        stitching.place(exactly_added(squares), positions)[0],
+        placed.imag,
     )

@@ -18,12 +18,16 @@ from ptychi_neural.options import NeuralPtychographyOptions
 from ptychi_neural.options.choices import StitchWeightings
 from ptychi_neural.physics.losses import build_loss_function
 from ptychi_neural.prediction.deviation import deviation, reprojection_error
+from ptychi_neural.prediction.frame_sums import CountedLight, FrameSums
 from ptychi_neural.prediction.predicted_object import PredictedObject
 from ptychi_neural.prediction.stream import PredictionStream, as_tensor_of_counts
 from ptychi_neural.scans import empty_object
 
 BATCH_SIZE = 64
 """Number of frames at a time, where the caller does not say."""
+
+RING_SIZE = 1024
+"""Most frames that wait for their positions, where the caller does not say."""
 
 
 class NeuralPredictor:
@@ -131,6 +135,10 @@ class NeuralPredictor:
         """
         where = np.asarray(positions, dtype=np.float64)
         task = self._task(np.asarray(patterns), where, np.asarray(probe), object_shape, **task_data)
+        # A stream has neither OPR modes nor a detector that is smaller than the probe.
+        as_streamed = np.shape(probe)[0] == 1 and np.shape(probe)[-2:] == np.shape(patterns)[-2:]
+        if as_streamed and self._why_not_frame_by_frame() is None:
+            return self._added_up(task, np.asarray(probe))
         settings = task.scan.options
         units = WorkingUnits(task.group)
         judge = HeldOutJudge(settings.validation, build_loss_function(settings.loss_function))
@@ -168,12 +176,14 @@ class NeuralPredictor:
         *,
         batch_size: int = BATCH_SIZE,
         valid_pixel_mask: ArrayLike | None = None,
+        ring_size: int = RING_SIZE,
     ) -> PredictionStream:
         """Predict while frames arrive, in any order, with gaps and duplicates.
 
         The probe's power is trusted: were it estimated from the frames, the first to arrive would
-        decide. ``reconstruct`` returns a probe at the right power, and so does
-        ``ptychi.utils.rescale_probe``.
+        decide. ``reconstruct`` returns a probe at the right power, and so does ``rescaled_probe``.
+        With that probe, and as many frames at a time, the object is that of ``reconstruct``, bit
+        for bit.
 
         Parameters
         ----------
@@ -186,11 +196,14 @@ class NeuralPredictor:
             Frames that are predicted at a time, which bound the memory.
         valid_pixel_mask : array_like, optional
             (h, w) True where the detector works.
+        ring_size : int
+            Most frames that wait for their positions, where these come by themselves.
 
         Returns
         -------
         PredictionStream
-            Takes frames with ``add``; ``current`` is the object at any time.
+            Takes frames with ``add``, or ``add_patterns`` and ``add_positions``; ``current`` is the
+            object at any time.
 
         Raises
         ------
@@ -198,25 +211,86 @@ class NeuralPredictor:
             If a frame's share in the object depends on other frames, so that it cannot be added
             up, or probe and generator do not fit each other.
         """
-        start = self.options.reconstructor_options.start
-        problem = self.generator.why_not_frame_by_frame(start)
+        problem = self._why_not_frame_by_frame()
         if problem is not None:
             raise ValueError(
                 f"stream: frames cannot be added up one by one, as {problem}. Use reconstruct with "
-                "all frames, or a generator for which they can: a one-shot one, or an unrolled one "
-                "trained with generator.unrolled.n_iterations = 1 and start.n_iterations = 0."
+                "all frames, or a generator for which they can, trained with start.n_iterations = "
+                "0: a one-shot one, or an unrolled one of generator.unrolled.n_iterations = 1."
             )
+        if ring_size < 1:
+            raise ValueError(f"stream: ring_size must be at least 1, got {ring_size}.")
+        batch = self._batch(np.asarray(probe), object_shape, valid_pixel_mask, batch_size)
+        return PredictionStream(batch, ring_size)
+
+    def rescaled_probe(
+        self,
+        probe: ArrayLike,
+        object_shape: tuple[int, int],
+        mean_counts: float,
+        valid_pixel_mask: ArrayLike | None = None,
+    ) -> NDArray[np.complexfloating]:
+        """The probe at the power at which an empty object gives the measured counts.
+
+        Parameters
+        ----------
+        probe : array_like
+            (1, n_modes, h, w) probe, of any power.
+        object_shape : tuple of int
+            (H, W) of the canvas.
+        mean_counts : float
+            Mean over the frames of the counts in the valid pixels.
+        valid_pixel_mask : array_like, optional
+            (h, w) True where the detector works.
+        """
         probe = np.asarray(probe)
+        batch = self._batch(probe, object_shape, valid_pixel_mask, BATCH_SIZE)
+        return _at_counts(probe, batch, mean_counts)
+
+    @torch.no_grad()
+    def _added_up(self, task: ScanTask, probe: NDArray[np.generic]) -> PredictedObject:
+        """Predict a whole scan as a stream does, whose frames add up."""
+        model, shape = task.scan.model, tuple(task.scan.start.shape[-2:])
+        unscaled = self._batch(probe, shape, None, BATCH_SIZE)
+        unscaled.scan.valid.copy_(task.scan.valid)
+        counts = CountedLight()
+        for frames in task.scan.frames.split(BATCH_SIZE):
+            counts.add(model.measured(frames), task.scan.valid)
+        probe = _at_counts(probe, unscaled, counts.mean)
+        task.group.probe.set_data(torch.from_numpy(probe).to(task.group.probe.data))
+        batch = self._batch(probe, shape, None, BATCH_SIZE)
+        batch.scan.valid.copy_(task.scan.valid)
+        sums = FrameSums(batch)
+        sums.add(model.dataset.patterns, model.probe_positions.data)
+        object_ = sums.object()
+        return PredictedObject(
+            object=object_.numpy(force=True),
+            weight=sums.total.weight.float().numpy(force=True),
+            reprojection_error=reprojection_error(task.scan, object_).numpy(force=True),
+            probe=task.get_data("probe").numpy(force=True),
+            compute_deviation=lambda: sums.deviation(sums.total).float().numpy(force=True),
+        )
+
+    def _why_not_frame_by_frame(self) -> str | None:
+        return self.generator.why_not_frame_by_frame(self.options.reconstructor_options.start)
+
+    def _batch(
+        self,
+        probe: NDArray[np.generic],
+        object_shape: tuple[int, ...],
+        valid_pixel_mask: ArrayLike | None,
+        batch_size: int,
+    ) -> ScanTask:
+        """A task of blank frames, the first of them at position 0, 0."""
         if probe.ndim != 4 or len(probe) != 1:
             raise ValueError(
                 f"stream: the probe must have the shape (1, n_modes, h, w), got {probe.shape}; OPR "
                 "modes have weights for each frame: use reconstruct."
             )
-        spread = np.linspace(0, 1, batch_size)[:, None] * np.ones(2)  # replaced by those that come
+        spread = np.linspace(0, 1, batch_size)[:, None] * np.ones(2)
         blank = np.ones((batch_size, *probe.shape[-2:]), dtype=np.float32)
-        return PredictionStream(
-            self._task(blank, spread, probe, object_shape, valid_pixel_mask=valid_pixel_mask)
-        )
+        height, width = object_shape
+        return self._task(blank, spread, probe, (height, width), valid_pixel_mask=valid_pixel_mask)
 
     def _task(
         self,
@@ -238,3 +312,23 @@ class NeuralPredictor:
             probe_position_y_px=positions[:, 0],
             **task_data,
         )
+
+
+@torch.no_grad()
+def _at_counts(
+    probe: NDArray[np.generic], batch: ScanTask, mean_counts: float
+) -> NDArray[np.complexfloating]:
+    """The (1, n_modes, h, w) probe of a batch at the power of the mean counts of a frame.
+
+    Of an empty object, every frame has the counts of the first, whose position is 0, 0.
+    """
+    scan = batch.scan
+    predicted = scan.predict(torch.ones_like(scan.start), scan.frames[:1])
+    expected = float(torch.where(scan.valid, predicted[0], 0.0).sum(dtype=torch.float64))
+    if not (expected > 0 and mean_counts > 0):
+        raise ValueError(
+            f"the valid pixels have {mean_counts:g} counts in a frame on average, and {expected:g} "
+            "are those of the probe: check patterns, probe and mask."
+        )
+    scaled = probe * np.sqrt(mean_counts / expected)
+    return scaled.astype(np.result_type(probe.dtype, np.complex64))

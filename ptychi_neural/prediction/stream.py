@@ -1,6 +1,7 @@
 """Prediction of a scan while it is measured: frames in any order, with gaps and duplicates."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,16 +10,24 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ptychi_neural.engine.scan_task import ScanTask
+from ptychi_neural.engine.state_files import damage_told, read_state, write_state
 from ptychi_neural.prediction.deviation import reprojection_error
+from ptychi_neural.prediction.frame_sums import FrameSums
 from ptychi_neural.prediction.predicted_object import PredictedObject
+from ptychi_neural.prediction.waiting_frames import WaitingFrames
 from ptychi_neural.scans import Repaired, StreamedCounts, as_counts
+
+STATE = "prediction stream"
+"""Kind of the state that ``PredictionStream.save`` writes."""
 
 
 class PredictionStream:
     """What a trained generator makes of the frames that have arrived.
 
     Each frame adds its part, a patch or a back-projected update of the empty object, to sums on the
-    canvas: memory is that of the canvas and one batch, and the order of arrival has no influence.
+    canvas. Memory is that of the canvas, of one batch and of the frames that wait for a position.
+    The order in which frames and positions arrive has no influence, not even on the last bits: the
+    object is that of ``NeuralPredictor.reconstruct`` with the same probe, mask and ``batch_size``.
     ``NeuralPredictor.stream`` makes one.
 
     Parameters
@@ -26,18 +35,19 @@ class PredictionStream:
     task : ScanTask
         A task of ``batch_size`` frames, whose patterns and positions are replaced by those that
         arrive.
+    ring_size : int
+        Most frames that wait for their positions.
     """
 
-    def __init__(self, task: ScanTask) -> None:
-        self._generator = task.generator
+    def __init__(self, task: ScanTask, ring_size: int) -> None:
+        self._sums = FrameSums(task)
         self._scan = task.scan
         self._fft_shift: bool = task.data_options.fft_shift
-        self._batch_size = len(task.scan.frames)
         valid: NDArray[np.bool_] = self._shifted(task.scan.valid).numpy(force=True)
         self._check = StreamedCounts(None if valid.all() else valid)
         self._known: set[int] = set()
-        self._sums: Any = None
-        self._latest = torch.arange(0)
+        self._waiting = WaitingFrames(ring_size)
+        self._batch: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
 
     @property
     def n_frames(self) -> int:
@@ -45,9 +55,26 @@ class PredictionStream:
         return len(self._known)
 
     @property
+    def n_waiting(self) -> int:
+        """Number of frames that wait for their positions."""
+        return len(self._waiting.patterns)
+
+    @property
+    def mean_counts(self) -> float:
+        """Mean counts of a frame in the valid pixels, from which ``rescaled_probe`` follows."""
+        self._add_up(len(self._batch))
+        return self._sums.light.mean
+
+    @property
     def valid_pixel_mask(self) -> NDArray[np.bool_] | None:
         """(h, w) True where the detector works, as far as the frames have shown it by now."""
         return self._check.valid_pixel_mask
+
+    @property
+    def outdated(self) -> bool:
+        """Whether later frames have shown that earlier ones were taken in with broken pixels, or do
+        not belong: a new stream with this one's ``valid_pixel_mask`` should be begun."""
+        return self._check.outdated
 
     def add(self, patterns: ArrayLike, positions: ArrayLike, frame_ids: ArrayLike) -> int:
         """Take in frames as they arrive.
@@ -75,34 +102,93 @@ class PredictionStream:
             If shapes do not fit, most of the detector is broken, or a frame lies outside the
             canvas. Nothing is taken in then.
         """
-        counts = as_counts(patterns, tuple(self._scan.valid.shape))
-        where = torch.from_numpy(np.array(positions, dtype=np.float32))
-        ids = np.asarray(frame_ids)
-        if (
-            where.shape != (len(counts), 2)
-            or ids.shape != (len(counts),)
-            or ids.dtype.kind not in "ui"
-        ):
-            raise ValueError(
-                f"For {len(counts)} patterns give ({len(counts)}, 2) positions and as many integer "
-                f"frame_ids, not {tuple(where.shape)} and {ids.dtype} {ids.shape}."
-            )
-        self._check_inside(where, ids)
-        different, first_rows = np.unique(ids, return_index=True)
-        new = np.sort(first_rows[~np.isin(different, list(self._known | self._check.dropped))])
+        counts = self._counts(patterns)
+        where, ids = self._positions(positions, frame_ids, len(counts))
+        new = self._new(ids)
         if len(new) == 0:
             return 0
         numbers = ids[new]
         block = self._check.add(counts[new], numbers)
         self._tell(block)
-        self._scan.valid.copy_(self._shifted(torch.from_numpy(self._valid())))
-        taken = torch.from_numpy(np.array(block.patterns, dtype=np.float32))
-        where = where[torch.from_numpy(new[block.kept])]
+        self._waiting.forget(numbers.tolist())
         self._known.update(numbers[block.kept].tolist())
-        for rows in torch.arange(len(taken), device="cpu").split(self._batch_size):
-            if len(rows):
-                self._take(taken[rows], where[rows])
+        taken = np.array(block.patterns, dtype=np.float32)
+        self._batch += zip(taken, where[new[block.kept]])
+        self._add_up(len(self._batch) - len(self._batch) % self._sums.batch_size)
         return len(taken)
+
+    def add_patterns(self, patterns: ArrayLike, frame_ids: ArrayLike) -> int:
+        """Take in frames whose positions come earlier or later, by ``add_positions``.
+
+        Frames wait in a ring of ``ring_size``: where it is full, those that wait longest are left
+        out, with a warning that counts and names them. They may come again.
+
+        Parameters
+        ----------
+        patterns : array_like
+            (n, h, w) counts, DC at the image centre.
+        frame_ids : array_like of int
+            (n,) number of each frame. One that is known, or comes twice, is skipped.
+
+        Returns
+        -------
+        int
+            How many frames had a position and were taken in.
+
+        Raises
+        ------
+        ValueError
+            As in ``add``.
+        """
+        counts = self._counts(patterns)
+        ids = _numbers(frame_ids, len(counts))
+        new = self._new(ids)
+        placed = np.array([n in self._waiting.positions for n in ids[new].tolist()], bool)
+        ready = new[placed]
+        n_taken = 0
+        if len(ready):
+            where = [self._waiting.positions[number] for number in ids[ready].tolist()]
+            n_taken = self.add(counts[ready], np.array(where), ids[ready])
+        lost = self._waiting.put(ids[new[~placed]].tolist(), counts[new[~placed]])
+        if lost:
+            warnings.warn(
+                f"stream: {len(lost)} frames without a position were left out, as "
+                f"{self._waiting.ring_size} others wait for theirs: {lost[:8]}"
+                f"{' ...' if len(lost) > 8 else ''}. Send positions before frames, or give a "
+                "larger ring_size.",
+                stacklevel=2,
+            )
+        return n_taken
+
+    def add_positions(self, positions: ArrayLike, frame_ids: ArrayLike) -> int:
+        """Take in the positions of frames that come earlier or later, by ``add_patterns``.
+
+        Parameters
+        ----------
+        positions : array_like
+            (n, 2) positions in object pixels, (y, x), relative to the canvas's centre.
+        frame_ids : array_like of int
+            (n,) number of each frame. The first position of a frame counts.
+
+        Returns
+        -------
+        int
+            How many frames had waited for their positions and were taken in.
+
+        Raises
+        ------
+        ValueError
+            As in ``add``.
+        """
+        where, ids = self._positions(positions, frame_ids)
+        new = self._new(ids)
+        for row in new:
+            self._waiting.positions.setdefault(int(ids[row]), where[row])
+        ready = [number for number in ids[new].tolist() if number in self._waiting.patterns]
+        if not ready:
+            return 0
+        patterns = np.stack([self._waiting.patterns[number] for number in ready])
+        return self.add(patterns, [self._waiting.positions[number] for number in ready], ready)
 
     @torch.no_grad()
     def current(self) -> PredictedObject:
@@ -113,33 +199,82 @@ class PredictionStream:
         ValueError
             If no frame has arrived.
         """
-        if self._sums is None:
+        self._add_up(len(self._batch))
+        sums, total = self._sums, self._sums.total
+        if total is None:
             raise ValueError("No frame has arrived: there is no object yet.")
-        scan, sums = self._scan, self._sums
-        object_ = self._generator.object_of_sums(scan, sums)
-
-        @torch.no_grad()
-        def deviation() -> NDArray[np.floating]:
-            return self._generator.deviation_of_sums(scan, sums).float().numpy(force=True)
-
-        error = reprojection_error(scan.of(self._latest), object_)
+        object_ = sums.object()
         return PredictedObject(
             object=object_.numpy(force=True),
-            weight=sums.weight.float().numpy(force=True),
-            reprojection_error=error.numpy(force=True),
-            probe=scan.model.probe.data.numpy(force=True),
-            compute_deviation=deviation,
+            weight=total.weight.float().numpy(force=True),
+            reprojection_error=reprojection_error(sums.latest, object_).numpy(force=True),
+            probe=self._scan.model.probe.data.numpy(force=True),
+            compute_deviation=lambda: sums.deviation(total).float().numpy(force=True),
         )
 
-    @torch.no_grad()
-    def _take(self, counts: Tensor, positions: Tensor) -> None:
-        model, n = self._scan.model, len(counts)
-        counts = self._shifted(counts)
-        model.dataset.patterns[:n] = counts.to(model.dataset.patterns)
-        model.probe_positions.set_data(positions, slicer=slice(0, n))
-        self._latest = torch.arange(n)
-        sums = self._generator.sums(self._scan.of(self._latest))
-        self._sums = sums if self._sums is None else self._sums + sums
+    def save(self, path: str | Path) -> None:
+        """Write what has arrived to a ``.safetensors`` file, with which ``load`` goes on."""
+        self._add_up(len(self._batch))
+        write_state(path, STATE, self._state())
+
+    def load(self, path: str | Path) -> None:
+        """Go on from a file that ``save`` wrote, as if the stream had never been interrupted.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file, of a stream of the same generator, probe, canvas and ``batch_size``.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If there is no such file, or it is damaged or that of another stream.
+        """
+        state = read_state(path, STATE)
+        with damage_told(path):
+            own = self._signature()
+            differing = [name for name, value in own.items() if not _same(value, state[name])]
+            if differing:
+                raise ValueError(f"belongs to a stream with another {', '.join(differing)}.")
+            self._known = set(state["known"].tolist())
+            check = state["check"].items()
+            self._check.load_state_dict(
+                {key: value.numpy() if isinstance(value, Tensor) else value for key, value in check}
+            )
+            self._waiting.load_state_dict(state["waiting"])
+            self._batch = []
+            self._scan.valid.copy_(self._shifted(torch.from_numpy(self._valid())))
+            self._sums.load_state_dict(state["sums"])
+
+    def _state(self) -> dict[str, Any]:
+        check = self._check.state_dict().items()
+        return self._signature() | {
+            "known": torch.tensor(sorted(self._known), dtype=torch.int64),
+            "check": {
+                key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+                for key, value in check
+            },
+            "waiting": self._waiting.state_dict(),
+            "sums": self._sums.state_dict(),
+        }
+
+    def _signature(self) -> dict[str, Any]:
+        """What a saved stream must have in common with this one."""
+        return {
+            "generator": self._sums.fingerprint(),
+            "probe": self._scan.model.probe.data.detach(),
+            "canvas": list(self._scan.start.shape),
+            "batch_size": self._sums.batch_size,
+        }
+
+    def _add_up(self, n: int) -> None:
+        """Add the first of the frames that are there to the sums, with the mask as it is now."""
+        if n == 0:
+            return
+        some, self._batch = self._batch[:n], self._batch[n:]
+        patterns, where = (torch.from_numpy(np.stack(of_each)) for of_each in zip(*some))
+        self._scan.valid.copy_(self._shifted(torch.from_numpy(self._valid())))
+        self._sums.add(self._shifted(patterns), where)
 
     def _shifted(self, images: Tensor) -> Tensor:
         """Images with DC where the forward model has it."""
@@ -160,12 +295,37 @@ class PredictionStream:
         if told:
             warnings.warn(f"stream: {', '.join(told)}.", stacklevel=3)
 
-    def _check_inside(self, positions: Tensor, ids: NDArray[np.generic]) -> None:
+    def _counts(self, patterns: ArrayLike) -> NDArray[np.generic]:
+        return as_counts(patterns, tuple(self._scan.valid.shape))
+
+    def _new(self, ids: NDArray[np.integer]) -> NDArray[np.intp]:
+        """Rows, in their order, of the first appearance of numbers that are not known."""
+        _, first_rows = np.unique(ids, return_index=True)
+        rows = np.sort(first_rows)
+        known = [n in self._known or n in self._check.dropped for n in ids[rows].tolist()]
+        return rows[~np.array(known, dtype=bool)]
+
+    def _positions(
+        self, positions: ArrayLike, frame_ids: ArrayLike, n: int | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
+        """(n, 2) positions and (n,) numbers, checked; None: as many as there are positions."""
+        where = np.array(positions, dtype=np.float32)
+        n = where.shape[0] if n is None and where.ndim else n
+        ids = np.asarray(frame_ids)
+        if where.shape != (n, 2) or ids.shape != (n,) or ids.dtype.kind not in "ui":
+            raise ValueError(
+                f"For {n} patterns give ({n}, 2) positions and as many integer "
+                f"frame_ids, not {where.shape} and {ids.dtype} {ids.shape}."
+            )
+        self._check_inside(where, ids)
+        return where, ids
+
+    def _check_inside(self, positions: NDArray[np.float32], ids: NDArray[np.integer]) -> None:
         model = self._scan.model
         shape = model.dataset.patterns.shape[-2:]
         size = np.asarray(self._scan.start.shape[-2:])
         origin = model.object.pos_origin_coords.numpy(force=True)
-        centers = np.round(positions.numpy()) + origin
+        centers = np.round(positions) + origin
         half = (np.asarray(shape) - 1) / 2
         inside = ((centers - half >= 0) & (centers + half <= size - 1)).all(axis=1)
         if not inside.all():  # also where a position is nan
@@ -176,6 +336,20 @@ class PredictionStream:
                 f"{size[0]} x {size[1]} pixels, whose centre is position 0, 0: give a larger "
                 "object_shape, or positions relative to the scan's centre."
             )
+
+
+def _numbers(frame_ids: ArrayLike, n: int) -> NDArray[np.integer]:
+    """(n,) numbers of frames, checked."""
+    ids = np.asarray(frame_ids)
+    if ids.shape != (n,) or ids.dtype.kind not in "ui":
+        raise ValueError(
+            f"For {n} patterns give as many integer frame_ids, not {ids.dtype} {ids.shape}."
+        )
+    return ids
+
+
+def _same(value: Any, saved: Any) -> bool:
+    return torch.equal(value.cpu(), saved) if isinstance(value, Tensor) else bool(value == saved)
 
 
 def as_tensor_of_counts(patterns: ArrayLike) -> Tensor:

@@ -10,24 +10,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychi_neural.scans import StreamedCounts
-from ptychi_neural.scans.diffraction import PATTERNS, Diffraction, pixel_mask
+from ptychi_neural.runs.frame_sources import BATCH_SIZE, Block, Look, Source
+from ptychi_neural.scans.diffraction import PATTERNS, pixel_mask
 from ptychi_neural.scans.hdf5 import dataset
 from ptychi_neural.scans.masks import telling
 from ptychi_neural.scans.preparation import Preparation
-from ptychi_neural.scans.prepared_frames import cut, finished
-
-BATCH_SIZE = 64
-"""Frames that are read at a time."""
-
-Block = tuple[NDArray[np.int64], NDArray[np.generic], NDArray[np.bool_] | None]
-"""Numbers of frames, their patterns, and the detector's mask as far as it is known."""
-
-Look = tuple[bool, Iterator[Block]]
-"""Whether all frames come once more, and the frames."""
 
 
-class GrowingFile:
+class GrowingFile(Source):
     """A file of counts (HDF5 SWMR) that is being written.
 
     Parameters
@@ -44,16 +34,11 @@ class GrowingFile:
     """
 
     def __init__(self, file: h5py.File, preparation: Preparation) -> None:
-        for key in ("saturated_counts", "dark_counts"):
-            if getattr(preparation, key) is not None:
-                raise ValueError(
-                    f"data.{key} needs all frames of a scan: leave it out while the scan is "
-                    "followed, and name bad pixels by data.mask."
-                )
         named = preparation.datasets
-        self._file, self._preparation = file, preparation
+        self._file = file
         self._data = dataset(file, *((named["patterns"],) if "patterns" in named else PATTERNS))
-        self._mask = telling(pixel_mask(file, self.stored_shape, named.get("mask")))
+        mask = pixel_mask(file, self.stored_shape, named.get("mask"))
+        super().__init__(preparation, telling(mask))
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
@@ -63,27 +48,15 @@ class GrowingFile:
     def looks(
         self, every_s: float, timeout_s: float, stop: Callable[[], bool], near_field: bool
     ) -> Iterator[Look]:
-        """Look at the file until it stops growing.
+        """Look at the file until it stops growing, and then once more at all of it.
 
         Frames that are still empty are looked at again the next time. Counts are repaired as those
         of a whole scan are. Where later frames show that earlier ones were broken, all of them come
-        once more in the next look.
-
-        Parameters
-        ----------
-        every_s : float
-            Seconds between looks.
-        timeout_s : float
-            Seconds without a new frame after which the file's end is assumed.
-        stop : callable
-            It tells whether to stop before that.
-        near_field : bool
-            Whether frames have no direct beam.
+        once more in the next look. They do so in the last look too, where what all of them tell is
+        known: the mean counts, with which the probe's power is that of the whole scan.
         """
         data = self._data
-        blank = np.zeros((1, *self.stored_shape), data.dtype)
-        check = StreamedCounts(cut(self._preparation, Diffraction(blank, self._mask))[1])
-        told: set[str] = set()
+        check = self._begun(np.zeros((1, *self.stored_shape), data.dtype))
         pending: list[int] = []
         n_seen = n_read = 0
         last_growth = time.monotonic()
@@ -99,12 +72,7 @@ class GrowingFile:
                 pending += batch[~written].tolist()
                 n_read += int(written.sum())
                 numbers = self._numbers(batch[written])
-                cropped = cut(self._preparation, Diffraction(patterns[written], None))
-                block = check.add(cropped.patterns, numbers)
-                told.update(block.report)
-                used = Diffraction(block.patterns, check.valid_pixel_mask)
-                ready = finished(self._preparation, used, self.stored_shape, near_field)
-                yield numbers[block.kept], *ready
+                yield self._prepared(check, patterns[written], numbers, near_field)
 
         while check.outdated or (not stop() and time.monotonic() - last_growth < timeout_s):
             anew = check.outdated
@@ -120,9 +88,13 @@ class GrowingFile:
             if n_read > n_before:
                 last_growth = time.monotonic()
             time.sleep(min(every_s, timeout_s))
+        if n_read and not stop():
+            check.begin_again()
+            pending = list(range(n_seen))
+            yield True, blocks()
         path = self._file.filename
-        if told:
-            warnings.warn(f"{path}: {', '.join(sorted(told))}.", stacklevel=2)
+        if self.told:
+            warnings.warn(f"{path}: {', '.join(sorted(self.told))}.", stacklevel=2)
         if pending:
             warnings.warn(f"{path}: {len(pending)} frames have no counts, left out.", stacklevel=2)
 
@@ -135,8 +107,8 @@ class GrowingFile:
 
 
 @contextmanager
-def growing_file(path: Path, preparation: Preparation) -> Iterator[GrowingFile]:
-    """Open a file that is being written.
+def opened(address: str | Path, preparation: Preparation, timeout_s: float) -> Iterator[Source]:
+    """Open a file that is being written, which ``opened_source`` calls.
 
     Raises
     ------
@@ -145,6 +117,7 @@ def growing_file(path: Path, preparation: Preparation) -> Iterator[GrowingFile]:
     """
     import hdf5plugin  # noqa: F401  (registers the compression filters of detectors)
 
+    path = Path(address)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; start the measurement, check the path.")
     if not h5py.is_hdf5(path):

@@ -6,19 +6,17 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from ptychi.utils import rescale_probe
 
 from ptychi_neural.evaluation.prediction_figures import prediction_figure
 from ptychi_neural.prediction import NeuralPredictor, PredictedObject, PredictionStream
 from ptychi_neural.runs.attend import interruptible
 from ptychi_neural.runs.folders import ResultsFolder, folder_name, results_folder
-from ptychi_neural.runs.growing_file import BATCH_SIZE, Look, growing_file
+from ptychi_neural.runs.frame_sources import BATCH_SIZE, Look, opened_source, scheme_of
 from ptychi_neural.runs.progress import tell, what_fails_is_said
 from ptychi_neural.runs.provenance import provenance, write_json
 from ptychi_neural.runs.run_file import RunFile, run_of
@@ -77,10 +75,12 @@ def infer(
     generator : str or Path
         Generator saved with ``save_generator``.
     diffraction : str or Path
-        File of counts of any format, or a run file, of which the scan counts.
+        File of counts of any format, or a run file, of which the scan counts; or the address of a
+        source of frames to follow, as ``tcp://127.0.0.1:9999``
+        (``ptychi_neural.runs.frame_sources``).
     product : str or Path, optional
         File of positions, and perhaps of a probe and of an object, whose shape is the canvas. None:
-        the file that belongs to ``diffraction``, or ``diffraction`` itself.
+        the file that belongs to ``diffraction``, or ``diffraction`` itself. An address needs one.
     output_folder : str or Path, optional
         None: ``results/<name of the scan>-inferred``.
     overwrite : bool
@@ -90,9 +90,10 @@ def infer(
     data_folder : str or Path, optional
         Folder that takes the place of a run file's ``data.folder``.
     follow : bool
-        Follow a file that is being written (HDF5 SWMR) until it stops growing, or Ctrl-C.
-        Frames whose positions the product does not have are left out, and frames that are still
-        empty are waited for.
+        Follow a file that is being written (HDF5 SWMR) until it stops growing, or an address until
+        the scan ends, or Ctrl-C. Frames whose positions the product does not have are left out, and
+        frames that are still empty are waited for. The final object of a file is the one that is
+        predicted at once, where the product has a probe.
     every_s : float
         Seconds between looks at the growing file.
     timeout_s : float
@@ -105,15 +106,22 @@ def infer(
     FileNotFoundError, ValueError
         If a file cannot be read, or generator and scan do not fit each other.
     """
+    address = str(diffraction) if scheme_of(str(diffraction)) else None
+    if address is not None and (product is None or not follow):
+        raise ValueError(
+            f"{address}: frames from an address are followed: add --follow, and the planned "
+            "positions with --product."
+        )
     predictor = NeuralPredictor.from_file(generator)
-    run = run_of(
-        Path(diffraction), None if product is None else Path(product), changes, data_folder
-    )
+    place = None if product is None else Path(product)
+    # There is no file of patterns beside the positions where frames come from an address.
+    patterns = place if address is not None and place is not None else Path(diffraction)
+    run = run_of(patterns, place, changes, data_folder)
     folder = Path(output_folder or Path("results") / f"{folder_name(_name(run))}-inferred")
     with results_folder(folder, overwrite) as results:
         tell("started", pid=os.getpid(), product_output=str(folder / "product.h5"))
         if follow:
-            result = _follow(predictor, run, results, Path(generator), every_s, timeout_s)
+            result = _follow(predictor, run, address, results, Path(generator), every_s, timeout_s)
         else:
             result = _at_once(predictor, run, folder)
             with interruptible("the prediction"):
@@ -155,6 +163,7 @@ def _at_once(predictor: NeuralPredictor, run: RunFile, folder: Path) -> Inferenc
 def _follow(
     predictor: NeuralPredictor,
     run: RunFile,
+    address: str | None,
     results: ResultsFolder,
     generator: Path,
     every_s: float,
@@ -167,12 +176,12 @@ def _follow(
     preparation, product = section.preparation(), section.product_path
     with (
         interruptible("what has arrived") as stop,
-        growing_file(section.diffraction_path, preparation) as growing,
+        opened_source(address or section.diffraction_path, preparation, timeout_s) as source,
     ):
-        planned = planned_scan(product, preparation, growing.stored_shape)
+        planned = planned_scan(product, preparation, source.stored_shape)
         _set_geometry(predictor, planned)
         near_field = planned.free_space_propagation_distance_m is not None
-        looks = growing.looks(every_s, timeout_s, stop, near_field)
+        looks = source.looks(every_s, timeout_s, stop, near_field)
         for found in _followed(predictor, looks, planned, section, results.folder):
             if latest is not None:
                 results.renew()
@@ -184,8 +193,8 @@ def _follow(
         raise KeyboardInterrupt
     if latest is None:
         raise ValueError(
-            f"{section.diffraction_path}: no frame with a position in {product} came within "
-            f"{timeout_s:g} s."
+            f"{address or section.diffraction_path}: no frame with a position in {product} came "
+            f"within {timeout_s:g} s."
         )
     return dataclasses.replace(latest, interrupted=interrupted)
 
@@ -203,8 +212,11 @@ def _followed(
     stream: PredictionStream | None = None
     arrived = np.zeros(len(rows_of), dtype=bool)
     errors: list[tuple[int, float]] = []
+    mean_counts: float | None = None
     for anew, blocks in looks:
         if anew:
+            if stream is not None and not stream.outdated:
+                mean_counts = stream.mean_counts
             stream, arrived[:] = None, False
         n_before = 0 if stream is None else stream.n_frames
         for numbers, patterns, mask in blocks:
@@ -215,12 +227,14 @@ def _followed(
             patterns = patterns[known]
             if stream is None:
                 first = dataclasses.replace(planned, patterns=patterns, valid_pixel_mask=mask)
-                stream = _begun(predictor, begun(section, with_start(first)))
+                stream = _begun(predictor, begun(section, with_start(first)), mean_counts)
             stream.add(patterns, planned.positions_px[rows], numbers[known])
             arrived[rows] = True
         if stream is None or stream.n_frames == n_before:
             continue
         prediction = stream.current()
+        if errors and errors[-1][0] == stream.n_frames:
+            errors.pop()
         errors.append((stream.n_frames, float(prediction.reprojection_error.mean())))
         yield InferenceResult(
             folder,
@@ -231,15 +245,14 @@ def _followed(
         )
 
 
-def _begun(predictor: NeuralPredictor, scan: Scan) -> PredictionStream:
-    """A stream whose probe has the power of the first frames."""
-    mask = scan.valid_pixel_mask
-    visible = scan.patterns if mask is None else scan.patterns * mask
-    # pty-chi's annotation denies that it returns the probe.
-    probe: Any = rescale_probe(scan.probe, visible)  # type: ignore[func-returns-value]
-    return predictor.stream(
-        probe, scan.object.shape[-2:], batch_size=BATCH_SIZE, valid_pixel_mask=mask
-    )
+def _begun(predictor: NeuralPredictor, scan: Scan, mean_counts: float | None) -> PredictionStream:
+    """A stream whose probe has the power of the mean counts; None: those of the scan's frames."""
+    mask, shape = scan.valid_pixel_mask, scan.object.shape[-2:]
+    if mean_counts is None:
+        where = True if mask is None else mask
+        mean_counts = float(scan.patterns.sum(dtype=np.float64, where=where)) / len(scan.patterns)
+    probe = predictor.rescaled_probe(scan.probe, shape, mean_counts, mask)
+    return predictor.stream(probe, shape, batch_size=BATCH_SIZE, valid_pixel_mask=mask)
 
 
 def _frame_numbers(scan: Scan) -> NDArray[np.int64]:

@@ -1,5 +1,7 @@
 """The check of counts for a scan whose frames arrive in blocks."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -96,6 +98,29 @@ class StreamedCounts:
                 nothing.valid = self._earlier.valid
             self._earlier = nothing
         self._numbers, self.outdated, self._odd_before = [], False, False
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a file keeps: arrays, truth values and None."""
+        earlier = self._earlier
+        return {
+            "given": self._given,
+            "valid": None if earlier is None else earlier.valid,
+            "counts": None if earlier is None else earlier.counts,
+            "light": None if earlier is None else earlier.light,
+            "numbers": np.array(self._numbers, np.int64),
+            "dropped": np.array(sorted(self.dropped), np.int64),
+            "odd_before": self._odd_before,
+            "outdated": self.outdated,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what ``state_dict`` gave."""
+        self._given, self._earlier = state["given"], None
+        if state["valid"] is not None:
+            self._earlier = EarlierFrames(state["valid"], state["counts"], state["light"])
+        self._numbers = state["numbers"].tolist()
+        self.dropped = set(state["dropped"].tolist())
+        self._odd_before, self.outdated = state["odd_before"], state["outdated"]
 
 
 def _nothing(frame_shape: tuple[int, ...]) -> EarlierFrames:

@@ -121,7 +121,7 @@ class DeepImagePrior(Generator):
     def why_not_frame_by_frame(self, start: StartOptions) -> str | None:
         return "a deep image prior holds the one object that it was fitted to"
 
-    def sums(self, scan: ScanPhysics) -> None:
+    def sums(self, scan: ScanPhysics, n_counted: int | None = None) -> None:
         raise NotImplementedError
 
     def object_of_sums(self, scan: ScanPhysics, sums: None) -> Tensor:

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from ptychi_neural.generators.contract import Generator, equal_batches
 from ptychi_neural.generators.correcting_networks import CorrectingNetwork
 from ptychi_neural.generators.correcting_networks.network import unrolled_options
+from ptychi_neural.generators.exact_sums import exactly_added
 from ptychi_neural.generators.register import register_architecture
 from ptychi_neural.generators.unrolled_options import UnrolledOptions
 from ptychi_neural.options import GeneratorOptions, StartOptions
@@ -172,14 +173,21 @@ class Unrolled(Generator):
         if self.unrolled.n_iterations > 1:
             return f"this unrolled generator makes {self.unrolled.n_iterations} iterations"
         if start.n_iterations != 0:
-            return "this unrolled generator was trained to start from projections of all frames"
+            return "this generator was trained to start from projections of all frames"
         return None
 
-    def sums(self, scan: ScanPhysics) -> "UpdateSums":
-        update = scan.accumulated_update(scan.start)
-        weight = scan.model.stitching.total_weight(scan.model.positions(scan.frames))
-        double = Canvas(update.weighted_patches.to(torch.complex128), update.weight.double())
-        return UpdateSums(double, weight.double())
+    def sums(self, scan: ScanPhysics, n_counted: int | None = None) -> "UpdateSums":
+        stitching, frames = scan.model.stitching, scan.frames
+        positions = scan.model.positions(frames)[:n_counted]
+        correction = scan.correction(frames, scan.start_patches(frames))
+        largest = float(scan.model.probe.get_all_mode_intensity().detach().max())
+        update, light = (
+            stitching.place(exactly_added(terms[:n_counted], largest), positions)
+            for terms in (correction.back_projected(), correction.intensity())
+        )
+        weights = exactly_added(stitching.weights()).expand(len(positions), 1, -1, -1)
+        weight = stitching.place(weights, positions)[0]
+        return UpdateSums(Canvas(update, light[0] if len(light) == 1 else light), weight)
 
     def object_of_sums(self, scan: ScanPhysics, sums: "UpdateSums") -> Tensor:
         return self(_SummedScan(scan, sums))
@@ -189,7 +197,7 @@ class Unrolled(Generator):
 
 
 class UpdateSums(NamedTuple):
-    """Sums over frames, in double precision, from which the input of one iteration is made."""
+    """Sums over frames, exact in any order, from which the input of one iteration is made."""
 
     update: Canvas
     """Back-projected corrections of the starting object."""

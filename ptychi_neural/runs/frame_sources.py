@@ -1,0 +1,147 @@
+"""Where the frames of a scan that is being measured come from: a register of sources."""
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptychi_neural.scans import StreamedCounts
+from ptychi_neural.scans.diffraction import Diffraction
+from ptychi_neural.scans.preparation import Preparation
+from ptychi_neural.scans.prepared_frames import cut, finished
+
+BATCH_SIZE = 64
+"""Frames that are taken at a time."""
+
+Block = tuple[NDArray[np.int64], NDArray[np.generic], NDArray[np.bool_] | None]
+"""Numbers of frames, their patterns, and the detector's mask as far as it is known."""
+
+Look = tuple[bool, Iterator[Block]]
+"""Whether all frames come once more, and the frames."""
+
+
+class Source(ABC):
+    """Frames that come while a scan is measured.
+
+    Parameters
+    ----------
+    preparation : Preparation
+        How frames are stored or sent, and what is done to them.
+    mask : ndarray, optional
+        (h, w) True where the detector works, as the source tells it.
+
+    Raises
+    ------
+    ValueError
+        If the preparation needs all frames.
+    """
+
+    def __init__(self, preparation: Preparation, mask: NDArray[np.bool_] | None) -> None:
+        for key in ("saturated_counts", "dark_counts"):
+            if getattr(preparation, key) is not None:
+                raise ValueError(
+                    f"data.{key} needs all frames of a scan: leave it out while the scan is "
+                    "followed, and name bad pixels by data.mask."
+                )
+        self.told: set[str] = set()
+        """What was masked and dropped."""
+        self._preparation = preparation
+        self._mask = mask
+
+    @property
+    @abstractmethod
+    def stored_shape(self) -> tuple[int, ...]:
+        """(h, w) of frames as they are stored or sent."""
+
+    @abstractmethod
+    def looks(
+        self, every_s: float, timeout_s: float, stop: Callable[[], bool], near_field: bool
+    ) -> Iterator[Look]:
+        """Look for frames until no more come.
+
+        Parameters
+        ----------
+        every_s : float
+            Seconds between looks.
+        timeout_s : float
+            Seconds without a new frame after which the end is assumed.
+        stop : callable
+            It tells whether to stop before that.
+        near_field : bool
+            Whether frames have no direct beam.
+        """
+
+    def _begun(self, blank: NDArray[Any]) -> StreamedCounts:
+        """The check of counts, from a (1, h, w) blank frame of the type of the others."""
+        return StreamedCounts(cut(self._preparation, Diffraction(blank, self._mask))[1])
+
+    def _prepared(
+        self,
+        check: StreamedCounts,
+        patterns: NDArray[Any],
+        numbers: NDArray[np.int64],
+        near_field: bool,
+    ) -> Block:
+        """A block of frames, cut, repaired as a whole scan is, and oriented."""
+        cropped = cut(self._preparation, Diffraction(patterns, None))
+        block = check.add(cropped.patterns, numbers)
+        self.told.update(block.report)
+        used = Diffraction(block.patterns, check.valid_pixel_mask)
+        ready = finished(self._preparation, used, self.stored_shape, near_field)
+        return numbers[block.kept], *ready
+
+
+Opened = AbstractContextManager[Source]
+"""A source that is closed in the end."""
+
+_SOURCES: dict[str, str] = {
+    "": "ptychi_neural.runs.growing_file",
+    "tcp": "ptychi_neural.runs.zmq_frames",
+    "ipc": "ptychi_neural.runs.zmq_frames",
+}
+"""Module of a source, which has a function ``opened``, by the scheme of its addresses; that of
+files is empty."""
+
+
+def scheme_of(address: str) -> str:
+    """The part of an address before ``://``; empty for a file.
+
+    >>> scheme_of("tcp://127.0.0.1:9999"), scheme_of("scan.h5")
+    ('tcp', '')
+    """
+    scheme, separator, _ = address.partition("://")
+    return scheme if separator else ""
+
+
+def opened_source(address: str | Path, preparation: Preparation, timeout_s: float) -> Opened:
+    """Open a source of frames.
+
+    Parameters
+    ----------
+    address : str or Path
+        A file that is being written, or ``scheme://...`` of a source that is registered.
+    preparation : Preparation
+        How frames are stored or sent, and what is done to them.
+    timeout_s : float
+        Seconds to wait for the first frame of a source that is no file.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no such source, or it is none that can be followed.
+    ImportError
+        If the source needs an extra that is not installed.
+    """
+    scheme = scheme_of(str(address))
+    if scheme not in _SOURCES:
+        known = ", ".join(f"{name}://" for name in _SOURCES if name)
+        raise ValueError(f"{address}: frames come from a file or from {known}.")
+    opened: Opened = importlib.import_module(_SOURCES[scheme]).opened(
+        address, preparation, timeout_s
+    )
+    return opened

@@ -1,0 +1,222 @@
+"""Frames over ZeroMQ, from a sender on the loopback."""
+
+import contextlib
+import dataclasses
+import json
+import struct
+import threading
+import warnings
+
+import h5py
+import hdf5plugin  # noqa: F401  (registers bitshuffle)
+import lz4.block
+import numpy as np
+import pytest
+import zmq
+
+from ptychi_neural.runs import infer
+from ptychi_neural.runs.frame_sources import opened_source
+from ptychi_neural.scans import empty_object, read_product, write_diffraction, write_product
+from ptychi_neural.scans.preparation import Preparation
+from ptychi_neural.simulation import Raster, SimulationOptions, simulate
+from trained_generators import saved
+
+FRAMES = np.random.default_rng(0).poisson(5, (12, 20, 24)).astype(np.uint16)
+
+
+@pytest.fixture
+def sender():
+    """A socket that sends to whoever connects, and its address."""
+    with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.SNDTIMEO, 20000)
+        port = socket.bind_to_random_port("tcp://127.0.0.1")
+        yield socket, f"tcp://127.0.0.1:{port}"
+
+
+def part(**content):
+    return json.dumps(content).encode()
+
+
+def header(series=1, **details):
+    first = part(htype="dheader-1.0", series=series, header_detail="basic" if details else "none")
+    return [first, part(**details)] if details else [first]
+
+
+def end(series=1):
+    return [part(htype="dseries_end-1.0", series=series)]
+
+
+def bitshuffled(counts):
+    with h5py.File("frame", "w", driver="core", backing_store=False) as file:
+        chunk = file.create_dataset(
+            "counts", data=counts, chunks=counts.shape, compression=32008, compression_opts=(0, 2)
+        )
+        return chunk.id.read_direct_chunk((0, 0))[1]
+
+
+def image(number, counts, encoding="<", series=1, data=None, **changed):
+    encoders = {"": np.ndarray.tobytes, "lz4": lambda c: lz4.block.compress(c, store_size=False)}
+    counts = counts.astype(counts.dtype.newbyteorder(encoding[-1]))
+    encode = encoders.get(encoding[:-1], bitshuffled)
+    data = encode(np.ascontiguousarray(counts)) if data is None else data
+    details = {
+        "htype": "dimage_d-1.0",
+        "shape": list(counts.shape[::-1]),
+        "type": counts.dtype.name,
+        "encoding": encoding,
+        "size": len(data),
+    }
+    return [
+        part(htype="dimage-1.0", series=series, frame=number, hash=""),
+        part(**(details | changed)),
+        data,
+        part(htype="dconfig-1.0", start_time=0, stop_time=1, real_time=1),
+    ]
+
+
+@contextlib.contextmanager
+def sending(socket, messages):
+    """Send messages in another thread, as soon as somebody connects."""
+
+    def send():
+        for message in messages:
+            socket.send_multipart(message)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    yield
+    thread.join()
+
+
+def received(sender, messages, timeout_s=1.0):
+    """Numbers and counts of the frames that come, and what is told."""
+    socket, address = sender
+    numbers, counts = [], []
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        opened = opened_source(address, Preparation(), timeout_s)
+        with sending(socket, messages), opened as source:
+            for _, blocks in source.looks(0.05, timeout_s, lambda: False, False):
+                for some, patterns, _ in blocks:
+                    numbers += some.tolist()
+                    counts += list(patterns)
+    order = np.argsort(numbers, kind="stable")
+    text = " ".join(str(warning.message) for warning in told)
+    return [numbers[i] for i in order], np.array([counts[i] for i in order]), text
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+@pytest.mark.parametrize("encoding", ["<", ">", "lz4<", "bs<"])
+def test_counts_of_every_encoding_arrive_as_they_were_sent(encoding, dtype, sender):
+    frames = (FRAMES * 300 + FRAMES[::-1]).astype(dtype)
+    if encoding.startswith("bs"):
+        encoding = f"bs{8 * frames.itemsize}-lz4<"
+    messages = [image(k, frame, encoding) for k, frame in enumerate(frames)]
+    numbers, counts, _ = received(sender, [header(nimages=12, ntrigger=1), *messages, end()])
+    assert numbers == list(range(12))
+    np.testing.assert_array_equal(counts, frames)
+    assert counts.dtype == dtype
+
+
+def test_frames_in_any_order_twice_and_lost(sender):
+    order = [5, 0, 0, 7, 1, 11, 5, 2]
+    messages = [image(k, FRAMES[k]) for k in order]
+    messages.insert(6, end())  # the last two are overtaken by it
+    numbers, counts, told = received(sender, [header(nimages=12, ntrigger=1), *messages])
+    assert numbers == [0, 1, 2, 5, 7, 11]
+    np.testing.assert_array_equal(counts, FRAMES[numbers])
+    assert "6 frames never came: 3, 4, 6, 8, 9, 10" in told
+
+
+def malformed():
+    good = FRAMES[0]
+    compressed = bitshuffled(good)
+    longer = bytearray(compressed)
+    longer[12:16] = struct.pack(">I", 2**31)
+    yield [b"\xff\x00 no json"], "no JSON"
+    yield [b"[1, 2]"], "no JSON objects"
+    yield [b"[" * 100000], "no JSON"
+    yield [b""], "no JSON"
+    yield [part(htype="dimage-9")], "a kind that is not known"
+    yield image(1, good, series=9), "another series"
+    yield image(1, good)[:2], "missing parts"
+    yield image(-1, good), "'frame'"
+    yield image(99, good), "a number beyond"
+    yield image(1, good, type="float64"), "type or encoding"
+    yield image(1, good, encoding="zip<"), "type or encoding"
+    yield image(1, good, shape=[2**40, 2**40]), "another shape"
+    yield image(1, good, shape="24"), "without a shape"
+    yield image(1, good.T), "another shape"
+    yield image(1, good, data=good.tobytes()[:-2]), "more or fewer"
+    yield image(1, good, data=good.tobytes() * 2), "more or fewer"
+    yield image(1, good, "lz4<", data=b"\x00" * 50), "decompressed"
+    yield image(1, good, "lz4<", data=lz4.block.compress(bytes(10), store_size=False)), "fewer"
+    yield image(1, good, "bs16-lz4<", data=compressed[:11]), "more or fewer"
+    yield image(1, good, "bs16-lz4<", data=compressed[:-3]), "decompressed"
+    yield image(1, good, "bs16-lz4<", data=bytes(longer)), "decompressed"
+    yield image(1, good, "bs16-lz4<", data=struct.pack(">QI", 2**60, 8192)), "more or fewer"
+    yield header(series=2), "headers after the first"
+
+
+def test_malformed_messages_are_told_and_left_out(sender):
+    bad = list(malformed())
+    shape = {"x_pixels_in_detector": 24, "y_pixels_in_detector": 20, "nimages": 3, "ntrigger": 1}
+    messages = [image(0, FRAMES[0]), header(**shape), *(message for message, _ in bad)]
+    messages += [image(k, FRAMES[k]) for k in (0, 2)]
+    numbers, counts, told = received(sender, [*messages, end()])
+    assert numbers == [0, 2]
+    np.testing.assert_array_equal(counts, FRAMES[[0, 2]])
+    assert "1 messages before the header" in told
+    for _, what in bad:
+        assert what in told
+
+
+def test_random_damage_is_left_out_or_gives_whole_frames(sender):
+    rng = np.random.default_rng(1)
+    messages = []
+    for k, encoding in enumerate(["lz4<", "bs16-lz4<"] * 30):
+        message = image(k + 1, FRAMES[0], encoding)
+        place = int(rng.integers(len(message[2])))
+        damaged = bytearray(message[2])[: place if k % 3 == 0 else None]
+        for _ in range(3 * (k % 3 > 0)):
+            damaged[rng.integers(len(damaged))] = rng.integers(256)
+        messages.append([*message[:2], bytes(damaged), *message[3:]])
+    messages = [header(), image(0, FRAMES[0]), *messages, end()]
+    numbers, counts, told = received(sender, messages)
+    assert numbers[0] == 0
+    assert counts.shape[1:] == (20, 24)
+    assert "left out" in told
+
+
+def test_a_sender_that_says_nothing_and_addresses_that_are_none_are_told(sender):
+    with pytest.raises(ValueError, match=r"no frame came within 0.1 s"):
+        received(sender, [header()], timeout_s=0.1)
+    for address, message in (("udp://1.2.3.4:5", "from a file or from"), ("tcp://x", "no address")):
+        with pytest.raises(ValueError, match=message), opened_source(address, Preparation(), 0.1):
+            pass
+
+
+def test_infer_follows_a_detector(sender, tmp_path):
+    raster = Raster(n_y=6, n_x=6, step_px=2.0, jitter_px=0.0)
+    scan = simulate(SimulationOptions(seed=3, frame_shape=(16, 16), scan=raster)).scan
+    generator = saved(scan, tmp_path / "generator.safetensors", epochs=1, lifter="log")
+    canvas = empty_object(scan.positions_px, scan.probe.shape)
+    write_product(tmp_path / "product.h5", dataclasses.replace(scan, object=canvas, name="tiny"))
+    write_diffraction(tmp_path / "diffraction.h5", scan.patterns)
+    socket, address = sender
+    counts = scan.patterns.astype(np.uint32)
+    order = np.random.default_rng(0).permutation(36).tolist()
+    messages = [header(nimages=36, ntrigger=1)]
+    messages += [image(k, counts[k], "bs32-lz4<") for k in order]
+    product, folders = tmp_path / "product.h5", [tmp_path / "whole", tmp_path / "followed"]
+    with pytest.raises(ValueError, match="add --follow"):
+        infer(generator, address, product)
+    infer(generator, tmp_path / "diffraction.h5", product, folders[0])
+    with sending(socket, messages):
+        result = infer(
+            *(generator, address, product, folders[1]), follow=True, every_s=0.1, timeout_s=20
+        )
+    assert len(result.scan.positions_px) == 36
+    whole, followed = (read_product(folder / "product.h5").object for folder in folders)
+    np.testing.assert_allclose(followed, whole, atol=1e-5)
