@@ -65,19 +65,7 @@ class ScanTask(PtychographyTask):
         dataset.move_attributes_to_device(device)
         generator = self.generator.to(device, torch.get_default_dtype())
         self.group = with_generator(group, generator, settings)
-        forward = settings.forward_model_options
-        model = ScanForwardModel(
-            self.group,
-            dataset,
-            self.group.intensity_scale,
-            settings.consistency.stitch_weighting,
-            detector_size=tuple(dataset.patterns.shape[-2:]),
-            wavelength_m=dataset.wavelength_m,
-            free_space_propagation_distance_m=dataset.free_space_propagation_distance_m,
-            pad_for_shift=forward.pad_for_shift,
-            low_memory_mode=forward.low_memory_mode,
-            diffraction_pattern_blur_sigma=forward.diffraction_pattern_blur_sigma,
-        )
+        model = ScanForwardModel.of(self.group, dataset, self.group.intensity_scale, settings)
         for parameter in self.group.get_all_reconstruct_parameters():
             parameter.requires_grad_(False)
         start = group.object.data.detach().clone()

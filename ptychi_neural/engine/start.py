@@ -13,6 +13,7 @@ from tqdm import tqdm
 from ptychi_neural.engine.iterations import Iterations
 from ptychi_neural.engine.judge import HeldOutJudge
 from ptychi_neural.physics.centring import moved
+from ptychi_neural.physics.ranks import summed_numbers
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.projections.accelerated import AcceleratedProjections
 from ptychi_neural.projections.contrast_transfer import (
@@ -234,7 +235,7 @@ class Start:
         """Number of iterations that counts per object pixel ask for."""
         options = scan.options.start
         patterns = scan.model.dataset.patterns.split(scan.options.batch_size)
-        counts = sum(float((some * scan.valid).sum()) for some in patterns)
+        (counts,) = summed_numbers(sum(float((some * scan.valid).sum()) for some in patterns))
         n_pixels = float((scan.coverage > 0.5).sum())
         factor = options.iterations_per_root_count_undivided
         if _transfer_floor(scan, split) is not None:
