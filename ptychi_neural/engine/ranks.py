@@ -1,23 +1,21 @@
 """A task under ``torchrun``: its process group, and the share of the patterns that each rank keeps.
 
-pty-chi starts a group of GPUs only (docs/several_processes.md). On CPUs the group is one of gloo,
-for tasks of this engine alone; on GPUs pty-chi starts its own.
+pty-chi starts a group of GPUs only (docs/several_processes.md). The group of this engine's tasks
+sums by gloo on CPUs, and by NCCL on GPUs.
 """
 
 import dataclasses
-import logging
 from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from ptychi.api.task import PtychographyTask
+from ptychi.parallel import MultiprocessMixin
 from ptychi.utils import to_tensor
 
 from ptychi_neural.options import NeuralPtychographyOptions
 from ptychi_neural.physics.ranks import Share, SharedDataset, n_ranks, rank, shares, summed
-
-logger = logging.getLogger(__name__)
 
 
 def build_device(task: PtychographyTask, build: Callable[[PtychographyTask], None]) -> None:
@@ -30,14 +28,18 @@ def build_device(task: PtychographyTask, build: Callable[[PtychographyTask], Non
     build : callable
         pty-chi's own ``build_default_device``.
     """
-    if task.detect_launcher() is None or task._get_default_device() != "cpu":
+    join()
+    if task.detect_launcher() is not None and task._get_default_device() == "cpu":
+        torch.set_default_device("cpu")
+    else:
         build(task)
-        return
-    if not dist.is_initialized():
-        dist.init_process_group(backend="gloo", init_method="env://")
-    torch.set_default_device("cpu")
-    if n_ranks() > 1:
-        logger.info("Rank %d of %d.", rank(), n_ranks())
+
+
+def join() -> None:
+    """Join the process group of ``torchrun``, where it has started this process."""
+    if MultiprocessMixin().detect_launcher() is not None and not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend=backend, init_method="env://")
 
 
 def build_data(task: PtychographyTask, build: Callable[[PtychographyTask], None]) -> None:

@@ -34,6 +34,7 @@ from ptychi_neural.physics.centring import centre
 from ptychi_neural.physics.forward_model import ScanForwardModel
 from ptychi_neural.physics.losses import FitLoss, build_loss_function
 from ptychi_neural.physics.pixel_splits import deal_pixels
+from ptychi_neural.physics.ranks import left_on_failure
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.physics.stitching import LatestPatches
 
@@ -188,11 +189,12 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             n_epochs = self.n_epochs if n_epochs is None else n_epochs
             check_epochs(n_epochs)
             try:
-                self.start.make(self.scan, with_splits=n_epochs > 0)
-                self.fit_normalization()
-                if n_epochs > 0:
-                    self._judge_start()
-                self.run_epochs(n_epochs)
+                with left_on_failure():
+                    self.start.make(self.scan, with_splits=n_epochs > 0)
+                    self.fit_normalization()
+                    if n_epochs > 0:
+                        self._judge_start()
+                    self.run_epochs(n_epochs)
             except _NothingBetter:
                 logger.info("Epoch %d: the held-out pixels tell to stop.", self.current_epoch)
             finally:

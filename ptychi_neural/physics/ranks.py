@@ -5,7 +5,8 @@ frames is summed over ranks too, and what each frame has of its own is put toget
 all ranks but one have zeros there. In one process nothing of this changes anything.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,10 @@ from torch import Tensor
 
 class RankLostError(RuntimeError):
     """Another rank has ended, so that sums over all ranks cannot be had any more."""
+
+
+class StoppedTogether(Exception):
+    """All ranks stop alike, and may ask for sums once more."""
 
 
 def n_ranks() -> int:
@@ -37,7 +42,8 @@ def summed(tensor: Tensor) -> Tensor:
     Raises
     ------
     RankLostError
-        If another rank has ended.
+        If another rank has ended. After that, sums are those of this rank alone, so that what was
+        found can still be put away.
     """
     if n_ranks() == 1:
         return tensor
@@ -45,6 +51,7 @@ def summed(tensor: Tensor) -> Tensor:
     try:
         dist.all_reduce(torch.view_as_real(total) if total.is_complex() else total)
     except RuntimeError as error:
+        leave()
         raise RankLostError("Another process of this reconstruction has ended.") from error
     return total
 
@@ -61,6 +68,18 @@ def leave() -> None:
     """Go on alone: sums are those of this process from now on, and other ranks learn of it."""
     if n_ranks() > 1:
         dist.destroy_process_group()
+
+
+@contextmanager
+def left_on_failure() -> Iterator[None]:
+    """Leave the other ranks when a block fails: they would wait for sums with this one."""
+    try:
+        yield
+    except StoppedTogether:
+        raise
+    except BaseException:
+        leave()
+        raise
 
 
 def shares(positions: Tensor, n: int) -> list[Tensor]:
@@ -143,6 +162,8 @@ class SharedDataset(PtychographyDataset):
     def __init__(self, dataset: PtychographyDataset, share: Share) -> None:
         vars(self).update(vars(dataset))
         self.share = share
+        (self.counts,) = summed_numbers(float(dataset.patterns.sum(dtype=torch.float64)))
+        """Sum of the counts of the whole scan."""
 
     def __len__(self) -> int:
         return self.share.n_frames
