@@ -15,7 +15,15 @@ from ptychi.parallel import MultiprocessMixin
 from ptychi.utils import to_tensor
 
 from ptychi_neural.options import NeuralPtychographyOptions
-from ptychi_neural.physics.ranks import Share, SharedDataset, n_ranks, rank, shares, summed
+from ptychi_neural.physics.ranks import (
+    Share,
+    SharedDataset,
+    has_left,
+    n_ranks,
+    rank,
+    shares,
+    summed,
+)
 
 
 def build_device(task: PtychographyTask, build: Callable[[PtychographyTask], None]) -> None:
@@ -36,8 +44,9 @@ def build_device(task: PtychographyTask, build: Callable[[PtychographyTask], Non
 
 
 def join() -> None:
-    """Join the process group of ``torchrun``, where it has started this process."""
-    if MultiprocessMixin().detect_launcher() is not None and not dist.is_initialized():
+    """Join the process group of ``torchrun``, where it has started this process, but not again."""
+    is_launched = MultiprocessMixin().detect_launcher() is not None
+    if is_launched and not has_left() and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend=backend, init_method="env://")
 

@@ -13,6 +13,8 @@ import torch.distributed as dist
 from ptychi.io_handles import PtychographyDataset
 from torch import Tensor
 
+_has_left = False
+
 
 class RankLostError(RuntimeError):
     """Another rank has ended, so that sums over all ranks cannot be had any more."""
@@ -66,8 +68,15 @@ def summed_numbers(*numbers: float) -> Sequence[float]:
 
 def leave() -> None:
     """Go on alone: sums are those of this process from now on, and other ranks learn of it."""
+    global _has_left
     if n_ranks() > 1:
         dist.destroy_process_group()
+        _has_left = True
+
+
+def has_left() -> bool:
+    """Whether this process has gone on alone."""
+    return _has_left
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def check_launched(run: RunFile, resume: bool) -> None:
     }
     for name, is_asked_for in one_process.items():
         if is_asked_for:
-            raise ValueError(f"{name}: works in one process; leave it out, or do so with torchrun.")
+            raise ValueError(f"{name}: needs one process; leave it out, or start without torchrun.")
 
 
 def draw_missing_seeds(run: RunFile) -> None:
