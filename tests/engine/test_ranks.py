@@ -112,38 +112,29 @@ def test_scans_that_cannot_be_shared_are_refused(simulated):
         assert "differ between the processes" in str(error)
 
 
-def variants():
-    options = default_options(0)
-    yield "known probe", {}, options
+@pytest.mark.slow
+def test_three_processes_take_moments_and_halves_as_one(dim):
     options = default_options(0)
     start = options.reconstructor_options.start
     start.n_iterations, start.moment_iterations, start.alternate_halves = 15, 5, True
     options.reconstructor_options.batch_size = 20
-    yield "moments and halves", {"photons_per_frame": 1e3}, options
-    errors = {"photons_per_frame": 1e4, "probe_defocus_error": 0.3, "position_error_px": 0.5}
-    options = default_options(0)
-    options.probe_options.optimizable = True
-    yield "probe", errors, options
-    options = default_options(0)
-    options.probe_options.optimizable = options.probe_position_options.optimizable = True
-    options.reconstructor_options.batch_size = 30
-    yield "positions", errors, options
-    options = default_options(0)
-    options.probe_options.optimizable = options.opr_mode_weight_options.optimizable = True
-    options.opr_mode_weight_options.optimize_intensity_variation = True
-    options.opr_mode_weight_options.optimize_eigenmode_weights = False
-    yield "intensities", errors, options
+    assert_same(dim.scan, options, 3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("errors", "options"), [pytest.param(e, o, id=n) for n, e, o in variants()]
-)
-@pytest.mark.parametrize("n", [2, 3])
-def test_several_processes_find_what_one_finds(errors, options, n):
+def test_three_processes_refine_what_one_refines():
     scan = Raster(n_y=9, n_x=9, step_px=3.0)
+    errors = {"photons_per_frame": 1e4, "probe_defocus_error": 0.3, "position_error_px": 0.5}
     simulated = simulate(SimulationOptions(seed=5, frame_shape=(24, 24), scan=scan, **errors))
-    assert_same(simulated.scan, options, n)
+    options = default_options(0)
+    options.probe_options.optimizable = options.probe_position_options.optimizable = True
+    weights = options.opr_mode_weight_options
+    weights.optimizable = weights.optimize_intensity_variation = True
+    weights.optimize_eigenmode_weights = False
+    options.reconstructor_options.batch_size = 30
+    start = options.reconstructor_options.start
+    start.n_iterations, start.first_position_iteration = 60, 20
+    assert_same(simulated.scan, options, 3)
 
 
 def test_a_task_of_one_process_needs_no_group(simulated):
