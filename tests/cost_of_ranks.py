@@ -24,8 +24,8 @@ def main() -> None:
     """Reconstruct an empty object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--side", type=int, default=128, help="pixels of a frame")
-    parser.add_argument("--frames", type=int, default=30, help="frames along a side of the scan")
-    parser.add_argument("--iterations", type=int, default=4)
+    parser.add_argument("--frames", type=int, default=24, help="frames along a side of the scan")
+    parser.add_argument("--iterations", type=int, default=3)
     arguments = parser.parse_args()
     side, n = arguments.side, arguments.frames
     y, x = np.mgrid[:side, :side] - side / 2
