@@ -64,9 +64,7 @@ def test_the_command_writes_once_what_one_process_writes(run_file, tmp_path):
 
 @pytest.mark.slow
 def test_a_signal_to_the_launcher_ends_all_and_keeps_the_result(run_file, tmp_path):
-    long = RUN.replace("n_iterations = 10", "n_iterations = 100000").replace(
-        "[16, 16]", "[48, 48]"
-    )
+    long = RUN.replace("n_iterations = 10", "n_iterations = 100000").replace("[16, 16]", "[48, 48]")
     run_file.write_text(long)
     events = tmp_path / "events"
     with events.open("w") as stdout:
