@@ -50,6 +50,8 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Find a command, and give it the shared options."""
         global _settings
+        if cmd_name != "reconstruct" and is_launched():
+            ctx.fail(f"{cmd_name}: runs in one process, start it without torchrun.")
         _settings = Settings()
         ctx.call_on_close(_put_back(sys.stdout))
         command = super().get_command(ctx, cmd_name)
@@ -121,7 +123,7 @@ def _put_back(stdout: TextIO) -> Any:
 
 def _opened_log(path: str) -> TextIO:
     try:
-        return open(path, "a", encoding="utf-8", buffering=1)
+        return open(os.devnull if is_silent() else path, "a", encoding="utf-8", buffering=1)
     except OSError as error:
         raise typer.BadParameter(f"--log: {path} cannot be written: {error.strerror}.") from None
 
@@ -182,7 +184,7 @@ def plain_errors() -> Iterator[None]:
             progress = Progress(style, _settings.events, _settings.log)  # type: ignore[arg-type]
             with told_once(), telling(progress):
                 try:
-                    if _settings.track is not None:
+                    if _settings.track is not None and not is_silent():
                         progress.tracker = tracker(_settings.track)
                     yield
                 except BaseException as error:
@@ -263,6 +265,16 @@ class _Surviving:
         return getattr(self._stream, name)
 
 
+def is_launched() -> bool:
+    """Whether ``torchrun`` has started this process beside others."""
+    return "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def is_silent() -> bool:
+    """Whether the first process that ``torchrun`` has started tells and writes, and not this."""
+    return is_launched() and os.environ.get("RANK", "0") != "0"
+
+
 def prepare() -> None:
     """Let the log not be the run, and signals to stop be like Ctrl-C, before any command."""
     for number in range(3):  # A file that takes the place of a closed stream would be written to.
@@ -275,6 +287,9 @@ def prepare() -> None:
         _Surviving(stream or open(os.devnull, "w"))  # type: ignore[assignment]  # noqa: SIM115
         for stream in (sys.stdout, sys.stderr)
     )
+    if is_silent():  # It ends by signals as they are, for it may wait in the middle of a sum.
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        return
     for name in ("SIGTERM", "SIGHUP"):
         signum = getattr(signal, name, None)
         if signum is not None and signal.getsignal(signum) == signal.SIG_DFL:

@@ -20,6 +20,7 @@ from ptychi_neural.engine.checks import check_inside, check_start_of
 from ptychi_neural.engine.judge import HeldOutJudge
 from ptychi_neural.engine.objective import objective, penalties, stop_if_not_finite
 from ptychi_neural.engine.parameters import NeuralParameterGroup, with_generator
+from ptychi_neural.engine.ranks import check_epochs
 from ptychi_neural.engine.snapshot import Continuation, Snapshot
 from ptychi_neural.engine.start import Start, StartObserver
 from ptychi_neural.engine.surroundings import Surroundings
@@ -33,6 +34,7 @@ from ptychi_neural.physics.centring import centre
 from ptychi_neural.physics.forward_model import ScanForwardModel
 from ptychi_neural.physics.losses import FitLoss, build_loss_function
 from ptychi_neural.physics.pixel_splits import deal_pixels
+from ptychi_neural.physics.ranks import left_on_failure
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.physics.stitching import LatestPatches
 
@@ -96,7 +98,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         self.object_is_assembled = self._has_stepped = False
         self.latest: LatestPatches | None = None
         held_out, seed = options.validation.held_out, options.random_seed or 0
-        self.pixels = deal_pixels(dataset.patterns, self.generator.n_splits, held_out, seed)
+        self.pixels = deal_pixels(dataset, self.generator.n_splits, held_out, seed)
 
     # --- building --------------------------------------------------------------------------
 
@@ -111,16 +113,10 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         return Start(self.judge, self.options.start.total_variation, observer)
 
     def build_forward_model(self) -> None:
-        self.forward_model_class = ScanForwardModel
-        self.forward_model_params = {
-            "dataset": self.dataset,
-            "intensity_scale": self.parameter_group.intensity_scale,
-            "stitch_weighting": self.options.consistency.stitch_weighting,
-            "diffraction_pattern_blur_sigma": (
-                self.options.forward_model_options.diffraction_pattern_blur_sigma
-            ),
-        }
-        super().build_forward_model()
+        # pty-chi would wrap it for gradients under torchrun; here sums over ranks are the engine's.
+        group = self.parameter_group
+        model = ScanForwardModel.of(group, self.dataset, group.intensity_scale, self.options)
+        self.forward_model = model
         self.model.followers.append(self._move_objects)
 
     def _move_objects(self, device: torch.device) -> None:
@@ -196,13 +192,15 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
                 self.begin_run()
                 self.is_under_way = True
             n_epochs = self.n_epochs if n_epochs is None else n_epochs
+            check_epochs(n_epochs)
             try:
-                n_splits = self.judge.n_first_splits(self.generator.n_splits)
-                self.start.make(self.scan, n_splits if n_epochs > 0 else 0)
-                self.fit_normalization()
-                if n_epochs > 0:
-                    self._judge_start()
-                self.run_epochs(n_epochs)
+                with left_on_failure():
+                    n_splits = self.judge.n_first_splits(self.generator.n_splits)
+                    self.start.make(self.scan, n_splits if n_epochs > 0 else 0)
+                    self.fit_normalization()
+                    if n_epochs > 0:
+                        self._judge_start()
+                    self.run_epochs(n_epochs)
             except _NothingBetter:
                 logger.info("Epoch %d: the held-out pixels tell to stop.", self.current_epoch)
             finally:

@@ -25,16 +25,18 @@ def register() -> None:
     }
     # ptychodus finds the options of an engine by the name of their class in ptychi.api.
     ptychi.api.NeuralPtychographyOptions = options.NeuralPtychographyOptions  # type: ignore[attr-defined]
-    # Under torchrun with several ranks pty-chi refuses the engine, as it does all but two.
-    lookup = ptychi.maps.get_reconstructor_by_enum
-    if not hasattr(lookup, "knows_neural_engine"):
-        ptychi.maps.get_reconstructor_by_enum = _knowing_neural_engine(  # type: ignore[assignment]
-            lookup
-        )
+    for name in ("get_reconstructor_by_enum", "get_multiprocess_reconstructor_by_enum"):
+        lookup = getattr(ptychi.maps, name)
+        if not hasattr(lookup, "knows_neural_engine"):
+            setattr(ptychi.maps, name, _knowing_neural_engine(lookup))
     if not hasattr(PtychographyTask.check_task_data, "checks_arrays"):
         PtychographyTask.check_task_data = _with_checked_arrays(  # type: ignore[method-assign]
             PtychographyTask.check_task_data
         )
+    for name in ("build_default_device", "build_data"):
+        build = getattr(PtychographyTask, name)
+        if not hasattr(build, "knows_ranks"):
+            setattr(PtychographyTask, name, _with_ranks(build, name.replace("default_", "")))
 
 
 def _with_checked_arrays(
@@ -53,6 +55,23 @@ def _with_checked_arrays(
         repair_arrays(task)
 
     wrapper.checks_arrays = True  # type: ignore[attr-defined]
+    return wrapper
+
+
+def _with_ranks(
+    build: Callable[[PtychographyTask], None], name: str
+) -> Callable[[PtychographyTask], None]:
+    """A step of pty-chi's that builds a task, and the engine's own of its tasks under torchrun."""
+
+    @functools.wraps(build)
+    def wrapper(task: PtychographyTask) -> None:
+        if not isinstance(task.options, options.NeuralPtychographyOptions):
+            return build(task)
+        from ptychi_neural.engine import ranks
+
+        getattr(ranks, name)(task, build)
+
+    wrapper.knows_ranks = True  # type: ignore[attr-defined]
     return wrapper
 
 

@@ -14,6 +14,7 @@ from ptychi_neural.engine.trained import batch_size_for
 from ptychi_neural.generators import Generator
 from ptychi_neural.options import NeuralPtychographyOptions, NeuralReconstructorOptions
 from ptychi_neural.physics.forward_model import ScanForwardModel
+from ptychi_neural.physics.ranks import n_ranks
 from ptychi_neural.physics.scan_physics import ScanPhysics
 
 
@@ -39,7 +40,7 @@ class ScanTask(PtychographyTask):
     Raises
     ------
     ValueError
-        If data do not fit each other or the generator.
+        If data do not fit each other or the generator, or in one of several processes.
     """
 
     def __init__(
@@ -47,6 +48,12 @@ class ScanTask(PtychographyTask):
     ) -> None:
         self.generator = generator
         super().__init__(options, **data)
+
+    def build_data(self) -> None:
+        """Build the dataset, as pty-chi does in one process."""
+        if n_ranks() > 1:
+            raise ValueError("A trained generator predicts in one process: start without torchrun.")
+        super().build_data()
 
     def build_reconstructor(self) -> None:
         """Build the physics in the place of a reconstructor."""
@@ -65,19 +72,7 @@ class ScanTask(PtychographyTask):
         dataset.move_attributes_to_device(device)
         generator = self.generator.to(device, torch.get_default_dtype())
         self.group = with_generator(group, generator, settings)
-        forward = settings.forward_model_options
-        model = ScanForwardModel(
-            self.group,
-            dataset,
-            self.group.intensity_scale,
-            settings.consistency.stitch_weighting,
-            detector_size=tuple(dataset.patterns.shape[-2:]),
-            wavelength_m=dataset.wavelength_m,
-            free_space_propagation_distance_m=dataset.free_space_propagation_distance_m,
-            pad_for_shift=forward.pad_for_shift,
-            low_memory_mode=forward.low_memory_mode,
-            diffraction_pattern_blur_sigma=forward.diffraction_pattern_blur_sigma,
-        )
+        model = ScanForwardModel.of(self.group, dataset, self.group.intensity_scale, settings)
         for parameter in self.group.get_all_reconstruct_parameters():
             parameter.requires_grad_(False)
         start = group.object.data.detach().clone()

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from ptychi_neural.engine.iterations import Iterations
 from ptychi_neural.engine.judge import HeldOutJudge
 from ptychi_neural.physics.centring import moved
+from ptychi_neural.physics.ranks import left_on_failure, summed_numbers
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.projections.accelerated import AcceleratedProjections
 from ptychi_neural.projections.contrast_transfer import (
@@ -115,20 +116,12 @@ class Start:
         bar = self.observer.bar(n_iterations, f"projections{without}")
         iterations = Iterations(scan, projections, self.judge, bar, self.observer.iterated)
         try:
-            if seeks_defocus(scan):
-                self._iterate_in_turn(iterations)
-                self._transfer = None  # It was that of the probe as it was.
-            else:
-                n_of_halves = 0 if halves is None else int(options.share_of_halves * n_iterations)
-                # While the probe or positions are found, held-out pixels tell of these.
-                iterations.watched_from = first_divided_iteration(scan) or 0
-                if scan.model.probe_positions.optimizable:
-                    n_wait = options.first_position_iteration + options.held_out_wait
-                    iterations.watched_from += n_wait
-                for _ in iterations.run(n_iterations, split is None, n_of_halves):
-                    pass
-                if split is None and iterations.went_back:
-                    self.n_iterated = iterations.n_done
+            with left_on_failure():
+                if seeks_defocus(scan):
+                    self._iterate_in_turn(iterations)
+                    self._transfer = None  # It was that of the probe as it was.
+                else:
+                    self._iterate(iterations, n_iterations, halves is not None)
         finally:
             bar.close()
             if split is None:
@@ -140,6 +133,19 @@ class Start:
                 self.observer.started(self.objects[None])
             else:
                 self.objects[split] = self.denoised(projections.object)
+
+    def _iterate(self, iterations: Iterations, n_iterations: int, alternates: bool) -> None:
+        """Iterate; the probe is refined from the first iteration on, where its plan has it."""
+        scan, options = iterations.scan, iterations.scan.options.start
+        n_of_halves = int(options.share_of_halves * n_iterations) if alternates else 0
+        # While the probe or positions are found, held-out pixels tell of these.
+        iterations.watched_from = first_divided_iteration(scan) or 0
+        if scan.model.probe_positions.optimizable:
+            iterations.watched_from += options.first_position_iteration + options.held_out_wait
+        for _ in iterations.run(n_iterations, scan.split is None, n_of_halves):
+            pass
+        if scan.split is None and iterations.went_back:
+            self.n_iterated = iterations.n_done
 
     def _iterate_in_turn(self, iterations: Iterations) -> None:
         """Iterate with the probe as it is, then refine it too.
@@ -238,7 +244,7 @@ class Start:
         """Number of iterations that counts per object pixel ask for."""
         options = scan.options.start
         patterns = scan.model.dataset.patterns.split(scan.options.batch_size)
-        counts = sum(float((some * scan.valid).sum()) for some in patterns)
+        (counts,) = summed_numbers(sum(float((some * scan.valid).sum()) for some in patterns))
         n_pixels = float((scan.coverage > 0.5).sum())
         factor = options.iterations_per_root_count_undivided
         if _transfer_floor(scan, split) is not None:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.engine.snapshot import Continuation
 from ptychi_neural.engine.state_files import State, damage_told, read_state, write_state
+from ptychi_neural.physics.ranks import SharedDataset
 
 BATCHES = ("clusters_of_indices", "batches_of_indices")
 """Where pty-chi's compact and uniform samplers keep their batches."""
@@ -185,7 +186,10 @@ def _loader(reconstructor: NeuralReconstructor) -> DataLoader[Any]:
 
 def _counts(reconstructor: NeuralReconstructor) -> float:
     """Sum of all counts, by which a scan is known again."""
-    return float(reconstructor.dataset.patterns.sum(dtype=torch.float64))
+    dataset = reconstructor.dataset
+    if isinstance(dataset, SharedDataset):
+        return dataset.counts
+    return float(dataset.patterns.sum(dtype=torch.float64))
 
 
 def optimizer_state(parameter: ReconstructParameter) -> State:

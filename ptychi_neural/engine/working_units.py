@@ -10,6 +10,7 @@ from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGr
 from torch import Tensor
 
 from ptychi_neural.engine.parameters import NeuralParameterGroup
+from ptychi_neural.physics.ranks import summed_numbers
 from ptychi_neural.physics.scan_physics import ScanPhysics
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class WorkingUnits:
             mask = scan.to_predict(batch, y_true)
             measured += float(torch.where(mask, y_true, 0.0).sum(dtype=torch.float64))
             predicted += float(torch.where(mask, y_pred, 0.0).sum(dtype=torch.float64))
+        measured, predicted = summed_numbers(measured, predicted)
         scale = self.group.intensity_scale
         scale.set_data(scale.data + torch.tensor(measured / predicted).log())
 

@@ -19,8 +19,10 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ptychi_neural.options import NeuralReconstructorOptions
 from ptychi_neural.options.choices import StitchWeightings
 from ptychi_neural.physics.intensity_scale import IntensityScale
+from ptychi_neural.physics.ranks import Share
 from ptychi_neural.physics.shifted_probes import ShiftedProbes
 from ptychi_neural.physics.stitching import Stitching
 
@@ -54,10 +56,35 @@ class ScanForwardModel(PlanarPtychographyForwardModel):
         self.dataset = dataset
         self.intensity_scale = intensity_scale
         self.stitching = Stitching(self, stitch_weighting)
-        self._shifted_probes = ShiftedProbes(len(dataset))
+        self.share: Share | None = getattr(dataset, "share", None)
+        """The frames of this rank, where there are several."""
+        self._shifted_probes = ShiftedProbes(len(dataset.patterns))
         self._neighbours: dict[int, Tensor] = {}
         self.followers: list[Callable[[torch.device], None]] = []
         """What is called when pty-chi moves the task's tensors to another device."""
+
+    @classmethod
+    def of(
+        cls,
+        parameter_group: PlanarPtychographyParameterGroup,
+        dataset: PtychographyDataset,
+        intensity_scale: IntensityScale,
+        options: NeuralReconstructorOptions,
+    ) -> "ScanForwardModel":
+        """The model of a dataset, with the geometry of dataset and options."""
+        forward = options.forward_model_options
+        return cls(
+            parameter_group,
+            dataset,
+            intensity_scale,
+            options.consistency.stitch_weighting,
+            detector_size=tuple(dataset.patterns.shape[-2:]),
+            wavelength_m=dataset.wavelength_m,
+            free_space_propagation_distance_m=dataset.free_space_propagation_distance_m,
+            pad_for_shift=forward.pad_for_shift,
+            low_memory_mode=forward.low_memory_mode,
+            diffraction_pattern_blur_sigma=forward.diffraction_pattern_blur_sigma,
+        )
 
     def move_intermediate_variables_to_device(self, device: torch.device) -> None:
         super().move_intermediate_variables_to_device(device)
@@ -111,9 +138,17 @@ class ScanForwardModel(PlanarPtychographyForwardModel):
             far = self.forward_far_field(wave)
             return float(far.abs().square().sum() / wave.abs().square().sum())
 
+    def own(self, frames: Tensor) -> Tensor:
+        """Those of some frames whose patterns this rank has."""
+        return frames if self.share is None else self.share.of(frames)
+
+    def _places(self, frames: Tensor) -> Tensor:
+        """Places of some frames among the patterns of this rank."""
+        return frames if self.share is None else self.share.places(frames)
+
     def measured(self, frames: Tensor) -> Tensor:
         """(n, h, w) measured counts as pty-chi keeps them (far field: DC in the corner)."""
-        on_dataset = frames.to(self.dataset.patterns.device)
+        on_dataset = self._places(frames).to(self.dataset.patterns.device)
         return self.dataset.patterns[on_dataset].to(cast(Tensor, self.object.tensor.data).device)
 
     def positions(self, frames: Tensor) -> Tensor:
@@ -179,7 +214,7 @@ class ScanForwardModel(PlanarPtychographyForwardModel):
         if self.opr_mode_weights is not None:
             sources.append(cast(Tensor, self.opr_mode_weights.tensor))
         return self._shifted_probes.get(
-            indices,
+            self._places(indices),
             sources,
             lambda: super(ScanForwardModel, self).shift_unique_probes(
                 indices, unique_probes, first_mode_only

@@ -9,6 +9,7 @@ from ptychi.api.enums import LossFunctions
 from torch import Tensor
 
 from ptychi_neural.options import FitLossOptions
+from ptychi_neural.physics.ranks import summed_numbers
 from ptychi_neural.physics.scan_physics import ScanPhysics
 
 POISSON_EPS = 1e-6
@@ -150,7 +151,7 @@ def losses_of_pixels(loss_function: torch.nn.Module, predicted: Tensor, measured
 
 
 class MeanLoss:
-    """Mean over chosen pixels of many batches."""
+    """Mean over chosen pixels of many batches, and of all ranks."""
 
     def __init__(self) -> None:
         self._total, self._n_pixels = 0.0, 0
@@ -162,8 +163,9 @@ class MeanLoss:
 
     @property
     def value(self) -> float:
-        """The mean; nan where no pixel was chosen."""
-        return self._total / self._n_pixels if self._n_pixels > 0 else float("nan")
+        """The mean; nan where no pixel was chosen. All ranks have to ask for it."""
+        total, n_pixels = summed_numbers(self._total, self._n_pixels)
+        return total / n_pixels if n_pixels > 0 else float("nan")
 
 
 @torch.no_grad()

@@ -9,19 +9,24 @@ so that a network can be taught to predict the pixels of one split from those of
 from functools import cached_property
 
 import torch
+from ptychi.io_handles import PtychographyDataset
 from torch import Tensor
+
+from ptychi_neural.physics.ranks import Share
 
 HELD_OUT = 255
 
 
 def deal_pixels(
-    patterns: Tensor, n_splits: int, held_out: float, seed: int
+    dataset: PtychographyDataset, n_splits: int, held_out: float, seed: int
 ) -> "PixelSplits | None":
-    """Deal the pixels of (n, h, w) patterns; None where nothing is split or held out."""
+    """Deal the pixels of the patterns; None where nothing is split or held out."""
     if n_splits == 1 and held_out == 0:
         return None
-    n, h, w = patterns.shape
-    return PixelSplits((n, h, w), n_splits, held_out, seed, patterns.device)
+    h, w = dataset.patterns.shape[-2:]
+    share: Share | None = getattr(dataset, "share", None)
+    shape = len(dataset), int(h), int(w)
+    return PixelSplits(shape, n_splits, held_out, seed, dataset.patterns.device, share)
 
 
 class PixelSplits:
@@ -39,6 +44,8 @@ class PixelSplits:
         Of the draw.
     device : torch.device
         Where the labels are kept.
+    share : Share, optional
+        The frames of which labels are kept; None: all. Those of a frame are the same either way.
     """
 
     def __init__(
@@ -48,22 +55,32 @@ class PixelSplits:
         held_out: float,
         seed: int,
         device: torch.device,
+        share: Share | None = None,
     ) -> None:
-        self.shape, self.seed, self.device = shape, seed, device
+        self.shape, self.seed, self.device, self.share = shape, seed, device, share
         self.n_splits, self.share_held_out = n_splits, held_out
 
     @cached_property
     def labels(self) -> Tensor:
         """(n, h, w) split of every pixel, or ``HELD_OUT``; drawn when something is to be hidden."""
         generator = torch.Generator("cpu").manual_seed(self.seed)
-        labels = torch.empty(self.shape, dtype=torch.uint8, device="cpu")
-        for pattern in labels:
-            draw = torch.rand(pattern.shape, generator=generator, device="cpu")
+        frames = torch.arange(self.shape[0], device="cpu")
+        own = frames if self.share is None else self.share.of(frames)
+        labels = torch.empty((len(own), *self.shape[1:]), dtype=torch.uint8, device="cpu")
+        patterns = dict(zip(own.tolist(), labels))
+        for frame in range(self.shape[0]):
+            draw = torch.rand(self.shape[1:], generator=generator, device="cpu")
+            if frame not in patterns:
+                continue
             kept = (draw - self.share_held_out) / (1 - self.share_held_out) * self.n_splits
-            pattern[:] = torch.where(
+            patterns[frame][:] = torch.where(
                 draw < self.share_held_out, HELD_OUT, kept.clamp(0, self.n_splits - 1)
             )
         return labels.to(self.device)
+
+    def _of(self, indices: Tensor) -> Tensor:
+        places = indices if self.share is None else self.share.places(indices)
+        return self.labels[places.to(self.labels.device)]
 
     def hide_any(self, split: int | None) -> bool:
         """Whether anything is hidden while a split is to be predicted; None: while none is."""
@@ -71,15 +88,15 @@ class PixelSplits:
 
     def seen(self, indices: Tensor, split: int | None) -> Tensor:
         """(n, h, w) what may be seen to predict a split; None: all that is not held out."""
-        labels = self.labels[indices.to(self.labels.device)]
+        labels = self._of(indices)
         seen = labels != HELD_OUT
         return seen if split is None else seen & (labels != split)
 
     def predicted(self, indices: Tensor, split: int | None) -> Tensor:
         """(n, h, w) what is to be predicted; None: all that is not held out."""
-        labels = self.labels[indices.to(self.labels.device)]
+        labels = self._of(indices)
         return labels != HELD_OUT if split is None else labels == split
 
     def held_out(self, indices: Tensor) -> Tensor:
         """(n, h, w) what is held out."""
-        return self.labels[indices.to(self.labels.device)] == HELD_OUT
+        return self._of(indices) == HELD_OUT

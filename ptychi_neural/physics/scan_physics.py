@@ -23,6 +23,7 @@ from ptychi_neural.physics.exit_waves import (
 )
 from ptychi_neural.physics.forward_model import ScanForwardModel
 from ptychi_neural.physics.pixel_splits import PixelSplits
+from ptychi_neural.physics.ranks import summed
 from ptychi_neural.physics.stitching import Canvas, LatestPatches, coverage
 
 
@@ -76,8 +77,9 @@ class ScanPhysics:
 
     @property
     def batches(self) -> tuple[Tensor, ...]:
-        """The frames in view, so many at a time as memory allows."""
-        return self.frames.split(self.options.batch_size)
+        """The frames in view whose patterns this rank has, so many at a time as memory allows."""
+        own = self.model.own(self.frames)
+        return own.split(self.options.batch_size) if len(own) > 0 else ()
 
     # --- the object -------------------------------------------------------------------------
 
@@ -232,4 +234,4 @@ class ScanPhysics:
             total = self.accumulated_update(object_, first)
             for batch in others:
                 total = total + self.accumulated_update(object_, batch)
-            return self.object_update(total)
+            return self.object_update(Canvas(*map(summed, total)))

@@ -26,6 +26,7 @@ from torch import Tensor
 from ptychi_neural.physics.centring import centre, moved
 from ptychi_neural.physics.exit_waves import ExitWaveCorrection, object_update
 from ptychi_neural.physics.losses import MeanLoss, build_loss_function, losses_of_pixels
+from ptychi_neural.physics.ranks import summed
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.physics.stitching import Canvas
 from ptychi_neural.projections.contrast_transfer import ContrastTransfer, first_divided_iteration
@@ -118,12 +119,11 @@ class AcceleratedProjections:
         self._renew_transfer(update_probe)
         moments = self.moments if self._moments_are_due else None
         updates, illumination = torch.zeros_like(self.object), torch.zeros_like(self.object[0].real)
-        lacking = torch.zeros_like(self.object)
         probe_change = torch.zeros_like(model.probe.data)
         exposure = torch.zeros_like(probe_change.real[:, 0])
         held_out, lowered = MeanLoss(), MeanLoss()
         refines_frames = of_frames is not None and of_frames.are_due
-        for batch in self.frames[part].split(scan.options.batch_size):
+        for batch in scan.of(self.frames[part]).batches:
             patches = scan.extract(self.object, batch)
             measured = model.measured(batch)
             correction = scan.correction(batch, patches, measured, self.of_modulus)
@@ -137,7 +137,7 @@ class AcceleratedProjections:
             if self._illuminations[part] is None:
                 illumination = illumination + scan.illumination(correction, batch)
             if moments is not None:
-                lacking += moments.accumulate(correction, measured, batch)
+                moments.accumulate(correction, measured, batch)
             if of_frames is not None and refines_frames:
                 of_frames.accumulate(cast(ExitWaveCorrection, correction), patches, measured, batch)
             if update_probe:
@@ -145,29 +145,30 @@ class AcceleratedProjections:
                 weights = model.weights(batch).square()
                 exposure += torch.einsum("jk,jhw->khw", weights, patches[:, 0].abs().square())
         known = self._illuminations[part]
-        self._illuminations[part] = illumination = illumination if known is None else known
-        if self._is_taken_back(lowered.value):
+        illumination = summed(illumination) if known is None else known
+        self._illuminations[part], loss = illumination, lowered.value
+        if self._is_taken_back(loss):
             if of_frames is not None:
                 of_frames.restart()
             return held_out.value
-        update = object_update(Canvas(updates, illumination), self.options.regularization)
+        update = object_update(Canvas(summed(updates), illumination), self.options.regularization)
         if self.transfer is not None:
             update = self.transfer.divide(update, self.object)
-        update = self._watched(update, lowered.value, part)
+        update = self._watched(update, loss, part)
         self.n_iterated += 1
         self.n_done += 1
         length = min(self._step, self.options.short_step) if update_probe else self._step
         new = self.object + length * update
         if moments is not None:
-            phase = moments.phase(lacking, illumination)
+            phase = moments.phase(moments.lacking(self.frames[part]), illumination)
             turn = torch.polar(torch.ones_like(phase), phase)
             new, self._last_object = turn * new, turn * self._last_object
             self._losses = [math.inf] * len(self.frames)
         self.object, self._last_object = self._ahead(new, self._last_object), new
         if update_probe:
-            self._update_probe(length, probe_change, exposure)
+            self._update_probe(length, summed(probe_change), summed(exposure))
         if of_frames is not None and refines_frames:
-            of_frames.take()
+            of_frames.take(self.frames[part])
             self._illuminations = [None] * len(self.frames)
         return held_out.value
 

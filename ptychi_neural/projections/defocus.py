@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ptychi_neural.physics.losses import MeanLoss, add_losses
+from ptychi_neural.physics.ranks import summed
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.projections.accelerated import AcceleratedProjections
 from ptychi_neural.projections.contrast_transfer import ContrastTransfer
@@ -59,7 +60,8 @@ def middle_frames(scan: ScanPhysics) -> Tensor:
     options = scan.options.start
     positions = scan.model.positions(scan.frames)
     order = (positions - positions.mean(0)).square().sum(1).argsort()
-    counts = scan.model.measured(scan.frames[order[:1]]).sum().clamp(min=1)
+    in_the_middle = scan.model.own(scan.frames[order[:1]])
+    counts = summed(scan.model.measured(in_the_middle).sum()).clamp(min=1)
     n_frames = max(int(options.defocus_counts / counts), options.fewest_defocus_frames)
     return scan.frames[order[:n_frames].sort().values]
 
@@ -86,7 +88,10 @@ def beam_from_totals(scan: ScanPhysics) -> Iterator[None]:
         yield
         return
     given = weights.data.clone()
-    totals = torch.cat([scan.model.measured(some).sum((-2, -1)) for some in scan.batches])
+    totals = torch.zeros_like(given[:, 0])
+    for some in scan.batches:
+        totals[some] = scan.model.measured(some).sum((-2, -1))
+    totals = summed(totals)[scan.frames]
     found = given.clone()
     found[scan.frames, 0] *= (totals / totals.mean()).sqrt()
     weights.set_data(found)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ptychi_neural.physics.exit_waves import Correction
+from ptychi_neural.physics.ranks import summed
 from ptychi_neural.physics.scan_physics import ScanPhysics
 
 
@@ -27,7 +28,7 @@ class FirstMoments:
     """
 
     def __init__(self, scan: ScanPhysics) -> None:
-        self.model = scan.model
+        self.scan, self.model = scan, scan.model
         self.options = scan.options.start
         intensity = self._intensity = scan.model.probe.get_all_mode_intensity()
         ky, kx = _frequencies(tuple(intensity.shape))
@@ -39,10 +40,12 @@ class FirstMoments:
         square = ky.square() + kx.square()
         square[0, 0] = 1.0
         integration = self.options.moment_step / (square * (response + self.options.moment_floor))
+        self._moments = intensity.new_zeros(len(scan.model.everything), 3)
+        """(n, 3) counts of each frame, and what its moments along y and x lack, times counts."""
         self._integration = torch.stack([-1j * ky * integration, -1j * kx * integration])
 
-    def accumulate(self, correction: Correction, measured: Tensor, frames: Tensor) -> Tensor:
-        """Sum up what the moments of some patterns lack, weighted with the probe's intensity.
+    def accumulate(self, correction: Correction, measured: Tensor, frames: Tensor) -> None:
+        """Find what the moments of some patterns lack.
 
         Pixels that may not be seen count as predicted.
 
@@ -54,22 +57,39 @@ class FirstMoments:
             (n, h, w) counts.
         frames : Tensor
             (n,) indices of the frames.
-
-        Returns
-        -------
-        Tensor
-            (1, H, W) complex, along y + i along x.
         """
         predicted = correction.predicted
         unpredicted = torch.where(correction.seen, measured - predicted, 0.0)
         of_predicted = predicted.flatten(1) @ self._coordinates
         of_measured = of_predicted + unpredicted.flatten(1) @ self._coordinates
         mean = of_predicted[:, 1:] / of_predicted[:, :1]
-        # Relative to the mean counts, not to the frame's own: an empty frame tells nothing.
-        counts = of_measured[:, :1]
-        lacking = torch.complex(*((of_measured[:, 1:] - counts * mean) / counts.mean()).unbind(1))
-        weighted = lacking[:, None, None, None] * self._intensity
-        return self.model.stitching.place(weighted, self.model.positions(frames))
+        of_measured[:, 1:] -= of_measured[:, :1] * mean
+        self._moments[frames] = of_measured
+
+    def lacking(self, frames: Tensor) -> Tensor:
+        """Sum up what the moments lack, weighted with the probe's intensity.
+
+        Parameters
+        ----------
+        frames : Tensor
+            (n,) indices of all frames that were accumulated, here and on other ranks.
+
+        Returns
+        -------
+        Tensor
+            (1, H, W) complex, along y + i along x.
+        """
+        moments, total = summed(self._moments), torch.zeros_like(self.scan.start)
+        lacking = torch.zeros_like(torch.view_as_complex(moments[:, 1:].contiguous()))
+        for batch in frames.split(self.scan.options.batch_size):
+            of_batch = moments[batch]
+            # Relative to the mean counts, not to the frame's own: an empty frame tells nothing.
+            relative = of_batch[:, 1:] / of_batch[:, :1].mean()
+            lacking[batch] = torch.complex(*relative.unbind(1))
+        for batch in self.scan.of(frames).batches:
+            weighted = lacking[batch][:, None, None, None] * self._intensity
+            total += self.model.stitching.place(weighted, self.model.positions(batch))
+        return summed(total)
 
     def phase(self, lacking: Tensor, illumination: Tensor) -> Tensor:
         """Give the phase by which the object is to be turned.

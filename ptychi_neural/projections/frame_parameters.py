@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ptychi_neural.physics.exit_waves import ExitWaveCorrection
 from ptychi_neural.physics.forward_model import ScanForwardModel
+from ptychi_neural.physics.ranks import summed
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.projections.opr_weights import WeightRefinement
 from ptychi_neural.projections.positions import PositionRefinement
@@ -54,6 +55,7 @@ class FrameParameters:
 
     def __init__(self, scan: ScanPhysics) -> None:
         self.model, self.damping = scan.model, scan.options.start.frame_damping
+        self.batch_size = scan.options.batch_size
         self._refinements: list[Refinement] = []
         if scan.model.writes_down_corrections:
             if scan.model.probe_positions.optimizable:
@@ -61,25 +63,26 @@ class FrameParameters:
             if scan.model.opr_mode_weights.optimizable:
                 self._refinements.append(WeightRefinement(scan))
         self._due: Sequence[Refinement] = ()
-        self._steps = torch.empty(0)
+        self._normal = self._asked = torch.empty(0)
 
     def begin(self, iteration: int, object_: Tensor) -> None:
         """Begin an iteration of the (1, H, W) object."""
         self._due = [each for each in self._refinements if each.is_due(iteration)]
         for each in self._due:
             each.begin(object_)
-        n_unknowns = sum(each.n_unknowns for each in self._due)
-        self._steps = object_.real.new_zeros(len(self.model.everything), n_unknowns)
+        n_frames, n_unknowns = len(self.model.everything), sum(r.n_unknowns for r in self._due)
+        self._normal = object_.real.new_zeros(n_frames, n_unknowns, n_unknowns)
+        self._asked = object_.real.new_zeros(n_frames, n_unknowns, 1)
 
     @property
     def are_due(self) -> bool:
         """Whether this iteration changes anything of the frames."""
-        return self._steps.numel() > 0
+        return self._asked.numel() > 0
 
     def accumulate(
         self, correction: ExitWaveCorrection, patches: Tensor, measured: Tensor, frames: Tensor
     ) -> None:
-        """Find the steps of some frames from their (n, h, w) counts and (n, 1, h, w) patches."""
+        """Take in some frames with their (n, h, w) counts and (n, 1, h, w) patches."""
         waves = [
             change
             for each in self._due
@@ -89,24 +92,32 @@ class FrameParameters:
         changes = self.model.intensity_scale.value.sqrt() * changes
         residual = torch.where(correction.seen, measured.sqrt() - correction.predicted.sqrt(), 0.0)
         changes = torch.where(correction.seen[..., None, :, :], changes, 0.0).flatten(2)
-        normal = changes @ changes.mT
-        asked = changes @ residual.flatten(1)[..., None]
-        damping = self.damping * normal.diagonal(dim1=1, dim2=2).mean(0)
-        tiny = torch.finfo(damping.dtype).tiny
-        normal = normal + torch.diag(damping.clamp(min=tiny))
-        self._steps[frames] = torch.linalg.solve(normal, asked)[..., 0]
+        self._normal[frames] = changes @ changes.mT
+        self._asked[frames] = changes @ residual.flatten(1)[..., None]
+
+    def steps(self, frames: Tensor) -> Tensor:
+        """(n_frames, n_unknowns) steps that those of the (n,) frames that were taken in ask for,
+        here and on other ranks."""
+        normal_of, asked_of = summed(self._normal), summed(self._asked)
+        steps = torch.zeros_like(asked_of[..., 0])
+        for batch in frames.split(self.batch_size):
+            normal = normal_of[batch]
+            damping = self.damping * normal.diagonal(dim1=1, dim2=2).mean(0)
+            tiny = torch.finfo(damping.dtype).tiny
+            normal = normal + torch.diag(damping.clamp(min=tiny))
+            steps[batch] = torch.linalg.solve(normal, asked_of[batch])[..., 0]
+        return steps
 
     def restart(self) -> None:
         """Go on without momentum, after positions and weights went back."""
         for each in self._refinements:
             each.restart()
 
-    def take(self) -> None:
-        """Take the steps that were found."""
-        for each, steps in zip(
-            self._due, self._steps.split([each.n_unknowns for each in self._due], dim=1)
-        ):
-            each.take(steps)
+    def take(self, frames: Tensor) -> None:
+        """Take the steps of the (n,) frames that were taken in."""
+        steps = self.steps(frames).split([each.n_unknowns for each in self._due], dim=1)
+        for each, of_each in zip(self._due, steps):
+            each.take(of_each)
 
 
 def modulus_changes(model: ScanForwardModel, far: Tensor, changes: Sequence[Tensor]) -> Tensor:

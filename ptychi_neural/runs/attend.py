@@ -12,6 +12,7 @@ from ptychi.api.task import PtychographyTask
 from ptychi.reconstructors.base import IterativeReconstructor
 
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
+from ptychi_neural.physics.ranks import StoppedTogether, summed_numbers
 from ptychi_neural.runs.progress import TIMES, Bar, say, tell
 
 SIGNALS = [
@@ -20,7 +21,7 @@ SIGNALS = [
 """Signals that end a run early: Ctrl-C, the end of a batch job, a terminal that is closed."""
 
 
-class _Stop(Exception):
+class _Stop(StoppedTogether):
     """Raised after the batch in which a run was told to stop."""
 
 
@@ -119,7 +120,8 @@ def _stop_on_interrupt(reconstructor: IterativeReconstructor) -> Iterator[None]:
     with interruptible("the batch") as interrupted:
 
         def stop() -> None:
-            if interrupted():
+            (n_interrupted,) = summed_numbers(interrupted())
+            if n_interrupted:  # A signal to one of several processes is one to all.
                 raise _Stop
 
         with after(reconstructor, "run_post_update_hooks", stop):

@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from ptychi.api.task import PtychographyTask
 
+from ptychi_neural.engine.ranks import join
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.engine.tasks import build_task
+from ptychi_neural.physics.ranks import RankLostError, rank
 from ptychi_neural.prediction import deviation
 from ptychi_neural.prediction.deviation_intervals import measure_intervals
 from ptychi_neural.runs.attend import interruptible
@@ -30,6 +32,7 @@ from ptychi_neural.runs.output_formats import write_formats
 from ptychi_neural.runs.progress import say, tell
 from ptychi_neural.runs.provenance import beginning, write_json
 from ptychi_neural.runs.quality import in_register, object_metrics
+from ptychi_neural.runs.ranks import accompany, check_launched, draw_missing_seeds, launched
 from ptychi_neural.runs.result import (
     ReconstructionResult,
     check_room,
@@ -55,6 +58,9 @@ def reconstruct(
     resume: bool = False,
 ) -> ReconstructionResult:
     """Reconstruct a scan and write the results folder.
+
+    Of several processes that ``torchrun`` has started the first does; the others compute along and
+    end (``SystemExit``).
 
     The folder holds ``product.h5`` (ptychodus product, with ``object_std`` beside the object where
     a trained generator made it: how far its predictions disagree; with ``output.intervals``
@@ -93,11 +99,16 @@ def reconstruct(
     """
     run = copy.deepcopy(run)
     run.output_folder = Path(output_folder or run.output_folder)
+    if launched():
+        check_launched(run, resume)
+        join()
+        if rank() > 0:
+            accompany(run)
     with results_folder(run.output_folder, overwrite, resume=resume) as results:
         if results.earlier is not None:
             _check_unfinished(results)
             take_seeds(run, results.earlier)
-        _draw_missing_seeds(run)
+        draw_missing_seeds(run)
         with noted_warnings() as notes:
             scan, reference = load(run)
         check_room(results.temporary, scan)
@@ -143,13 +154,6 @@ def _check_unfinished(results: ResultsFolder) -> None:
         raise ValueError(f"{results.folder}: is complete, --overwrite reconstructs it anew.")
 
 
-def _draw_missing_seeds(run: RunFile) -> None:
-    drawn = int(np.random.default_rng().integers(2**31))
-    for stage in run.stages:
-        if stage.options.reconstructor_options.random_seed is None:
-            stage.options.reconstructor_options.random_seed = drawn
-
-
 def _begin(results: ResultsFolder, run: RunFile) -> None:
     """Write what tells a run that is killed, or take over what one has left."""
     if results.earlier is not None:
@@ -184,7 +188,7 @@ def _run_engines(
     clock = time.perf_counter()
     try:
         stopped = "interrupted" if workflow.run(show_progress) else None
-    except FloatingPointError as error:
+    except (FloatingPointError, RankLostError) as error:
         stopped = str(error)
     for name in ("object", "probe", "probe_positions", "opr_mode_weights"):
         if not workflow.reached.get_data(name).isfinite().all():

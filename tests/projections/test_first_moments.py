@@ -44,7 +44,8 @@ def moments_of_a_flat_object(scan):
     moments = FirstMoments(scan)
     correction = scan.correction(scan.frames, scan.start_patches(scan.frames))
     measured = scan.model.measured(scan.frames)
-    lacking = moments.accumulate(correction, measured, scan.frames)
+    moments.accumulate(correction, measured, scan.frames)
+    lacking = moments.lacking(scan.frames)
     return moments, lacking.detach(), scan.illumination(correction, scan.frames)
 
 

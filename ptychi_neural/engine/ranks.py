@@ -1,0 +1,141 @@
+"""A task under ``torchrun``: its process group, and the share of the patterns that each rank keeps.
+
+pty-chi starts a group of GPUs only (docs/several_processes.md). The group of this engine's tasks
+sums by gloo on CPUs, and by NCCL on GPUs.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from ptychi.api.task import PtychographyTask
+from ptychi.parallel import MultiprocessMixin
+from ptychi.utils import to_tensor
+
+from ptychi_neural.options import NeuralPtychographyOptions
+from ptychi_neural.physics.ranks import (
+    Share,
+    SharedDataset,
+    has_left,
+    n_ranks,
+    rank,
+    shares,
+    summed,
+)
+
+
+def build_device(task: PtychographyTask, build: Callable[[PtychographyTask], None]) -> None:
+    """Build the default device of a task, and on CPUs under a launcher join its process group.
+
+    Parameters
+    ----------
+    task : PtychographyTask
+        A task of this engine.
+    build : callable
+        pty-chi's own ``build_default_device``.
+    """
+    join()
+    if task.detect_launcher() is not None and task._get_default_device() == "cpu":
+        torch.set_default_device("cpu")
+    else:
+        build(task)
+
+
+def join() -> None:
+    """Join the process group of ``torchrun``, where it has started this process, but not again."""
+    is_launched = MultiprocessMixin().detect_launcher() is not None
+    if is_launched and not has_left() and not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend=backend, init_method="env://")
+
+
+def build_data(task: PtychographyTask, build: Callable[[PtychographyTask], None]) -> None:
+    """Build the dataset of a task, on each of several ranks that of its own frames.
+
+    Parameters
+    ----------
+    task : PtychographyTask
+        A task of this engine, with the arrays of the whole scan.
+    build : callable
+        pty-chi's own ``build_data``.
+
+    Raises
+    ------
+    ValueError
+        If there are more ranks than frames, or the ranks were given different positions, or options
+        that need one process.
+    """
+    n = n_ranks()
+    if n == 1:
+        build(task)
+        return
+    assert isinstance(task.options, NeuralPtychographyOptions)
+    check_options(task.options)
+    data = task._task_data
+    positions = torch.stack(
+        [to_tensor(data.probe_position_y_px), to_tensor(data.probe_position_x_px)], 1
+    )
+    n_frames = len(positions)
+    if n_frames < n:
+        raise ValueError(
+            f"diffraction_data: {n_frames} frames are too few for {n} processes; start at most "
+            "one for each frame (torchrun --nproc-per-node)."
+        )
+    own = shares(positions, n)[rank()]
+    _check_dealt_once(own, n_frames)
+    patterns = data.diffraction_data
+    whole = patterns if isinstance(patterns, torch.Tensor) else np.asarray(patterns)
+    weights = data.opr_mode_weights_data
+    if weights is None:  # pty-chi would make them for as many frames as it sees patterns.
+        weights = torch.ones(n_frames, 1)
+    task._task_data = dataclasses.replace(
+        data, diffraction_data=whole[own.numpy()], opr_mode_weights_data=weights
+    )
+    build(task)
+    assert task.dataset is not None
+    task.dataset = SharedDataset(task.dataset, Share(own, n_frames))  # type: ignore[assignment]
+
+
+def _check_dealt_once(own: torch.Tensor, n_frames: int) -> None:
+    """Check that each frame is on one rank."""
+    times = torch.zeros(n_frames)
+    times[own] = 1
+    if (summed(times) != 1).any():
+        raise ValueError(
+            "probe_position_x_px, probe_position_y_px: differ between the processes; give all of "
+            "them the same scan, and the same random_seed where it is drawn."
+        )
+
+
+def check_options(options: NeuralPtychographyOptions) -> None:
+    """Refuse what needs one process.
+
+    Raises
+    ------
+    ValueError
+        Naming the option and the remedy.
+    """
+    reconstructor = options.reconstructor_options
+    if reconstructor.generator.checkpoint is not None:
+        raise ValueError(
+            "reconstructor_options.generator.checkpoint: a trained generator predicts in one "
+            f"process, not in {n_ranks()}; leave it out, or start without torchrun."
+        )
+    check_epochs(reconstructor.num_epochs)
+
+
+def check_epochs(num_epochs: int) -> None:
+    """Refuse epochs in several processes.
+
+    Raises
+    ------
+    ValueError
+        Naming the remedy.
+    """
+    if n_ranks() > 1 and num_epochs > 0:
+        raise ValueError(
+            f"reconstructor_options.num_epochs = {num_epochs}: only the initial reconstruction "
+            f"runs in several processes, here {n_ranks()}; set it to 0, or start without torchrun."
+        )

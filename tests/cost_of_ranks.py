@@ -1,0 +1,71 @@
+"""Time and memory of an initial reconstruction, of one process or of each of several.
+
+    OMP_NUM_THREADS=1 python tests/cost_of_ranks.py
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 tests/cost_of_ranks.py
+
+Each process prints its CPU seconds of the iterations, and by how much its resident memory has grown
+at most since before the task was built, when it held the counts of the whole scan.
+"""
+
+import argparse
+import os
+import resource
+import sys
+import time
+
+import numpy as np
+from ptychi.api.task import PtychographyTask
+
+import ptychi_neural.api as napi
+from ptychi_neural.physics.ranks import n_ranks, rank
+
+
+def main() -> None:
+    """Reconstruct an empty object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--side", type=int, default=128, help="pixels of a frame")
+    parser.add_argument("--frames", type=int, default=24, help="frames along a side of the scan")
+    parser.add_argument("--iterations", type=int, default=3)
+    arguments = parser.parse_args()
+    side, n = arguments.side, arguments.frames
+    y, x = np.mgrid[:side, :side] - side / 2
+    probe = np.exp(-(x**2 + y**2) / (side / 6) ** 2 + 2j * (x**2 + y**2) / side)
+    power = np.abs(np.fft.fftshift(np.fft.fft2(probe))) ** 2
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(1e5 * power / power.sum(), (n * n, side, side)).astype(np.uint16)
+    step = side / 16
+    positions = step * np.stack(np.mgrid[:n, :n], -1).reshape(-1, 2)
+    positions = positions + rng.uniform(-1, 1, positions.shape)
+    positions -= positions.mean(0)
+    extent = int(step * n + side + 8)
+    options = napi.NeuralPtychographyOptions()
+    settings = options.reconstructor_options
+    settings.default_device, settings.num_epochs = "cpu", 0
+    settings.start.n_iterations = arguments.iterations
+    options.probe_options.optimizable = False
+    before = _peak_mib()
+    task = PtychographyTask(
+        options,
+        diffraction_data=counts,
+        object_data=np.ones((1, extent, extent), complex),
+        probe_data=probe[None, None],
+        probe_position_x_px=positions[:, 1],
+        probe_position_y_px=positions[:, 0],
+    )
+    number, started, wall = rank(), time.process_time(), time.perf_counter()
+    task.run()
+    print(
+        f"process {number} of {n_ranks()} (pid {os.getpid()}): "
+        f"{time.process_time() - started:.1f} CPU s, {time.perf_counter() - wall:.1f} s, "
+        f"memory grown by {_peak_mib() - before:.0f} MiB from {before:.0f} MiB",
+        flush=True,
+    )
+
+
+def _peak_mib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+if __name__ == "__main__":
+    main()
