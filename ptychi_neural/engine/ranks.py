@@ -74,9 +74,9 @@ def build_data(task: PtychographyTask, build: Callable[[PtychographyTask], None]
     assert isinstance(task.options, NeuralPtychographyOptions)
     check_options(task.options)
     data = task._task_data
-    positions = torch.stack(
-        [to_tensor(data.probe_position_y_px), to_tensor(data.probe_position_x_px)], 1
-    )
+    # pty-chi's annotation knows less than it takes.
+    y, x = map(to_tensor, (data.probe_position_y_px, data.probe_position_x_px))  # type: ignore[arg-type]
+    positions = torch.stack([y, x], 1)
     n_frames = len(positions)
     if n_frames < n:
         raise ValueError(
