@@ -1,6 +1,7 @@
 """The house: imports point one way, and nothing but generators knows an architecture."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -182,3 +183,9 @@ def test_scripts_that_need_no_spectral_layer_or_figure_do_not_wait_for_their_imp
     drawing = {f"ptychi_neural.{n.removesuffix('.py')}" for n in importing("matplotlib")}
     assert drawing
     assert not loaded & {"neuralop", *(name.replace("/", ".") for name in drawing)}
+
+
+@pytest.mark.parametrize("name", ["infer", "reconstruct", "train"])
+def test_functions_of_runs_are_not_hidden_by_their_modules(name):
+    module = importlib.import_module(f"ptychi_neural.runs.{name}")
+    assert getattr(ptychi_neural.runs, name) is getattr(module, name)

@@ -16,6 +16,7 @@ from ptychi.api.task import PtychographyTask
 from ptychi_neural.engine.modes import with_filled_modes
 from ptychi_neural.scans import check_start, repair
 from ptychi_neural.scans.counts import is_repaired
+from ptychi_neural.scans.masks import telling
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def _repaired(data: Any, options: PtychographyDataOptions) -> dict[str, Any]:
         raise ValueError("valid_pixel_mask: no pixel is valid; valid pixels are True.")
     if is_repaired(patterns):
         return {}
-    told = None if mask is None or mask.all() else mask  # A mask of nothing tells nothing.
+    told = telling(mask)
     in_corner = not options.fft_shift and np.isinf(options.free_space_propagation_distance_m)
     if in_corner:  # Neighbours on the detector have to be neighbours in the array.
         patterns, told = (_shifted(array, np.fft.fftshift) for array in (patterns, told))

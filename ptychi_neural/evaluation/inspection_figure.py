@@ -158,7 +158,7 @@ def _draw_overlap(
     unit: str,
 ) -> None:
     """Draw how many positions light a place, counted with the probe's share of its maximum."""
-    from scipy.signal import fftconvolve
+    from scipy import fft
 
     coarse = max(1, int(np.ceil(np.ptp(positions_px, axis=0).max() / 512)))
     height, width = (max(1, n // coarse) for n in intensity.shape)
@@ -168,7 +168,8 @@ def _draw_overlap(
     corners = np.round((positions_px - positions_px.min(axis=0)) / coarse).astype(int)
     visits = np.zeros(corners.max(axis=0) + 1)
     np.add.at(visits, tuple(corners.T), 1)
-    light = fftconvolve(visits, probe)
+    shape = [n + m - 1 for n, m in zip(visits.shape, probe.shape)]
+    light = fft.irfft2(fft.rfft2(visits, shape) * fft.rfft2(probe, shape), shape)
     low = positions_px.min(axis=0) - np.array(intensity.shape) / 2
     edges = [scale * (low[i] + coarse * n) for i in (0, 1) for n in (0, light.shape[i])]
     drawn = ax.imshow(light, extent=(edges[2], edges[3], edges[1], edges[0]), cmap="cividis")

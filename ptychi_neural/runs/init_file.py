@@ -8,8 +8,9 @@ from typing import Any
 
 import tomli_w
 
+from ptychi_neural.runs.configuration import parse_changes
 from ptychi_neural.runs.inspect_scan import Inspection, inspect_scan
-from ptychi_neural.runs.run_file import parse_changes, run_of
+from ptychi_neural.runs.measured import section_of
 from ptychi_neural.runs.template import BEGINNING, OPTIONS, TEMPLATE
 
 PARALLEL = 1.02
@@ -67,12 +68,12 @@ def write_run_file(
     if target.exists():
         raise FileExistsError(f"{target} exists; name another with --output.")
     keys: dict[str, Any] = contents.get("data", {})
-    inspection = inspect_scan(run_of(path, product, changes))
+    inspection = inspect_scan(section_of(path, product, changes))
     hints = list(inspection.suspicions)
     found = _found_keys(inspection, keys)
     if found:
         told = [f"data.{name}={tomli_w.dumps({'x': value})[4:]}" for name, value in found.items()]
-        inspection = inspect_scan(run_of(path, product, [*changes, *told]))
+        inspection = inspect_scan(section_of(path, product, [*changes, *told]))
         hints = list(inspection.suspicions)
     if inspection.problem is not None:
         hints.insert(0, f"it cannot be reconstructed yet: {inspection.problem}")

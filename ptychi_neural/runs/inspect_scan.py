@@ -1,6 +1,5 @@
 """A look at a scan before it is reconstructed: what its files hold, and what is likely wrong."""
 
-import dataclasses
 import math
 import warnings
 from dataclasses import dataclass
@@ -10,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.constants import c, e, h
 
-from ptychi_neural.runs.run_file import RunFile
-from ptychi_neural.runs.run_scan import load
+from ptychi_neural.runs.measured import load_measured
 from ptychi_neural.runs.sections import DataSection
 from ptychi_neural.runs.summary import overlap, step
 from ptychi_neural.runs.suspicions import (
@@ -62,29 +60,26 @@ class Inspection:
     the file's positions."""
 
 
-def inspect_scan(run: RunFile) -> Inspection:
-    """Look at the measured scan of a run file.
+def inspect_scan(section: DataSection) -> Inspection:
+    """Look at a measured scan.
 
     Parameters
     ----------
-    run : RunFile
-        A run file with a ``[data]`` section.
+    section : DataSection
+        Its section ``[data]``.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If it has none, or the patterns cannot be read.
+        If the patterns cannot be read.
     """
-    section = run.data
-    if section is None:
-        raise ValueError("the run file has no section [data]: its scan is simulated.")
     path = section.diffraction_path
     named = section.datasets.get("patterns")
     kind = "named datasets" if named else reader_of(path).name
     shape = named_shape(path, named) if named else reader_of(path).stack_shape(path)
     stride = max(1, math.ceil(2 * math.prod(shape) / SAMPLE_BYTES))
     numbers = np.arange(0, shape[0], stride)
-    scan, problem, report = _loaded(run, stride)
+    scan, problem, report = _loaded(section, stride)
     if scan is not None and scan.frame_indexes is not None and stride > 1:
         numbers = np.unique(np.append(scan.frame_indexes, numbers[:1]))
     stored = read_patterns(path, numbers if stride > 1 else None, section.datasets)
@@ -119,7 +114,7 @@ def inspect_scan(run: RunFile) -> Inspection:
             steps = overlap(positions_px, scan.probe), step(positions_px)
             suspicions += in_positions(positions_px, scan.probe, *steps)
     elif raw is not None:
-        suspicions += _unit_that_loads(run, section, stride)
+        suspicions += _unit_that_loads(section, stride)
     facts |= {f"defects {i}": line for i, line in enumerate(report, 1)}
     near_field = scan is not None and scan.free_space_propagation_distance_m is not None
     used = stored if scan is None else Diffraction(scan.patterns, scan.valid_pixel_mask)
@@ -127,13 +122,12 @@ def inspect_scan(run: RunFile) -> Inspection:
     return Inspection(facts, suspicions, stored, numbers, scan, positions_px, problem, shadow)
 
 
-def _unit_that_loads(run: RunFile, section: DataSection, stride: int) -> list[str]:
+def _unit_that_loads(section: DataSection, stride: int) -> list[str]:
     """The unit of positions with which a scan can be loaded that cannot be as it is."""
     if section.position_units is not None:
         return []
     for unit in ("um", "nm", "mm"):
-        changed = section.model_copy(update={"position_units": unit})
-        scan, _, _ = _loaded(dataclasses.replace(run, data=changed), stride)
+        scan, _, _ = _loaded(section.model_copy(update={"position_units": unit}), stride)
         if scan is not None and len(scan.positions_px) > 1:
             step_px, side = step(scan.positions_px), min(scan.probe.shape[-2:])
             if FEWEST_STEPS * side < step_px < MOST_STEPS * side:
@@ -149,14 +143,13 @@ class _Raw(NamedTuple):
     """Numbers of their frames."""
 
 
-def _loaded(run: RunFile, stride: int) -> tuple[Scan | None, str | None, list[str]]:
+def _loaded(section: DataSection, stride: int) -> tuple[Scan | None, str | None, list[str]]:
     """The scan of every so many-th frame, or why it cannot be loaded, and what was repaired."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert run.data is not None
-        diffraction = run.data.diffraction_path
+        diffraction = section.diffraction_path
         try:
-            scan, _ = load(run, slice(None, None, stride))
+            scan, _ = load_measured(section, slice(None, None, stride))
         except (ValueError, FileNotFoundError) as error:
             return None, str(error), []
     told = (w for w in caught if w.category is UserWarning)

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from ptychi_neural.scans import Scan, mean_pattern_probe
-from ptychi_neural.simulation import ZonePlate as SimulatedZonePlate
 
 
 class MeanPattern(BaseModel):
@@ -98,6 +97,8 @@ def guessed_probe(guess: MeanPattern | Aperture | ZonePlate, scan: Scan) -> NDAr
             f"data.probe: {guess.defocus_m:.3g} m from the focus the beam is {width_m:.3g} m wide, "
             f"the field of view {side_m:.3g} m; check the defocus."
         )
+    from ptychi_neural.simulation import ZonePlate as SimulatedZonePlate  # imports pty-chi
+
     defocus = scan.wavelength_m * guess.defocus_m / (side_m * scan.pixel_size_m)
     optics = SimulatedZonePlate(outer=half_angle / largest, central_stop=stop, defocus=defocus)
     probe = optics.build((shape[0], shape[1]))[None]

@@ -7,7 +7,7 @@ import numpy as np
 
 from ptychi_neural.evaluation.inspection_figure import inspection_figure
 from ptychi_neural.runs.inspect_scan import Inspection, inspect_scan
-from ptychi_neural.runs.run_file import run_of
+from ptychi_neural.runs.measured import section_of
 from ptychi_neural.runs.summary import summarize
 from ptychi_neural.runs.suspicions import orientation_keys
 from ptychi_neural.scans.formats import reader_of
@@ -40,11 +40,10 @@ def report(
     FileNotFoundError, ValueError
         If there is nothing to read.
     """
-    run = run_of(path, product, changes) if _may_hold_patterns(path, changes) else None
-    if run is None:
+    if not _may_hold_patterns(path, changes):
         yield from _rows(summarize(path))
         return
-    inspection = inspect_scan(run)
+    inspection = inspect_scan(section_of(path, product, changes))
     yield from _rows(inspection.facts)
     if inspection.problem is not None:
         yield f"It cannot be reconstructed yet: {inspection.problem}"
@@ -55,9 +54,10 @@ def report(
     yield f"{target}: mean pattern, counts of frames, positions over the probe, overlap"
     if orientations:
         from ptychi_neural.runs.orientations import rank_orientations  # imports the engine
+        from ptychi_neural.runs.run_file import run_of
 
         yield "orientation, nats per held-out pixel above the best, deviance:"
-        for found in rank_orientations(run):
+        for found in rank_orientations(run_of(path, product, changes)):
             yield f"  {orientation_keys(found):46}{found.loss:10.4g}{found.deviance:10.4g}"
 
 

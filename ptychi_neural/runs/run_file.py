@@ -26,6 +26,7 @@ from ptychi_neural.runs.configuration import (
     validated,
 )
 from ptychi_neural.runs.engines import CATALOGUE
+from ptychi_neural.runs.measured import contents_of
 from ptychi_neural.runs.option_groups import checked_options, options_from, stated
 from ptychi_neural.runs.sections import (
     DATA_VARIABLE,
@@ -246,11 +247,8 @@ def run_of(
         if product is not None:
             raise ValueError(f"{path} names its product itself; give one of the two.")
         return read_run_file(path, data_folder, contents)
-    data: dict[str, Any] = {"diffraction": str(path.resolve())}
-    if product is not None:
-        data["product"] = str(product.resolve())
-    data |= contents.pop("data", {})
-    return run_from({"data": data} | contents, Path("run.toml").resolve(), data_folder)
+    contents = contents_of(path, product, contents)
+    return run_from(contents, Path("run.toml").resolve(), data_folder)
 
 
 def _locate_checkpoint(generator: GeneratorOptions, base: Path, problems: list[str]) -> None:

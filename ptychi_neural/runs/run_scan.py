@@ -7,13 +7,12 @@ from numpy.typing import NDArray
 from ptychi.api.options.task import PtychographyTaskOptions
 from ptychi.api.task import PtychographyTask
 
-from ptychi_neural.engine.modes import with_modes
-from ptychi_neural.runs.probe_guess import guessed_probe
+from ptychi_neural.runs.measured import begun, load_measured
 from ptychi_neural.runs.run_file import RunFile
-from ptychi_neural.runs.sections import DataSection
-from ptychi_neural.scans import Scan, load_scan
-from ptychi_neural.scans.hdf5 import dataset, opened
+from ptychi_neural.scans import Scan
 from ptychi_neural.simulation import simulate
+
+__all__ = ["begun", "is_refined", "load", "reconstructed"]
 
 
 def load(
@@ -32,32 +31,7 @@ def load(
         simulated = simulate(run.simulation)
         return simulated.scan, simulated.truth.object
     assert run.data is not None
-    scan = load_scan(
-        run.data.diffraction_path,
-        run.data.product_path,
-        frames=frames,
-        preparation=run.data.preparation(),
-    )
-    scan = begun(run.data, scan)
-    if run.data.reference is None:
-        return scan, None
-    with opened(run.data.folder / run.data.reference) as file:
-        reference = dataset(file, "object")[()]
-    reference = reference.reshape(-1, *reference.shape[-2:])
-    if reference.shape != scan.object.shape:
-        raise ValueError(
-            f"data.reference: its object is {reference.shape}, that of data.product "
-            f"{scan.object.shape}; use a reference on the same grid, or leave it out."
-        )
-    return scan, reference
-
-
-def begun(section: DataSection, scan: Scan) -> Scan:
-    """The scan with the probe that a section ``[data]`` asks to start from."""
-    probe = scan.probe if section.probe is None else guessed_probe(section.probe, scan)
-    if section.n_probe_modes not in (None, probe.shape[1]):
-        probe = with_modes(probe, section.n_probe_modes)
-    return dataclasses.replace(scan, probe=probe)
+    return load_measured(run.data, frames)
 
 
 def is_refined(options: PtychographyTaskOptions) -> bool:

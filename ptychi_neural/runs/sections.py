@@ -82,6 +82,14 @@ class DataSection(Preparation):
         return Preparation.model_validate(keys)
 
 
+class DataAlone(BaseModel):
+    """A run file that names a measured scan and nothing else."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    data: DataSection
+
+
 class OutputSection(BaseModel):
     """``[output]``: where the result goes."""
 

@@ -13,10 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft
 from scipy.spatial import cKDTree
 
 MOST_FRAMES = 60
 """Frames whose shifts to their neighbours are measured."""
+
+LARGEST_SIDE = 256
+"""Pixels of a side to which larger frames are binned: shifts need no finer ones."""
 
 LEAST_SHIFT_PX = 1.5
 """Median shift from which patterns move at all."""
@@ -69,14 +73,17 @@ def find_shadow(
     chosen = np.unique(np.linspace(0, n - 1, min(n, MOST_FRAMES)).astype(int))
     _, neighbours = cKDTree(positions).query(positions[chosen], k=min(n, 4))
     used, index = np.unique(np.concatenate([chosen[:, None], neighbours], 1), return_inverse=True)
-    frames = patterns[used].astype(np.float64)
+    coarse = -(-max(height, width) // LARGEST_SIDE)
+    frames = _binned(patterns[used], coarse)
+    valid = _binned(valid[None], coarse)[0] == coarse**2
+    height, width = valid.shape
     mean = np.where(valid, frames.mean(axis=0), 0)
-    contrast = np.where(valid & (mean > 0), frames / np.where(mean > 0, mean, 1) - 1, 0)
     window = np.hanning(height)[:, None] * np.hanning(width)
-    window = np.where(valid & (mean > 0.05 * mean.max()), window, 0)
-    waves = np.fft.fft2(contrast * window)
+    window = np.where(valid & (mean > 0.05 * mean.max()), window, 0).astype(np.float32)
+    contrast = np.where(window > 0, frames / np.where(mean > 0, mean, 1) - 1, 0)
+    waves = fft.rfft2(contrast * window)
     # The window's own correlation falls off from no shift, and would draw the peak there.
-    common = np.fft.ifft2(np.abs(np.fft.fft2(window)) ** 2).real
+    common = fft.irfft2(np.abs(fft.rfft2(window)) ** 2, window.shape)
     common = np.where(common > LEAST_COMMON * common.max(), common, np.inf)
     index = index.reshape(len(chosen), -1)
     shifts, moves = [], []
@@ -88,7 +95,15 @@ def find_shadow(
                 moves.append(move)
     if len(shifts) < 6:
         return None
-    return _fit(np.array(shifts), np.array(moves))
+    found = _fit(np.array(shifts), np.array(moves))
+    return None if found is None else found._replace(pixel_size=found.pixel_size / coarse)
+
+
+def _binned(frames: NDArray[np.generic], side: int) -> NDArray[np.float32]:
+    """Sums over squares of pixels; what is left over at the end of a side is cut off."""
+    n, height, width = (len(frames), frames.shape[1] // side, frames.shape[2] // side)
+    squares = frames[:, : height * side, : width * side].reshape(n, height, side, width, side)
+    return squares.sum(axis=(2, 4), dtype=np.float32)
 
 
 def _fit(shifts: NDArray[np.float64], moves: NDArray[np.float64]) -> Shadow | None:
@@ -111,10 +126,10 @@ def _fit(shifts: NDArray[np.float64], moves: NDArray[np.float64]) -> Shadow | No
 
 
 def _shift(
-    one: NDArray[np.complex128], other: NDArray[np.complex128], common: NDArray[np.float64]
+    one: NDArray[np.complex64], other: NDArray[np.complex64], common: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """By how many pixels (y, x) the second image lies further than the first."""
-    correlation = np.fft.ifft2(one.conj() * other).real / common
+    correlation = fft.irfft2(one.conj() * other, common.shape) / common
     peak = np.unravel_index(correlation.argmax(), correlation.shape)
     shift = np.empty(2)
     for axis, (at, size) in enumerate(zip(peak, correlation.shape)):

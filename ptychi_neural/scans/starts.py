@@ -36,10 +36,8 @@ def empty_object_size(
     positions_px: NDArray[np.float64], probe_shape: tuple[int, ...], margin: int = 10
 ) -> tuple[int, int]:
     """(H, W) of ``empty_object``, without making it."""
-    from ptychi.utils import get_suggested_object_size  # takes seconds: it imports torch
-
-    both_ways = np.concatenate([positions_px, -positions_px])
-    size = get_suggested_object_size(both_ways, probe_shape[-2:], extra=2 * margin)
+    extent = np.ceil(2 * np.abs(positions_px).max(axis=0))  # both ways from the centre
+    size = extent.astype(int) + probe_shape[-2:] + 2 * margin
     height, width = (int(n + n % 2) for n in size)  # an odd size has no pixel edge in its middle
     return height, width
 

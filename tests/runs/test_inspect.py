@@ -115,14 +115,33 @@ def test_the_orientation_of_a_measured_near_field_scan_wins(data_folder):
     assert ranked[1].loss > 10
 
 
+WITHOUT_TORCH = """
+import sys
+from ptychi_neural.cli import app
+assert not app(standalone_mode=False)
+assert not {"torch", "ptychi", "pandas"} & sys.modules.keys()
+"""
+
+
+def test_a_look_at_a_file_and_a_run_file_for_it_import_no_engine(folder, simulated):
+    write_scan(folder / "scan.cxi", simulated.scan, format="cxi")
+    for command in ("inspect", "init"):
+        code = f"import sys; sys.argv = ['ptychi-neural', '{command}', 'scan.cxi']" + WITHOUT_TORCH
+        subprocess.run([sys.executable, "-c", code], check=True)
+    assert (folder / "scan-inspect.png").exists()
+    assert (folder / "scan.toml").exists()
+
+
 @pytest.mark.slow
-def test_a_large_file_is_looked_at_quickly_and_in_little_memory(folder, simulated):
+@pytest.mark.parametrize("side", [128, 512])
+def test_a_large_file_is_looked_at_quickly_and_in_little_memory(side, folder, simulated):
     scan = simulated.scan
-    n = 2**30 // (2 * 128 * 128)
-    frame = np.zeros((128, 128), np.uint16)
-    frame[56:72, 56:72] = scan.patterns[0]
+    n = 2**30 // (2 * side**2)
+    frame = np.zeros((side, side), np.uint16)
+    middle = slice(side // 2 - 8, side // 2 + 8)
+    frame[middle, middle] = scan.patterns[0]
     with h5py.File(folder / "large.h5", "w") as file:
-        data = file.create_dataset("dp", (n, 128, 128), np.uint16)
+        data = file.create_dataset("dp", (n, side, side), np.uint16)
         for start in range(0, n, 1024):
             data[start : start + 1024] = frame
         steps = np.random.default_rng(0).random((2, n)) * 1e-5

@@ -32,6 +32,12 @@ def test_the_pixel_and_the_orientation_are_found(flags):
     assert (found.transpose, found.flip_y, found.flip_x) == flags
 
 
+def test_large_frames_tell_the_size_of_their_own_pixels():
+    frames, positions = shadow_scan(2.5e-7)
+    larger = frames.repeat(6, axis=1).repeat(6, axis=2)  # 288 x 288
+    assert find_shadow(larger, None, positions).pixel_size == pytest.approx(2.5e-7 / 6, rel=0.02)
+
+
 def test_far_field_patterns_show_none(simulated):
     scan = simulated().scan()
     assert find_shadow(scan.patterns, None, scan.positions_px) is None

@@ -1,0 +1,103 @@
+"""A measured scan from its files, without the engine.
+
+A look at a scan needs neither torch nor pty-chi, whose import takes longer than the look.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptychi_neural.runs.configuration import RunFileError, key_names, parse_changes, validated
+from ptychi_neural.runs.probe_guess import guessed_probe
+from ptychi_neural.runs.sections import DataAlone, DataSection
+from ptychi_neural.scans import Scan, load_scan
+from ptychi_neural.scans.hdf5 import dataset, opened
+
+
+def section_of(path: Path, product: Path | None, changes: Sequence[str]) -> DataSection:
+    """The ``[data]`` of a run file, or that of a file of patterns and the file of its positions.
+
+    Parameters
+    ----------
+    path : Path
+        Run file, or file of patterns.
+    product : Path, optional
+        File of positions that belongs to the patterns.
+    changes : sequence of str
+        Keys of ``[data]``, see ``parse_changes``.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no such file, a key is wrong, or the scan of the run file is simulated.
+    """
+    contents = parse_changes(changes)
+    if path.suffix.lower() == ".toml" or contents.keys() - {"data"}:
+        from ptychi_neural.runs.run_file import run_of  # imports pty-chi
+
+        section = run_of(path, product, changes).data
+        if section is None:
+            raise ValueError("the run file has no section [data]: its scan is simulated.")
+        return section
+    problems: list[str] = []
+    contents = contents_of(path, product, contents)
+    frame = validated(DataAlone, contents, list(key_names(DataAlone)), problems)
+    if frame is not None:
+        frame.data.locate(Path.cwd(), None, problems)
+    if problems:
+        raise RunFileError(str(path), problems)
+    section = frame.data
+    assert isinstance(section, DataSection)
+    return section
+
+
+def contents_of(path: Path, product: Path | None, changes: dict[str, Any]) -> dict[str, Any]:
+    """Contents of a run file for a file of patterns and the file of its positions."""
+    data: dict[str, Any] = {"diffraction": str(path.resolve())}
+    if product is not None:
+        data["product"] = str(product.resolve())
+    return changes | {"data": data | changes.get("data", {})}
+
+
+def load_measured(
+    section: DataSection, frames: slice | None = None
+) -> tuple[Scan, NDArray[np.complexfloating] | None]:
+    """Read a scan, or some of its frames, and the (n_slices, H, W) reference, if there is one.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If a file cannot be read, or the reference is on another grid.
+    """
+    scan = load_scan(
+        section.diffraction_path,
+        section.product_path,
+        frames=frames,
+        preparation=section.preparation(),
+    )
+    scan = begun(section, scan)
+    if section.reference is None:
+        return scan, None
+    with opened(section.folder / section.reference) as file:
+        reference = dataset(file, "object")[()]
+    reference = reference.reshape(-1, *reference.shape[-2:])
+    if reference.shape != scan.object.shape:
+        raise ValueError(
+            f"data.reference: its object is {reference.shape}, that of data.product "
+            f"{scan.object.shape}; use a reference on the same grid, or leave it out."
+        )
+    return scan, reference
+
+
+def begun(section: DataSection, scan: Scan) -> Scan:
+    """The scan with the probe that a section ``[data]`` asks to start from."""
+    probe = scan.probe if section.probe is None else guessed_probe(section.probe, scan)
+    if section.n_probe_modes not in (None, probe.shape[1]):
+        from ptychi_neural.engine.modes import with_modes  # imports pty-chi
+
+        probe = with_modes(probe, section.n_probe_modes)
+    return dataclasses.replace(scan, probe=probe)
