@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 import ptychi_neural.api as napi
+from notebook_cells import run_cells
 from ptychi_neural.generators import Generator, OneShotNetwork
 from ptychi_neural.generators.files import load_generator
 from ptychi_neural.generators.heads import build_head, output_convolution
@@ -323,3 +324,12 @@ def test_an_architecture_is_a_generator_or_the_network_of_a_one_shot_one():
     with pytest.raises(TypeError, match="derive it from Generator or OneShotNetwork"):
         napi.register_architecture("anything")(nn.Linear)
     assert list(napi.Architectures) == before
+
+
+# --- the notebook --------------------------------------------------------------------------
+
+
+def test_the_architecture_of_the_notebook_is_saved_and_predicts(tmp_path, monkeypatch):
+    names = run_cells("own_architecture", tmp_path, monkeypatch)
+    assert names["predictor"].generator.options.architecture == napi.Architectures.LEARNED_FILTER
+    assert (tmp_path / "results" / "own_architecture" / "comparison.png").exists()
