@@ -23,7 +23,7 @@ class DataSection(Preparation):
 
     folder: Path = Path(".")
     """Folder that the other paths are relative to. ``--data`` overrides it, and so does the
-    environment variable PTYCHI_NEURAL_DATA."""
+    environment variable PTYCHI_NEURAL_DATA where ``diffraction`` is in its folder."""
 
     diffraction: Path
     """File of the diffraction patterns, or of the whole scan, or a folder of TIFF files."""
@@ -55,7 +55,11 @@ class DataSection(Preparation):
         problems : list of str
             Lines are added to it.
         """
-        self.folder = [*data_folders(data_folder), (base / self.folder).resolve()][0]
+        own = (base / self.folder).resolve()
+        first, *_ = folders = [*data_folders(data_folder), own]
+        if data_folder is None:  # Not all run files are of the data that the variable names.
+            folders = [folder for folder in folders if (folder / self.diffraction).exists()]
+        self.folder, *_ = [*folders, first]
         for name in ("diffraction", "product", "reference", "background", "mask"):
             file = getattr(self, name)
             if isinstance(file, Path) and not (self.folder / file).exists():

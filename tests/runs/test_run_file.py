@@ -213,6 +213,8 @@ def test_the_data_folder_is_the_command_lines_then_the_environments_then_the_fil
     assert read("", scan=scan).data.folder == tmp_path / "environment"
     given = read("", scan=scan, data_folder=tmp_path / "argument")
     assert given.data.folder == tmp_path / "argument"
+    (tmp_path / "environment" / "diffraction.h5").unlink()  # the data of other run files
+    assert read("", scan=scan).data.folder == tmp_path / "file"
 
 
 def test_files_named_by_a_simulation_are_relative_to_the_run_file(read, problems, tmp_path):
