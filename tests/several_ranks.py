@@ -18,8 +18,11 @@ def on_ranks(n, function, *arguments, timeout_s=300):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     ends = [context.Pipe(duplex=False) for _ in range(n)]
+    all_have_told = context.Event()
     processes = [
-        context.Process(target=_run, args=(rank, n, port, ends[rank][1], function, arguments))
+        context.Process(
+            target=_run, args=(rank, n, port, ends[rank][1], all_have_told, function, arguments)
+        )
         for rank in range(n)
     ]
     for process in processes:
@@ -32,11 +35,12 @@ def on_ranks(n, function, *arguments, timeout_s=300):
             results.append(receiver.recv())
         return results
     finally:
+        all_have_told.set()
         for process in processes:
             process.kill() if process.is_alive() and len(results) < n else process.join()
 
 
-def _run(rank, n, port, sender, function, arguments):
+def _run(rank, n, port, sender, all_have_told, function, arguments):
     torch.set_num_threads(1)
     os.environ |= {
         "RANK": str(rank),
@@ -51,3 +55,4 @@ def _run(rank, n, port, sender, function, arguments):
     except Exception as error:
         error.add_note(traceback.format_exc())
         sender.send(error)
+    all_have_told.wait()  # The first rank ends last, as the others join the group through it.

@@ -13,6 +13,9 @@ from ptychi_neural.options import ValidationOptions
 from ptychi_neural.physics.losses import MeanLoss, add_losses, least_loss
 from ptychi_neural.physics.scan_physics import ScanPhysics
 
+TRIED_SPLITS = 2
+"""Splits of the pixels that a network is tried with: one is predicted from the other, and back."""
+
 
 class HeldOutJudge:
     """Keeps the state that predicts the held-out pixels best, and tells when to stop.
@@ -107,7 +110,7 @@ class HeldOutJudge:
     def n_first_splits(self, n_splits: int) -> int:
         """Of so many splits, the number that have a start when the first epoch begins."""
         is_tried = None not in (self.options.patience, self.options.trial_epochs) and self.judges
-        return 1 if is_tried else n_splits
+        return min(TRIED_SPLITS, n_splits) if is_tried else n_splits
 
     def take_as_start(self, epoch: int) -> None:
         """Take the best by now for the initial reconstruction, which the network has to beat."""

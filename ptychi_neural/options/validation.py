@@ -19,6 +19,6 @@ class ValidationOptions(Options):
 
     trial_epochs: int | None = PydanticField(default=20, ge=1)
     """Epochs without a better prediction by the network after which a run ends while the initial
-    reconstruction predicts them still better. Until the network does, only one split of the pixels
-    has a start of its own, as those of the others cost as much time as many epochs. None, or no
+    reconstruction predicts them still better. Until the network does, only two splits of the pixels
+    have a start of their own, as those of the others cost as much time as many epochs. None, or no
     ``patience``: all have one at once."""

@@ -42,7 +42,7 @@ def deviation(generator: Generator, scan: ScanPhysics, start: Start) -> Tensor:
     """
     if generator.jackknifed:
         parts = [scan.without(split) for split in scan.starts if split is not None]
-        if len(parts) < 2:  # A network that did not help ends with one.
+        if len(parts) < generator.n_splits:  # A network that did not help ends with few.
             parts = start.halves(scan)
         if parts:
             objects = [generator(part) for part in parts]
