@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -19,6 +20,9 @@ SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
 """Signals that end a run early: Ctrl-C, the end of a batch job, a terminal that is closed."""
+
+SOON_S = 10
+"""Seconds within which an epoch is ended before a run stops."""
 
 
 class _Stop(StoppedTogether):
@@ -116,16 +120,50 @@ def _judgement_told(reconstructor: NeuralReconstructor) -> Callable[[], None]:
 
 @contextmanager
 def _stop_on_interrupt(reconstructor: IterativeReconstructor) -> Iterator[None]:
-    """End the run after the batch in which it was told to stop."""
+    """End the run after the batch in which it was told to stop.
+
+    An epoch of the neural engine that ends soon is ended first: between two epochs its state can
+    be saved.
+    """
     with interruptible("the batch") as interrupted:
+        epoch_began: float | None = None
 
         def stop() -> None:
             (n_interrupted,) = summed_numbers(interrupted())
-            if n_interrupted:  # A signal to one of several processes is one to all.
-                raise _Stop
+            if n_interrupted and (
+                epoch_began is None or not _ends_soon(reconstructor, epoch_began)
+            ):
+                raise _Stop  # A signal to one of several processes is one to all.
 
-        with after(reconstructor, "run_post_update_hooks", stop):
+        def begin_epoch() -> None:
+            nonlocal epoch_began
+            stop()
+            epoch_began = time.monotonic()
+
+        def end_epoch() -> None:
+            nonlocal epoch_began
+            epoch_began = None
+
+        with (
+            after(reconstructor, "run_post_update_hooks", stop),
+            after(reconstructor, "run_pre_epoch_hooks", begin_epoch),
+            after(reconstructor, "run_post_epoch_hooks", end_epoch),
+        ):
             yield
+
+
+def _ends_soon(reconstructor: IterativeReconstructor, epoch_began: float) -> bool:
+    """Whether an epoch of the neural engine ends within ``SOON_S``, if batches take equal times."""
+    if not isinstance(reconstructor, NeuralReconstructor) or reconstructor.dataloader is None:
+        return False
+    n_done = reconstructor.current_minibatch + 1
+    n_left = len(reconstructor.dataloader) - n_done
+    return n_left * (time.monotonic() - epoch_began) / n_done < SOON_S
+
+
+def is_interrupted() -> bool:
+    """Whether the present block of ``interruptible`` was interrupted."""
+    return bool(_in_force) and _in_force[-1]()
 
 
 _in_force: list[Callable[[], bool]] = []

@@ -11,6 +11,7 @@ from ptychi.api.task import PtychographyTask
 
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.engine.state import load_training_state, save_training_state
+from ptychi_neural.runs.attend import is_interrupted
 from ptychi_neural.runs.configuration import differing, read_toml
 from ptychi_neural.runs.progress import say, tell
 from ptychi_neural.runs.run_file import RunFile
@@ -20,7 +21,8 @@ CHECKPOINT = "checkpoint.safetensors"
 
 
 class Checkpoints:
-    """Saves the state of a task of the neural engine between two epochs, every few minutes.
+    """Saves the state of a task of the neural engine between two epochs, every few minutes, and
+    when the run was told to stop.
 
     Parameters
     ----------
@@ -46,7 +48,7 @@ class Checkpoints:
         begin_epoch = reconstructor.run_pre_epoch_hooks
 
         def save_first() -> None:
-            if time.monotonic() - self._last >= self.interval_s:
+            if is_interrupted() or time.monotonic() - self._last >= self.interval_s:
                 self.save(reconstructor)
             begin_epoch()
 

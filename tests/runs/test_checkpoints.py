@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from ptychi_neural import evaluation
 from ptychi_neural.cli import app
+from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.runs import checkpoints, result
 from ptychi_neural.runs.checkpoints import CHECKPOINT, Checkpoints
 from ptychi_neural.scans import read_product
@@ -110,6 +111,26 @@ def test_a_run_that_is_killed_while_it_saves_goes_on_from_its_checkpoint(
     assert "Going on after epoch 5" in call(run_file, "--output", "killed", "--resume")
     assert_same(contents(tmp_path / "killed"), contents(tmp_path / "whole"))
     assert not (tmp_path / "killed" / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize("minibatch", [0, 1])
+def test_ctrl_c_in_a_batch_leaves_a_checkpoint_of_the_epoch(
+    run_file, tmp_path, monkeypatch, minibatch
+):
+    rarely = ("--set", "output.checkpoint_minutes=1000")
+    call(run_file, "--output", "whole", *SEED, *rarely)
+    of_batch = NeuralReconstructor.run_post_differentiation_hooks
+
+    def press(self, *args):
+        if (self.current_epoch, self.current_minibatch) == (3, minibatch):
+            signal.raise_signal(signal.SIGINT)
+        of_batch(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NeuralReconstructor, "run_post_differentiation_hooks", press)
+        call(run_file, "--output", "stopped", *SEED, *rarely, code=130)
+    assert "Going on after epoch 4" in call(run_file, "--output", "stopped", *rarely, "--resume")
+    assert_same(contents(tmp_path / "stopped"), contents(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("contents_of_file", [RUN, REFINED])
