@@ -335,7 +335,7 @@ def benchmark(
         from ptychi_neural.comparison import benchmark as benchmarks
 
         if suite is None:
-            for name, description in benchmarks.packaged_suites().items():
+            for name, description in benchmarks.offered().items():
                 typer.echo(f"{name}: {description}")
             return
         if suite == benchmarks.STREAM:

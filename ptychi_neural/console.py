@@ -228,7 +228,8 @@ def described(error: BaseException) -> tuple[str, int]:
         return f"error: {text}", code
     if isinstance(error, FloatingPointError):
         return f"error: {text}", FAILED
-    if isinstance(error, ValueError):
+    is_missing_extra = isinstance(error, ImportError) and "pip install" in text
+    if isinstance(error, ValueError) or is_missing_extra:
         return f"error: {text}", WRONG_USE
     if isinstance(error, NotImplementedError):
         return f"error: {text or 'the engine cannot do this.'}", WRONG_USE

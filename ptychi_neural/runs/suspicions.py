@@ -111,7 +111,7 @@ def in_geometry(scan: Scan, shadow: Shadow | None) -> list[str]:
     if shadow is not None and not near_field:
         found.append(
             "patterns move with the sample, as shadow images of the near field do: set "
-            "focus_object_distance_m or free_space_propagation_distance_m"
+            "free_space_propagation_distance_m or focus_object_distance_m, which init measures"
         )
     if shadow is not None and near_field and not 0.9 < shadow.pixel_size < 1.1:
         found.append(

@@ -5,7 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ptychi_neural.cli import app
-from ptychi_neural.comparison.benchmark import benchmark, packaged_suites
+from ptychi_neural.comparison.benchmark import benchmark, offered
 from ptychi_neural.comparison.benchmark.cell import Frames
 from ptychi_neural.comparison.benchmark.suite_files import SUITES as FOLDER
 from ptychi_neural.comparison.benchmark.suite_files import read_suite, run_file
@@ -42,8 +42,9 @@ def call(*arguments, code=0):
 def test_the_command_lists_the_suites_of_the_package_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = call().splitlines()
-    assert [line.partition(": ")[0] for line in lines] == [path.stem for path in SUITES]
-    assert dict(line.split(": ", 1) for line in lines) == packaged_suites()
+    names = [line.partition(": ")[0] for line in lines]
+    assert names == [*(path.stem for path in SUITES), "stream"]
+    assert dict(line.split(": ", 1) for line in lines) == offered()
     assert list(tmp_path.iterdir()) == []
 
 

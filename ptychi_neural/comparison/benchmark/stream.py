@@ -22,6 +22,8 @@ from ptychi_neural.simulation import Raster, SimulationOptions, simulate
 STREAM = "stream"
 """Name of this benchmark, beside those of the suites."""
 
+STREAM_DESCRIPTION = "Frames per second of a stream, and the time from a frame to the canvas."
+
 ARCHITECTURES = (Architectures.CNN, Architectures.HYBRID_UNO)
 """One-shot generators, whose lifter sees the counts alone."""
 
