@@ -17,6 +17,8 @@ from typing import Annotated, Any, TextIO
 import typer
 from typer.core import TyperGroup
 
+from ptychi_neural.runs.launcher import is_launched, is_silent
+
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 """Exit codes."""
 
@@ -264,16 +266,6 @@ class _Surviving:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-def is_launched() -> bool:
-    """Whether ``torchrun`` has started this process beside others."""
-    return "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
-
-
-def is_silent() -> bool:
-    """Whether the first process that ``torchrun`` has started tells and writes, and not this."""
-    return is_launched() and os.environ.get("RANK", "0") != "0"
 
 
 def prepare() -> None:

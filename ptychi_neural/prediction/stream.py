@@ -16,6 +16,7 @@ from ptychi_neural.prediction.frame_sums import FrameSums
 from ptychi_neural.prediction.predicted_object import PredictedObject
 from ptychi_neural.prediction.waiting_frames import WaitingFrames
 from ptychi_neural.scans import Repaired, StreamedCounts, as_counts
+from ptychi_neural.scans.masks import telling
 
 STATE = "prediction stream"
 """Kind of the state that ``PredictionStream.save`` writes."""
@@ -44,7 +45,7 @@ class PredictionStream:
         self._scan = task.scan
         self._fft_shift: bool = task.data_options.fft_shift
         valid: NDArray[np.bool_] = self._shifted(task.scan.valid).numpy(force=True)
-        self._check = StreamedCounts(None if valid.all() else valid)
+        self._check = StreamedCounts(telling(valid))
         self._known: set[int] = set()
         self._waiting = WaitingFrames(ring_size)
         self._batch: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []

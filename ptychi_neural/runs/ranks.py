@@ -1,6 +1,5 @@
 """A reconstruction in several processes of ``torchrun``: what all but the first of them do."""
 
-import os
 import sys
 
 import numpy as np
@@ -10,11 +9,6 @@ from ptychi_neural.physics.ranks import RankLostError, rank, summed_numbers
 from ptychi_neural.runs.attend import interruptible, run_attended
 from ptychi_neural.runs.run_file import RunFile
 from ptychi_neural.runs.run_scan import load
-
-
-def launched() -> bool:
-    """Whether ``torchrun`` has started this process beside others."""
-    return "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def check_launched(run: RunFile, resume: bool) -> None:

@@ -27,12 +27,13 @@ from ptychi_neural.runs.checkpoints import (
     take_seeds,
 )
 from ptychi_neural.runs.folders import PROVENANCE, ResultsFolder, results_folder
+from ptychi_neural.runs.launcher import is_launched
 from ptychi_neural.runs.messages import noted_warnings
 from ptychi_neural.runs.output_formats import write_formats
 from ptychi_neural.runs.progress import say, tell
 from ptychi_neural.runs.provenance import beginning, write_json
 from ptychi_neural.runs.quality import in_register, object_metrics
-from ptychi_neural.runs.ranks import accompany, check_launched, draw_missing_seeds, launched
+from ptychi_neural.runs.ranks import accompany, check_launched, draw_missing_seeds
 from ptychi_neural.runs.result import (
     ReconstructionResult,
     check_room,
@@ -99,7 +100,7 @@ def reconstruct(
     """
     run = copy.deepcopy(run)
     run.output_folder = Path(output_folder or run.output_folder)
-    if launched():
+    if is_launched():
         check_launched(run, resume)
         join()
         if rank() > 0:
