@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 import ptychi_neural.api as napi
 from ptychi_neural.evaluation import align, contrast, phase_correlation, scanned_area
 from ptychi_neural.prediction.deviation import reprojection_error
+from ptychi_neural.projections.defocus import find_defocus
 from ptychi_neural.runs import build_task
 from ptychi_neural.runs.reconstruct import load
 from ptychi_neural.runs.run_file import read_run_file
@@ -49,6 +51,18 @@ def test_the_siemens_star_is_found_from_an_analytic_probe_and_the_network_keeps_
     assert by_projections > 0.95
     assert correlation > by_projections - 0.005
     assert 0.8 < phase_contrast < 1.25
+
+
+@pytest.mark.parametrize("n_splits", [1, 4])
+def test_the_zone_plates_defocus_is_found_however_the_pixels_are_split(data_folder, n_splits):
+    """A probe in focus, 3.7 radians rms away, fits each frame by itself and shows no object."""
+    run, scan, _ = siemens_star(data_folder, 70)
+    run.options.reconstructor_options.generator.unrolled.n_splits = n_splits
+    reconstructor = build_task(run.options, scan).reconstructor
+    reconstructor.begin_run()
+    loss_function = reconstructor.judge.loss_function
+    found = find_defocus(reconstructor.scan, loss_function, tqdm(disable=True))
+    assert -1.2 < found < -0.4
 
 
 @pytest.mark.slow

@@ -4,12 +4,17 @@ A probe's most common error is that the specimen is not where it was thought to 
 multiplies the Fourier transform P of all its modes by exp(i r q), where q is |k|^2 less its mean
 over |P|^2, divided by its standard deviation: r is the change of phase, in radians rms. Each r in
 question is given a few iterations of the object from the start, with some frames in the middle of
-the scan and without one split of the pixels; what predicts that split best is near the truth, at a
-thousand photons per frame and with positions that are two pixels off.
+the scan. First strides are taken towards where each half of these frames predicts the other half
+best: a probe in focus leaves so little overlap that it fits each frame by itself, also pixels that
+were left out, but not its neighbours. Between strides one split of the pixels is left out, which is
+finer; what predicts it best is near the truth, at a thousand photons per frame and with positions
+that are two pixels off.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from scipy.optimize import minimize_scalar
@@ -21,6 +26,7 @@ from ptychi_neural.physics.ranks import summed
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.projections.accelerated import AcceleratedProjections
 from ptychi_neural.projections.contrast_transfer import ContrastTransfer
+from ptychi_neural.projections.halves import interleaved_halves
 
 STRIDE = 0.75
 """Radians rms between the values that are tried first."""
@@ -28,8 +34,9 @@ STRIDE = 0.75
 COARSE_TRIALS = 5
 """Number of values that are tried first, typically."""
 
-FINE_TRIALS = 6
-"""Largest number of values that are tried between the neighbours of the best of them."""
+FINE_TRIALS = 7
+"""Largest number of values that are tried from then on: the best of them, and between its
+neighbours."""
 
 UNDIVIDED = 3
 """Factor by which a trial takes more iterations where updates are not divided by the contrast
@@ -37,6 +44,15 @@ transfer: with several slices, a small detector or blurred patterns."""
 
 TOLERANCE = 0.03
 """Radians rms within which the defocus is found."""
+
+
+class Prediction(NamedTuple):
+    """What a trial sees, and what it has to predict."""
+
+    seen: ScanPhysics
+    predicted: ScanPhysics
+    mask: Callable[[Tensor, Tensor], Tensor]
+    """Gives the (n, h, w) pixels to predict of frames and their counts."""
 
 
 def curvature(probe: Tensor) -> Tensor:
@@ -66,9 +82,26 @@ def middle_frames(scan: ScanPhysics) -> Tensor:
     return scan.frames[order[:n_frames].sort().values]
 
 
+def of_halves(scan: ScanPhysics) -> list[Prediction]:
+    """Each of two interleaved halves of the frames predicts the other; one frame alone, itself."""
+    if len(scan.frames) == 1:
+        return [Prediction(scan, scan, scan.counted)]
+    parts = interleaved_halves(scan.model.positions(scan.frames))
+    first, second = (scan.of(scan.frames[part]) for part in parts)
+    return [Prediction(first, second, scan.counted), Prediction(second, first, scan.counted)]
+
+
+def of_pixels(scan: ScanPhysics) -> list[Prediction]:
+    """All splits of the pixels but one predict that one; without splits, halves of the frames."""
+    if scan.pixels is None or scan.pixels.n_splits == 1:
+        return of_halves(scan)
+    some = scan.without(0)
+    return [Prediction(some, some, some.to_predict)]
+
+
 def downhill(loss_with: Callable[[float], float], most: float) -> float:
     """Walk from 0 in strides, up to ``most`` either way, to the nearest that neither neighbour is
-    better than: far away, a small bright probe may fit all that a model lacks."""
+    better than."""
     here = 0.0
     direction = 1.0 if loss_with(STRIDE) < loss_with(-STRIDE) else -1.0
     while abs(here) < most and loss_with(here + direction * STRIDE) < loss_with(here):
@@ -123,39 +156,40 @@ def find_defocus(scan: ScanPhysics, loss_function: torch.nn.Module, bar: tqdm) -
     given = probe.data.clone()
     phase = curvature(given)
     some = scan.of(middle_frames(scan))
-    if some.pixels is not None and some.pixels.n_splits > 1:
-        some = some.without(0)
-    losses: dict[float, float] = {}
 
-    def loss_with(radians: float) -> float:
-        radians = float(radians)
-        if radians not in losses:
-            probe.set_data(defocused(given, radians, phase))
-            transfer, n_iterations = None, UNDIVIDED * options.defocus_iterations
-            if scan.model.writes_down_corrections:
-                transfer = ContrastTransfer(some, options.joint_transfer_floor)
-                n_iterations = options.defocus_iterations
-            projections = AcceleratedProjections(some, loss_function, transfer, None)
-            for _ in range(n_iterations):
-                projections.iterate(update_probe=False)
+    def trials(predictions: list[Prediction]) -> Callable[[float], float]:
+        @functools.cache
+        def loss_with(radians: float) -> float:
+            probe.set_data(defocused(given, float(radians), phase))
             mean = MeanLoss()
-            add_losses(mean, some, projections.object, loss_function, some.to_predict)
-            losses[radians] = mean.value
+            for seen, predicted, mask in predictions:
+                transfer, n_iterations = None, UNDIVIDED * options.defocus_iterations
+                if scan.model.writes_down_corrections:
+                    transfer = ContrastTransfer(seen, options.joint_transfer_floor)
+                    n_iterations = options.defocus_iterations
+                projections = AcceleratedProjections(seen, loss_function, transfer, None)
+                for _ in range(n_iterations):
+                    projections.iterate(update_probe=False)
+                add_losses(mean, predicted, projections.object, loss_function, mask)
             bar.update()
-        return losses[radians]
+            return mean.value
 
+        return loss_with
+
+    best = 0.0
     try:
         with beam_from_totals(some):
-            middle = downhill(loss_with, options.defocus_range)
-            minimize_scalar(
+            middle = downhill(trials(of_halves(some)), options.defocus_range)
+            loss_with = trials(of_pixels(some))
+            found = minimize_scalar(
                 loss_with,
                 bounds=(middle - STRIDE, middle + STRIDE),
                 method="bounded",
-                options={"xatol": TOLERANCE, "maxiter": FINE_TRIALS},
+                options={"xatol": TOLERANCE, "maxiter": FINE_TRIALS - 1},
             )
+            best = min(middle, float(found.x), key=loss_with)
     finally:
         bar.close()
-        best = min(losses, key=lambda radians: losses[radians], default=0.0)
         best = best if abs(best) > TOLERANCE else 0.0
         probe.set_data(defocused(given, best, phase) if best else given)
     return best

@@ -18,8 +18,9 @@ LIGHT, DIM, SCARCE = 1e5, 2e3, 400
 
 def scan_with(defocus_error, photons=LIGHT, seed=0, **options):
     scan = Raster(n_y=10, n_x=10, step_px=3.0, jitter_px=0.7)
-    options = {"frame_shape": (24, 24), "probe_defocus_error": defocus_error, **options}
-    return simulate(SimulationOptions(seed=seed, scan=scan, photons_per_frame=photons, **options))
+    given = {"frame_shape": (24, 24), "probe_defocus_error": defocus_error, "scan": scan}
+    given |= options
+    return simulate(SimulationOptions(seed=seed, photons_per_frame=photons, **given))
 
 
 def options_for(n_epochs=0):
@@ -62,6 +63,21 @@ def test_two_slices_do_not_hide_it(error):
     before, after, _ = searched(scan_with(error, **two))
     assert before < 0.95
     assert after > 0.985
+
+
+def test_no_probe_in_focus_that_fits_each_frame_by_itself_is_taken_for_it():
+    """Towards focus the left-out pixels are predicted better here, too, and by far."""
+    simulated = scan_with(
+        -0.5,
+        seed=1,
+        frame_shape=(64, 64),
+        n_probe_modes=2,
+        object={"kind": "dead_leaves"},
+        scan=Raster(n_y=10, n_x=10, step_px=7.0, jitter_px=1.75),
+    )
+    before, after, _ = searched(simulated)
+    assert before < 0.5
+    assert after > 0.99
 
 
 def test_positions_that_are_off_do_not_hide_it():
