@@ -21,7 +21,7 @@ from ptychi_neural.projections.contrast_transfer import (
     first_divided_iteration,
     seeks_defocus,
 )
-from ptychi_neural.projections.defocus import COARSE_TRIALS, FINE_TRIALS, find_defocus
+from ptychi_neural.projections.defocus import find_defocus
 from ptychi_neural.projections.halves import interleaved_halves
 from ptychi_neural.projections.total_variation import denoised
 
@@ -183,7 +183,7 @@ class Start:
                 projections.go_back(joint)
 
     def _find_defocus(self, scan: ScanPhysics) -> None:
-        bar = self.observer.bar(COARSE_TRIALS + FINE_TRIALS, "defocus")
+        bar = self.observer.bar(1, "defocus")
         found = find_defocus(scan, self.judge.loss_function, bar)
         logger.info("Defocus: the probe's phase was changed by %.2f radians rms.", found)
 

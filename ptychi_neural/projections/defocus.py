@@ -4,14 +4,17 @@ A probe's most common error is that the specimen is not where it was thought to 
 multiplies the Fourier transform P of all its modes by exp(i r q), where q is |k|^2 less its mean
 over |P|^2, divided by its standard deviation: r is the change of phase, in radians rms. Each r in
 question is given a few iterations of the object from the start, with some frames in the middle of
-the scan. First strides are taken towards where each half of these frames predicts the other half
-best: a probe in focus leaves so little overlap that it fits each frame by itself, also pixels that
-were left out, but not its neighbours. Between strides one split of the pixels is left out, which is
-finer; what predicts it best is near the truth, at a thousand photons per frame and with positions
-that are two pixels off.
+the scan. What they have to predict is a split of the pixels that was left out, and each half of
+these frames the other half: a probe in focus leaves so little overlap that it fits each frame by
+itself, also pixels that were left out, but not its neighbours. Strides are taken from the given
+probe to the nearest minimum of both, and left-out pixels alone tell the rest, which are finer, at a
+thousand photons per frame and with positions that are two pixels off. A probe whose Fourier
+transform has no phase may be anywhere, as the root of the mean pattern is: all strides up to where
+the beam fills the frame are tried.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -34,9 +37,8 @@ STRIDE = 0.75
 COARSE_TRIALS = 5
 """Number of values that are tried first, typically."""
 
-FINE_TRIALS = 7
-"""Largest number of values that are tried from then on: the best of them, and between its
-neighbours."""
+FINE_TRIALS = 6
+"""Largest number of values that are tried between the neighbours of the best of them."""
 
 UNDIVIDED = 3
 """Factor by which a trial takes more iterations where updates are not divided by the contrast
@@ -55,12 +57,16 @@ class Prediction(NamedTuple):
     """Gives the (n, h, w) pixels to predict of frames and their counts."""
 
 
+def _squared_frequencies(probe: Tensor) -> tuple[Tensor, Tensor]:
+    """(h, w) |k|^2, and the normalised power of the probe at the frequencies k."""
+    ky, kx = (torch.fft.fftfreq(n) for n in probe.shape[-2:])
+    power = torch.fft.fft2(probe[0]).abs().square().sum(0)
+    return ky[:, None] ** 2 + kx**2, power / power.sum()
+
+
 def curvature(probe: Tensor) -> Tensor:
     """(h, w) phase q of one radian rms of defocus, of a (n_opr_modes, n_modes, h, w) probe."""
-    ky, kx = (torch.fft.fftfreq(n) for n in probe.shape[-2:])
-    squared = ky[:, None] ** 2 + kx**2
-    power = torch.fft.fft2(probe[0]).abs().square().sum(0)
-    power = power / power.sum()
+    squared, power = _squared_frequencies(probe)
     centred = squared - (power * squared).sum()
     return centred / (power * centred.square()).sum().sqrt()
 
@@ -92,21 +98,39 @@ def of_halves(scan: ScanPhysics) -> list[Prediction]:
 
 
 def of_pixels(scan: ScanPhysics) -> list[Prediction]:
-    """All splits of the pixels but one predict that one; without splits, halves of the frames."""
-    if scan.pixels is None or scan.pixels.n_splits == 1:
-        return of_halves(scan)
+    """All splits of the pixels but one predict that one."""
     some = scan.without(0)
     return [Prediction(some, some, some.to_predict)]
 
 
-def downhill(loss_with: Callable[[float], float], most: float) -> float:
-    """Walk from 0 in strides, up to ``most`` either way, to the nearest that neither neighbour is
+def downhill(loss_with: Callable[[float], float], most: float, here: float = 0.0) -> float:
+    """Walk in strides, at most ``most`` away from 0, to the nearest that neither neighbour is
     better than."""
-    here = 0.0
-    direction = 1.0 if loss_with(STRIDE) < loss_with(-STRIDE) else -1.0
-    while abs(here) < most and loss_with(here + direction * STRIDE) < loss_with(here):
-        here += direction * STRIDE
+    direction = STRIDE if loss_with(here + STRIDE) < loss_with(here - STRIDE) else -STRIDE
+    while abs(here) < most and loss_with(here + direction) < loss_with(here):
+        here += direction
     return here
+
+
+def farthest(probe: Tensor) -> float:
+    """Radians rms of defocus with which the beam of a (n_opr_modes, n_modes, h, w) probe is about
+    as wide as the frame.
+
+    A radian of it moves the light at the frequency k by grad q / 2 pi; an even disc whose
+    diameter is the frame's side has the root mean square radius side / sqrt(8).
+    """
+    squared, power = _squared_frequencies(probe)
+    mean = (power * squared).sum()
+    spread = (power * (squared - mean).square()).sum().sqrt()
+    return float(min(probe.shape[-2:]) / math.sqrt(8) * math.pi * spread / mean.sqrt())
+
+
+def has_phase(probe: Tensor) -> bool:
+    """Whether the Fourier transform of a (n_opr_modes, n_modes, h, w) probe's first mode has a
+    phase, unlike the root of a mean pattern, or a probe in focus."""
+    pupil = torch.fft.fft2(torch.fft.ifftshift(probe[0, 0], dim=(-2, -1)))
+    power = pupil.abs()
+    return bool((power * pupil).sum().abs() < math.cos(TOLERANCE) * power.square().sum())
 
 
 @contextmanager
@@ -145,7 +169,7 @@ def find_defocus(scan: ScanPhysics, loss_function: torch.nn.Module, bar: tqdm) -
     loss_function : torch.nn.Module
         Loss of predicted and measured counts.
     bar : tqdm
-        Shows ``COARSE_TRIALS + FINE_TRIALS`` trials.
+        Shows the trials.
 
     Returns
     -------
@@ -176,18 +200,30 @@ def find_defocus(scan: ScanPhysics, loss_function: torch.nn.Module, bar: tqdm) -
 
         return loss_with
 
+    between = trials(of_halves(some))
+    has_splits = some.pixels is not None and some.pixels.n_splits > 1
+    within = trials(of_pixels(some)) if has_splits else between
+
+    def loss_with(radians: float) -> float:
+        return between(radians) + within(radians)
+
+    far: list[float] = []
+    if not has_phase(given):
+        n = int(farthest(given) / (2 * STRIDE))
+        far = [2 * STRIDE * i for i in range(-n, n + 1)]
+    bar.total = 2 * (len(far) + COARSE_TRIALS) + FINE_TRIALS
     best = 0.0
     try:
         with beam_from_totals(some):
-            middle = downhill(trials(of_halves(some)), options.defocus_range)
-            loss_with = trials(of_pixels(some))
+            first = min(far, key=loss_with, default=0.0)
+            middle = downhill(loss_with, max(options.defocus_range, abs(first)), first)
             found = minimize_scalar(
-                loss_with,
+                within,
                 bounds=(middle - STRIDE, middle + STRIDE),
                 method="bounded",
-                options={"xatol": TOLERANCE, "maxiter": FINE_TRIALS - 1},
+                options={"xatol": TOLERANCE, "maxiter": FINE_TRIALS},
             )
-            best = min(middle, float(found.x), key=loss_with)
+            best = min(middle, float(found.x), key=within)
     finally:
         bar.close()
         best = best if abs(best) > TOLERANCE else 0.0

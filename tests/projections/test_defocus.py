@@ -9,7 +9,15 @@ from tqdm import tqdm
 
 from ptychi_neural.comparison.target import Target
 from ptychi_neural.engine.tasks import build_task
-from ptychi_neural.projections.defocus import curvature, defocused, downhill, find_defocus
+from ptychi_neural.projections.defocus import (
+    curvature,
+    defocused,
+    downhill,
+    farthest,
+    find_defocus,
+    has_phase,
+)
+from ptychi_neural.scans import mean_pattern_probe
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
 from small_tasks import default_options, make_task, object_of
 
@@ -78,6 +86,42 @@ def test_no_probe_in_focus_that_fits_each_frame_by_itself_is_taken_for_it():
     before, after, _ = searched(simulated)
     assert before < 0.5
     assert after > 0.99
+
+
+@pytest.mark.parametrize("n_modes", [1, 2])
+def test_the_root_of_the_mean_pattern_is_brought_out_of_focus(n_modes):
+    """Its Fourier transform has no phase: the true one may be anywhere."""
+    simulated = scan_with(0.0, n_probe_modes=n_modes)
+    scan = simulated.scan
+    scan = replace(scan, probe=mean_pattern_probe(scan.patterns))
+    task = make_task(options_for(), scan)
+    task.run()
+    assert likeness(scan.probe, simulated.truth.probe) < 0.7
+    assert likeness(task.get_data_to_cpu("probe", as_numpy=True), simulated.truth.probe) > 0.99
+    target = Target(simulated.truth.object, "ground truth")
+    assert target.error(object_of(task), scan, refined=True) < 0.05
+
+
+def test_the_walk_begins_anywhere_where_the_probe_has_no_phase():
+    probe = torch.zeros(1, 1, 32, 32, dtype=torch.complex64)
+    probe[..., 12:20, 12:20] = 1.0
+    pupil = torch.fft.fft2(probe)
+    flat = torch.fft.fftshift(torch.fft.ifft2(pupil.abs()), dim=(-2, -1)).to(torch.complex64)
+    assert not has_phase(flat)
+    assert not has_phase(flat * torch.polar(torch.tensor(2.0), torch.tensor(0.7)))
+    assert has_phase(defocused(flat, 0.3, curvature(flat)))
+
+
+def test_the_farthest_defocus_fills_the_frame():
+    """A pupil that is a disc is a disc far from focus, too."""
+    k = np.hypot(*np.meshgrid(np.fft.fftfreq(128), np.fft.fftfreq(128)))
+    pupil = torch.as_tensor((k < 0.25).astype(np.complex64))
+    flat = torch.fft.fftshift(torch.fft.ifft2(pupil), dim=(-2, -1))[None, None]
+    far = defocused(flat, farthest(flat), curvature(flat))[0, 0].abs().square().numpy()
+    y, x = np.mgrid[:128, :128] - 64
+    inside = np.hypot(y, x) < 64
+    assert far[inside].sum() > 0.9 * far.sum()
+    assert far[np.hypot(y, x) < 48].sum() < 0.75 * far.sum()
 
 
 def test_positions_that_are_off_do_not_hide_it():
