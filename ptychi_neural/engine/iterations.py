@@ -98,13 +98,15 @@ class Iterations:
     def errs(self) -> bool:
         """Whether what is predicted errs by more than the noise: at held-out pixels or, without
         any, at all of them."""
-        if not self._is_poisson:
-            return True
+        return not self._is_poisson or self.deviance > self.scan.options.start.noise_deviance
+
+    @property
+    def deviance(self) -> float:
+        """Poisson deviance of held-out pixels before the latest iteration or, without any, that of
+        all pixels after it."""
         if self.judge.judges and not math.isnan(self.loss):
-            deviance = self.judge.deviance(self.scan, self.loss)
-        else:
-            deviance = self._deviance_of_all()
-        return deviance > self.scan.options.start.noise_deviance
+            return self.judge.deviance(self.scan, self.loss)
+        return self._deviance_of_all()
 
     @torch.no_grad()
     def _deviance_of_all(self) -> float:

@@ -28,6 +28,14 @@ from ptychi_neural.projections.total_variation import denoised
 logger = logging.getLogger(__name__)
 
 
+MODEL_DEVIANCE = 1.2
+"""Poisson deviance per pixel, of which noise makes at most 1.16, from which the probe is to blame
+where the object predicts the counts no better."""
+
+STUCK = 0.98
+"""Ratio of deviances, ``noise_iteration`` iterations apart, from which there is no progress."""
+
+
 @dataclass(frozen=True)
 class StartObserver:
     """Who follows the initial reconstruction; by default nobody does."""
@@ -151,17 +159,24 @@ class Start:
         """Iterate with the probe as it is, then refine it too.
 
         The object alone comes quickly, with the Poisson likelihood. Where it errs by more than the
-        noise after some iterations, and where positions or the beam's shape wait for the probe, the
-        probe joins early and as long as that takes; elsewhere late, for the last differences. Where
-        others waited, the defocus is looked for once they are nearly found.
+        noise after some iterations, or comes no further, and where positions or the beam's shape
+        wait for the probe, the probe joins early and as long as that takes; elsewhere late, for the
+        last differences. Where others waited, the defocus is looked for once they are nearly found.
         """
         scan, projections = iterations.scan, iterations.projections
         options = scan.options.start
         first, n_iterations = self._n_alone(scan), self.n_iterations(scan)
+        is_stuck, deviance = False, math.inf
         for n_done in iterations.run(first, with_probe=False):
+            if n_done % options.noise_iteration:
+                continue
             if n_done == options.noise_iteration and iterations.errs:
                 break
-        alone, errs = projections.state(), iterations.errs
+            last, deviance = deviance, iterations.deviance
+            is_stuck = deviance > max(MODEL_DEVIANCE, STUCK * last)
+            if is_stuck:
+                break
+        alone, errs = projections.state(), is_stuck or iterations.errs
         is_last = not errs and not _waits_for_probe(scan)
         if not is_last and options.n_iterations is None:
             n_iterations = iterations.n_done + options.joint_iterations
