@@ -160,8 +160,9 @@ class Start:
 
         The object alone comes quickly, with the Poisson likelihood. Where it errs by more than the
         noise after some iterations, or comes no further, and where positions or the beam's shape
-        wait for the probe, the probe joins early and as long as that takes; elsewhere late, for the
-        last differences. Where others waited, the defocus is looked for once they are nearly found.
+        wait for the probe, the probe joins early and as long as that takes; elsewhere late. Where
+        others waited, the defocus is looked for once they are nearly found. What moduli have
+        brought to the noise has its last differences from the likelihood, too.
         """
         scan, projections = iterations.scan, iterations.projections
         options = scan.options.start
@@ -190,6 +191,12 @@ class Start:
                 projections.go_back(projections.state())
                 projections.join(projections.of_modulus)
                 iterations.watched_from = n_done + options.held_out_wait
+        if errs and options.n_iterations is None and not iterations.errs:
+            is_last, alone = True, projections.state()
+            projections.join(of_modulus=False)
+            iterations.bar.total = iterations.n_done + options.last_joint_iterations
+            for _ in iterations.run(iterations.bar.total, with_probe=True):
+                pass
         if is_last and self.judge.judges:
             joint = projections.state()
             loss, _ = self._best_denoised(scan, joint.object)

@@ -71,8 +71,8 @@ class StartOptions(Options):
     the light, and more fit noise."""
 
     last_joint_iterations: int = PydanticField(default=40, ge=0)
-    """The same where the object has come to the noise without. Held-out pixels tell which of the
-    two is taken."""
+    """The same where the object has come to the noise without, and for the likelihood's last ones
+    where moduli have brought it there. Held-out pixels tell which of the two is taken."""
 
     most_joint_split_iterations: int = PydanticField(default=60, ge=0)
     """Largest number of iterations without a split of the pixels where the probe is refined: it is
