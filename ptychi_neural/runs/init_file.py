@@ -12,6 +12,8 @@ from ptychi_neural.runs.configuration import parse_changes
 from ptychi_neural.runs.inspect_scan import Inspection, inspect_scan
 from ptychi_neural.runs.measured import section_of
 from ptychi_neural.runs.template import BEGINNING, OPTIONS, TEMPLATE
+from ptychi_neural.scans import Scan
+from ptychi_neural.scans.shadow_images import Shadow
 
 PARALLEL = 1.02
 """Magnification below which a near-field beam is taken for a parallel one."""
@@ -88,26 +90,33 @@ def _found_keys(inspection: Inspection, given: dict[str, Any]) -> dict[str, Any]
     if "crop" not in given and (height % 2 or width % 2):
         found["crop"] = [height - height % 2, width - width % 2]
     shadow, scan = inspection.shadow, inspection.scan
-    told = {"focus_object_distance_m", "free_space_propagation_distance_m"} & set(given)
     if shadow is None:
         return found
+    told = {"focus_object_distance_m", "free_space_propagation_distance_m"} & set(given)
+    is_near = bool(told)
+    if scan is not None and not told:
+        is_near = scan.free_space_propagation_distance_m is not None
+        if not is_near:
+            found |= (distances := _near_field(scan, shadow, given))
+            is_near = bool(distances)
     for name in ("transpose", "flip_y", "flip_x"):
-        if getattr(shadow, name) and name not in given:
+        if getattr(shadow if is_near else shadow.in_far_field(), name) and name not in given:
             found[name] = True
-    if scan is None or told or scan.free_space_propagation_distance_m is not None:
-        return found
+    return found
+
+
+def _near_field(scan: Scan, shadow: Shadow, given: dict[str, Any]) -> dict[str, float]:
+    """The key of the near field's distance, where shadow images tell of another pixel size."""
     distance_m = scan.detector_distance_m
     detector_m = scan.attributes.get("detector_pixel_size_m", given.get("detector_pixel_size_m"))
     if abs(shadow.pixel_size / scan.pixel_size_m - 1) < OTHER_PIXEL or not distance_m:
-        return found
+        return {}
     if detector_m is None:
-        return found
+        return {}
     magnification = float(detector_m) / shadow.pixel_size
     if magnification > PARALLEL:
-        found["focus_object_distance_m"] = _rounded(-distance_m / (magnification - 1))
-    else:
-        found["free_space_propagation_distance_m"] = _rounded(distance_m)
-    return found
+        return {"focus_object_distance_m": _rounded(-distance_m / (magnification - 1))}
+    return {"free_space_propagation_distance_m": _rounded(distance_m)}
 
 
 def _text(

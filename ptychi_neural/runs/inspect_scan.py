@@ -228,5 +228,7 @@ def _of_scan(scan: Scan, positions_px: NDArray[np.float64]) -> dict[str, str]:
     }
     if len(positions_px) > 1:
         facts["step"] = f"{step(positions_px):.2f} pixels"
-        facts["overlap"] = f"{overlap(positions_px, scan.probe):.0%}"
+        common = overlap(positions_px, scan.probe)
+        wide = "none: steps are wider than this probe"
+        facts["overlap"] = f"{common:.0%}" if common > 0 else wide
     return facts

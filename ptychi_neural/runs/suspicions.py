@@ -109,9 +109,11 @@ def in_geometry(scan: Scan, shadow: Shadow | None) -> list[str]:
         )
     near_field = scan.free_space_propagation_distance_m is not None
     if shadow is not None and not near_field:
+        shadow = shadow.in_far_field()
         found.append(
-            "patterns move with the sample, as shadow images of the near field do: set "
-            "free_space_propagation_distance_m or focus_object_distance_m, which init measures"
+            "patterns move with the sample, as shadow images do: in the near field set "
+            "free_space_propagation_distance_m or focus_object_distance_m, which init measures; in "
+            "the far field the beam is out of focus, and nothing is wrong"
         )
     if shadow is not None and near_field and not 0.9 < shadow.pixel_size < 1.1:
         found.append(

@@ -1,6 +1,8 @@
 """Near-field scans recognised by their patterns, which are shadow images that move with the sample.
 
-A far-field pattern does not move when the beam moves over the sample. A shadow image moves by
+A far-field pattern of a beam in focus does not move when the beam moves over the sample. One of a
+beam far from focus is a shadow image, too, and upside down on one side of it. A shadow image moves
+by
 
     s = - M (p_j - p_i) / d
 
@@ -43,6 +45,12 @@ class Shadow(NamedTuple):
     flip_x: bool
     agreement: float
     """Part of the shifts that agree."""
+
+    def in_far_field(self) -> "Shadow":
+        """The same without a half turn, which tells the side of the focus there: frames that are
+        turned by it give the complex conjugate of the object."""
+        is_turned = self.flip_y and self.flip_x
+        return self._replace(flip_y=False, flip_x=False) if is_turned else self
 
 
 def find_shadow(
