@@ -45,7 +45,7 @@ class StartOptions(Options):
     defocus_range: float = PydanticField(default=3.0, ge=0)
     """The defocus of a probe that is refined is looked for first, by trial, up to so many radians
     rms of the phase of its Fourier transform; where this has no phase, as of the root of a mean
-    pattern, up to where the beam fills the frame. 0: it is not. Far field only."""
+    pattern, up to where the beam fills the frame, at most 18. 0: it is not. Far field only."""
 
     defocus_iterations: int = PydanticField(default=8, ge=1)
     """Number of iterations that each trial has."""

@@ -10,7 +10,7 @@ itself, also pixels that were left out, but not its neighbours. Strides are take
 probe to the nearest minimum of both, and left-out pixels alone tell the rest, which are finer, at a
 thousand photons per frame and with positions that are two pixels off. A probe whose Fourier
 transform has no phase may be anywhere, as the root of the mean pattern is: all strides up to where
-the beam fills the frame are tried.
+the beam fills the frame, and at most 18 radians, are tried.
 """
 
 import functools
@@ -43,6 +43,9 @@ FINE_TRIALS = 6
 UNDIVIDED = 3
 """Factor by which a trial takes more iterations where updates are not divided by the contrast
 transfer: with several slices, a small detector or blurred patterns."""
+
+FARTHEST = 18.0
+"""Radians rms up to which a probe without a phase is looked for at most."""
 
 TOLERANCE = 0.03
 """Radians rms within which the defocus is found."""
@@ -114,7 +117,7 @@ def downhill(loss_with: Callable[[float], float], most: float, here: float = 0.0
 
 def farthest(probe: Tensor) -> float:
     """Radians rms of defocus with which the beam of a (n_opr_modes, n_modes, h, w) probe is about
-    as wide as the frame.
+    as wide as the frame, at most ``FARTHEST``; 0 for a plane wave.
 
     A radian of it moves the light at the frequency k by grad q / 2 pi; an even disc whose
     diameter is the frame's side has the root mean square radius side / sqrt(8).
@@ -122,7 +125,8 @@ def farthest(probe: Tensor) -> float:
     squared, power = _squared_frequencies(probe)
     mean = (power * squared).sum()
     spread = (power * (squared - mean).square()).sum().sqrt()
-    return float(min(probe.shape[-2:]) / math.sqrt(8) * math.pi * spread / mean.sqrt())
+    wide = float(min(probe.shape[-2:]) / math.sqrt(8) * math.pi * spread / mean.sqrt())
+    return min(wide, FARTHEST) if math.isfinite(wide) else 0.0
 
 
 def has_phase(probe: Tensor) -> bool:

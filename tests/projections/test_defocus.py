@@ -124,6 +124,13 @@ def test_the_farthest_defocus_fills_the_frame():
     assert far[np.hypot(y, x) < 48].sum() < 0.75 * far.sum()
 
 
+def test_a_plane_wave_has_no_defocus():
+    simulated = scan_with(0.0)
+    scan = replace(simulated.scan, probe=np.full_like(simulated.scan.probe, 2.0))
+    assert farthest(torch.as_tensor(scan.probe)) == 0
+    assert searched(replace(simulated, scan=scan))[2] == 0
+
+
 def test_positions_that_are_off_do_not_hide_it():
     options = options_for()
     options.probe_position_options.optimizable = True
