@@ -98,12 +98,14 @@ class Iterations:
     def errs(self) -> bool:
         """Whether what is predicted errs by more than the noise: at held-out pixels or, without
         any, at all of them."""
-        return not self._is_poisson or self.deviance > self.scan.options.start.noise_deviance
+        return self.deviance > self.scan.options.start.noise_deviance
 
     @property
     def deviance(self) -> float:
         """Poisson deviance of held-out pixels before the latest iteration or, without any, that of
-        all pixels after it."""
+        all pixels after it; inf where another loss tells of no noise."""
+        if not self._is_poisson:
+            return math.inf
         if self.judge.judges and not math.isnan(self.loss):
             return self.judge.deviance(self.scan, self.loss)
         return self._deviance_of_all()

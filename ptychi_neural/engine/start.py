@@ -166,19 +166,9 @@ class Start:
         """
         scan, projections = iterations.scan, iterations.projections
         options = scan.options.start
-        first, n_iterations = self._n_alone(scan), self.n_iterations(scan)
-        is_stuck, deviance = False, math.inf
-        for n_done in iterations.run(first, with_probe=False):
-            if n_done % options.noise_iteration:
-                continue
-            if n_done == options.noise_iteration and iterations.errs:
-                break
-            last, deviance = deviance, iterations.deviance
-            is_stuck = deviance > max(MODEL_DEVIANCE, STUCK * last)
-            if is_stuck:
-                break
-        alone, errs = projections.state(), is_stuck or iterations.errs
-        is_last = not errs and not _waits_for_probe(scan)
+        n_iterations = self.n_iterations(scan)
+        errs = self._errs_alone(iterations)
+        alone, is_last = projections.state(), not errs and not _waits_for_probe(scan)
         if not is_last and options.n_iterations is None:
             n_iterations = iterations.n_done + options.joint_iterations
         iterations.bar.total = n_iterations
@@ -203,6 +193,21 @@ class Start:
             projections.go_back(alone)
             if loss < self._best_denoised(scan, alone.object)[0]:
                 projections.go_back(joint)
+
+    def _errs_alone(self, iterations: Iterations) -> bool:
+        """Iterate with the probe as it is, and tell whether the object errs by more than the noise:
+        after some iterations, where it comes no further, or in the end."""
+        options, last = iterations.scan.options.start, math.inf
+        for n_done in iterations.run(self._n_alone(iterations.scan), with_probe=False):
+            if n_done % options.noise_iteration:
+                continue
+            highest = max(MODEL_DEVIANCE, STUCK * last)
+            if n_done == options.noise_iteration:
+                highest = options.noise_deviance
+            last = iterations.deviance
+            if last > highest:
+                return True
+        return iterations.errs
 
     def _find_defocus(self, scan: ScanPhysics) -> None:
         bar = self.observer.bar(1, "defocus")

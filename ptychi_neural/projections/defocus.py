@@ -133,8 +133,8 @@ def has_phase(probe: Tensor) -> bool:
     """Whether the Fourier transform of a (n_opr_modes, n_modes, h, w) probe's first mode has a
     phase, unlike the root of a mean pattern, or a probe in focus."""
     pupil = torch.fft.fft2(torch.fft.ifftshift(probe[0, 0], dim=(-2, -1)))
-    power = pupil.abs()
-    return bool((power * pupil).sum().abs() < math.cos(TOLERANCE) * power.square().sum())
+    modulus = pupil.abs()
+    return bool((modulus * pupil).sum().abs() < math.cos(TOLERANCE) * modulus.square().sum())
 
 
 @contextmanager
@@ -219,8 +219,8 @@ def find_defocus(scan: ScanPhysics, loss_function: torch.nn.Module, bar: tqdm) -
     best = 0.0
     try:
         with beam_from_totals(some):
-            first = min(far, key=loss_with, default=0.0)
-            middle = downhill(loss_with, max(options.defocus_range, abs(first)), first)
+            best = min(far, key=loss_with, default=0.0)
+            best = middle = downhill(loss_with, max(options.defocus_range, abs(best)), best)
             found = minimize_scalar(
                 within,
                 bounds=(middle - STRIDE, middle + STRIDE),

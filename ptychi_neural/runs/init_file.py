@@ -92,26 +92,21 @@ def _found_keys(inspection: Inspection, given: dict[str, Any]) -> dict[str, Any]
     shadow, scan = inspection.shadow, inspection.scan
     if shadow is None:
         return found
-    told = {"focus_object_distance_m", "free_space_propagation_distance_m"} & set(given)
-    is_near = bool(told)
-    if scan is not None and not told:
-        is_near = scan.free_space_propagation_distance_m is not None
-        if not is_near:
-            found |= (distances := _near_field(scan, shadow, given))
-            is_near = bool(distances)
-    for name in ("transpose", "flip_y", "flip_x"):
-        if getattr(shadow if is_near else shadow.in_far_field(), name) and name not in given:
-            found[name] = True
-    return found
+    is_near = not {"focus_object_distance_m", "free_space_propagation_distance_m"}.isdisjoint(given)
+    is_near |= scan is not None and scan.free_space_propagation_distance_m is not None
+    distance = {} if is_near or scan is None else _near_field(scan, shadow, given)
+    turned = shadow if is_near or distance else shadow.in_far_field()
+    names = ("transpose", "flip_y", "flip_x")
+    orientation = {name: True for name in names if getattr(turned, name) and name not in given}
+    return found | distance | orientation
 
 
 def _near_field(scan: Scan, shadow: Shadow, given: dict[str, Any]) -> dict[str, float]:
     """The key of the near field's distance, where shadow images tell of another pixel size."""
     distance_m = scan.detector_distance_m
     detector_m = scan.attributes.get("detector_pixel_size_m", given.get("detector_pixel_size_m"))
-    if abs(shadow.pixel_size / scan.pixel_size_m - 1) < OTHER_PIXEL or not distance_m:
-        return {}
-    if detector_m is None:
+    is_known = abs(shadow.pixel_size / scan.pixel_size_m - 1) < OTHER_PIXEL
+    if is_known or not distance_m or detector_m is None:
         return {}
     magnification = float(detector_m) / shadow.pixel_size
     if magnification > PARALLEL:

@@ -102,7 +102,7 @@ def test_the_root_of_the_mean_pattern_is_brought_out_of_focus(n_modes):
     assert target.error(object_of(task), scan, refined=True) < 0.05
 
 
-def test_the_walk_begins_anywhere_where_the_probe_has_no_phase():
+def test_a_probe_in_focus_has_no_phase_but_a_constant():
     probe = torch.zeros(1, 1, 32, 32, dtype=torch.complex64)
     probe[..., 12:20, 12:20] = 1.0
     pupil = torch.fft.fft2(probe)
