@@ -21,6 +21,11 @@ INTENSITY_FLOOR = 1e-9
 """Added to predicted intensities before they are divided by, relative to their mean."""
 
 
+def squared_modulus(wave: Tensor) -> Tensor:
+    """|Psi|^2, in a fourth of the time of ``abs`` and ``square``, whose root is slow on a CPU."""
+    return wave.real.square() + wave.imag.square()
+
+
 class Correction(Protocol):
     """What brings the predicted counts of some frames closer to the measured ones."""
 
@@ -68,7 +73,7 @@ class ExitWaveCorrection(NamedTuple):
 
     @torch.no_grad()
     def intensity(self) -> Tensor:
-        return (self.probe.real.square() + self.probe.imag.square()).sum(1, keepdim=True)
+        return squared_modulus(self.probe).sum(1, keepdim=True)
 
     def probe_change(self, model: ScanForwardModel, frames: Tensor, patches: Tensor) -> Tensor:
         directions = patches.conj() * self.exit_waves
@@ -146,7 +151,7 @@ def correct_exit_waves(
     """
     probe = model.incident_probes(frames)
     far = model.forward_far_field(model.propagate_through_object(probe, patches))
-    power = (far.real.square() + far.imag.square()).sum(1)
+    power = squared_modulus(far).sum(1)
     # The floor bounds the gradient where nothing is predicted.
     floor = INTENSITY_FLOOR * power.detach().mean(dim=(-2, -1), keepdim=True)
     predicted = model.intensity_scale.value * (power + floor)
@@ -209,7 +214,7 @@ def correct_by_gradient(
         for slice_ in range(patches.shape[1]):
             if slice_ > 0:
                 wave = model.propagate_to_next_slice(wave, slice_ - 1)
-            incident.append(wave.abs().square().sum(1))
+            incident.append(squared_modulus(wave).sum(1))
     of_patches = factor * gradients[0] / patches.shape[1]
     return GradientCorrection(
         of_patches, torch.stack(incident, 1), of_probe, predicted.detach(), seen

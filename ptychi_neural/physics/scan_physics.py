@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import torch
 from ptychi.api.enums import LossFunctions
@@ -25,6 +26,9 @@ from ptychi_neural.physics.forward_model import ScanForwardModel
 from ptychi_neural.physics.pixel_splits import PixelSplits
 from ptychi_neural.physics.ranks import summed
 from ptychi_neural.physics.stitching import Canvas, LatestPatches, coverage
+
+CACHED_NUMBERS = 2**19
+"""Complex numbers of the exit waves that a CPU works on at a time: about what its caches hold."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +81,13 @@ class ScanPhysics:
 
     @property
     def batches(self) -> tuple[Tensor, ...]:
-        """The frames in view whose patterns this rank has, so many at a time as memory allows."""
-        own = self.model.own(self.frames)
-        return own.split(self.options.batch_size) if len(own) > 0 else ()
+        """The frames in view whose patterns this rank has, so many at a time as a GPU's memory or a
+        CPU's caches hold."""
+        own, probe = self.model.own(self.frames), self.model.probe
+        size = cast(int, self.options.batch_size)
+        if probe.data.device.type == "cpu":
+            size = min(size, max(1, CACHED_NUMBERS // probe.data[0].numel()))
+        return own.split(size) if len(own) > 0 else ()
 
     # --- the object -------------------------------------------------------------------------
 

@@ -24,7 +24,11 @@ from ptychi.api.enums import LossFunctions
 from torch import Tensor
 
 from ptychi_neural.physics.centring import centre, moved
-from ptychi_neural.physics.exit_waves import ExitWaveCorrection, object_update
+from ptychi_neural.physics.exit_waves import (
+    ExitWaveCorrection,
+    object_update,
+    squared_modulus,
+)
 from ptychi_neural.physics.losses import MeanLoss, build_loss_function, losses_of_pixels
 from ptychi_neural.physics.ranks import summed
 from ptychi_neural.physics.scan_physics import ScanPhysics
@@ -139,11 +143,11 @@ class AcceleratedProjections:
             if moments is not None:
                 moments.accumulate(correction, measured, batch)
             if of_frames is not None and refines_frames:
-                of_frames.accumulate(cast(ExitWaveCorrection, correction), patches, measured, batch)
+                of_frames.accumulate(cast(ExitWaveCorrection, correction), patches, batch)
             if update_probe:
                 probe_change += correction.probe_change(model, batch, patches)
                 weights = model.weights(batch).square()
-                exposure += torch.einsum("jk,jhw->khw", weights, patches[:, 0].abs().square())
+                exposure += torch.einsum("jk,jhw->khw", weights, squared_modulus(patches[:, 0]))
         known = self._illuminations[part]
         illumination = summed(illumination) if known is None else known
         self._illuminations[part], loss = illumination, lowered.value

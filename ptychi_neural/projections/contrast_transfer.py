@@ -19,7 +19,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ptychi_neural.physics.exit_waves import INTENSITY_FLOOR
+from ptychi_neural.physics.exit_waves import INTENSITY_FLOOR, squared_modulus
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.physics.stitching import coverage
 
@@ -39,16 +39,20 @@ class ContrastTransfer:
         Probe, propagation, valid pixels and positions.
     floor : float
         Added to the responses where updates are divided by them.
+    response : Tensor, optional
+        (2, n) what ``response`` of another transfer with the same probe holds.
     """
 
-    def __init__(self, scan: ScanPhysics, floor: float) -> None:
+    def __init__(self, scan: ScanPhysics, floor: float, response: Tensor | None = None) -> None:
         model = scan.model
         weight = model.stitching.total_weight(model.positions(scan.frames))
         self.window = coverage(weight, scan.options.start.rim)
         step = 1 / (2 * max(model.probe.get_spatial_shape()))
         fy, fx = (torch.fft.fftfreq(n) for n in weight.shape)
         steps = torch.hypot(fy[:, None], fx) / step
-        self.response = responses(scan, step * torch.arange(int(steps.max()) + 2))
+        if response is None:
+            response = responses(scan, step * torch.arange(int(steps.max()) + 2))
+        self.response = response
         """(2, n) shares of amplitude and phase in the response, at every half cycle in the side of
         the probe."""
         below = steps.long()
@@ -68,6 +72,12 @@ class ContrastTransfer:
         parts = self.window * torch.view_as_real((update * phase.conj())[0]).movedim(-1, 0)
         parts = self.window * torch.fft.ifft2(self.gain * torch.fft.fft2(parts)).real
         return torch.complex(*parts) * phase
+
+
+def _wave(q: Tensor, x: Tensor) -> Tensor:
+    """(n, m) e^{iqx} of (n,) frequencies in radians per pixel and (m,) coordinates."""
+    angles = q[:, None] * x
+    return torch.polar(torch.ones_like(angles), angles)
 
 
 @torch.no_grad()
@@ -90,19 +100,21 @@ def responses(scan: ScanPhysics, frequencies: Tensor) -> Tensor:
     probe = model.probe.data[0]
     y, x = (torch.arange(n) - n // 2 for n in probe.shape[-2:])
     directions = math.pi * (torch.arange(N_DIRECTIONS) + 0.5) / N_DIRECTIONS
-    along = directions.sin()[:, None, None] * y[:, None] + directions.cos()[:, None, None] * x
     flat = model.forward_far_field(probe[None])
-    intensity = flat.abs().square().sum(1)
+    intensity = squared_modulus(flat).sum(1)
     weight = scan.valid / (intensity + INTENSITY_FLOOR * intensity.mean())
     of_each = []
     for some in frequencies.split(N_FREQUENCIES):
-        angles = 2 * math.pi * (some[:, None, None, None] * along).flatten(0, 1)[:, None]
-        wave = torch.polar(torch.ones_like(angles), angles)
+        q = 2 * math.pi * some[:, None]
+        rows = _wave((q * directions.sin()).flatten(), y)[:, None, :, None]
+        columns = _wave((q * directions.cos()).flatten(), x)[:, None, None, :]
         forth, back = (
-            (flat.conj() * model.forward_far_field(probe * w)).sum(1) for w in (wave, wave.conj())
+            (flat.conj() * model.forward_far_field(probe * r * c)).sum(1)
+            for r, c in ((rows, columns), (rows.conj(), columns.conj()))
         )
-        changes = torch.stack([forth + back.conj(), forth - back.conj()])
-        of_waves = (weight * changes.abs().square()).sum(dim=(-2, -1))
+        alone = weight * (squared_modulus(forth) + squared_modulus(back))
+        together = weight * 2 * (forth * back).real
+        of_waves = torch.stack([alone + together, alone - together]).sum(dim=(-2, -1))
         of_each.append(of_waves.unflatten(1, (len(some), N_DIRECTIONS)).sum(-1))
     response = torch.cat(of_each, dim=1)
     return cast(Tensor, response / response.sum(0))

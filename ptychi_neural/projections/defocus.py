@@ -184,6 +184,7 @@ def find_defocus(scan: ScanPhysics, loss_function: torch.nn.Module, bar: tqdm) -
     given = probe.data.clone()
     phase = curvature(given)
     some = scan.of(middle_frames(scan))
+    known_responses: dict[float, Tensor] = {}
 
     def trials(predictions: list[Prediction]) -> Callable[[float], float]:
         @functools.cache
@@ -193,7 +194,9 @@ def find_defocus(scan: ScanPhysics, loss_function: torch.nn.Module, bar: tqdm) -
             for seen, predicted, mask in predictions:
                 transfer, n_iterations = None, UNDIVIDED * options.defocus_iterations
                 if scan.model.writes_down_corrections:
-                    transfer = ContrastTransfer(seen, options.joint_transfer_floor)
+                    known = known_responses.get(radians)
+                    transfer = ContrastTransfer(seen, options.joint_transfer_floor, known)
+                    known_responses[radians] = transfer.response
                     n_iterations = options.defocus_iterations
                 projections = AcceleratedProjections(seen, loss_function, transfer, None)
                 for _ in range(n_iterations):

@@ -6,7 +6,12 @@ Gauss-Newton step of the frame's own small system,
     (sum D D^T) s = sum D (sqrt(Y_meas) - sqrt(Y_pred)),     D_i = Re(Psi^* F(psi_i)) / |Psi|,
 
 where psi_i is the change of its exit waves. The modulus has the same variance at all counts, so
-that the sums need no weights.
+that the sums need no weights. With the corrections d of the exit waves the right side is
+
+    sum D (sqrt(Y_meas) - sqrt(Y_pred)) = S N sum Re(d^* psi_i),
+
+N being the factor by which propagation multiplies the power of a wave, so that it takes no
+propagation; the left side, which changes slowly, is computed every few iterations only.
 """
 
 from collections.abc import Sequence
@@ -15,12 +20,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ptychi_neural.physics.exit_waves import ExitWaveCorrection
+from ptychi_neural.physics.exit_waves import ExitWaveCorrection, squared_modulus
 from ptychi_neural.physics.forward_model import ScanForwardModel
 from ptychi_neural.physics.ranks import summed
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.projections.opr_weights import WeightRefinement
 from ptychi_neural.projections.positions import PositionRefinement
+
+NORMAL_STRIDE = 4
+"""Iterations from one to the next in which the left side of the systems is computed anew; even, so
+that halves that are seen in turn have theirs."""
 
 
 class Refinement(Protocol):
@@ -63,15 +72,21 @@ class FrameParameters:
             if scan.model.opr_mode_weights.optimizable:
                 self._refinements.append(WeightRefinement(scan))
         self._due: Sequence[Refinement] = ()
+        self._n_begun = 0
         self._normal = self._asked = torch.empty(0)
+        self._known = torch.empty(0, dtype=torch.bool)
 
     def begin(self, iteration: int, object_: Tensor) -> None:
         """Begin an iteration of the (1, H, W) object."""
-        self._due = [each for each in self._refinements if each.is_due(iteration)]
-        for each in self._due:
+        due = [each for each in self._refinements if each.is_due(iteration)]
+        for each in due:
             each.begin(object_)
-        n_frames, n_unknowns = len(self.model.everything), sum(r.n_unknowns for r in self._due)
-        self._normal = object_.real.new_zeros(n_frames, n_unknowns, n_unknowns)
+        n_frames, n_unknowns = len(self.model.everything), sum(r.n_unknowns for r in due)
+        if due != self._due or self._n_begun % NORMAL_STRIDE == 0:
+            self._due, self._n_begun = due, 0
+            self._normal = object_.real.new_zeros(n_frames, n_unknowns, n_unknowns)
+            self._known = torch.zeros(n_frames, dtype=torch.bool, device=object_.device)
+        self._n_begun += 1
         self._asked = object_.real.new_zeros(n_frames, n_unknowns, 1)
 
     @property
@@ -79,21 +94,21 @@ class FrameParameters:
         """Whether this iteration changes anything of the frames."""
         return self._asked.numel() > 0
 
-    def accumulate(
-        self, correction: ExitWaveCorrection, patches: Tensor, measured: Tensor, frames: Tensor
-    ) -> None:
-        """Take in some frames with their (n, h, w) counts and (n, 1, h, w) patches."""
+    def accumulate(self, correction: ExitWaveCorrection, patches: Tensor, frames: Tensor) -> None:
+        """Take in some frames with their (n, 1, h, w) patches."""
         waves = [
             change
             for each in self._due
             for change in each.wave_changes(correction.probe, patches, frames)
         ]
-        changes = modulus_changes(self.model, correction.far, waves)
-        changes = self.model.intensity_scale.value.sqrt() * changes
-        residual = torch.where(correction.seen, measured.sqrt() - correction.predicted.sqrt(), 0.0)
-        changes = torch.where(correction.seen[..., None, :, :], changes, 0.0).flatten(2)
-        self._normal[frames] = changes @ changes.mT
-        self._asked[frames] = changes @ residual.flatten(1)[..., None]
+        scale, wanted = self.model.intensity_scale.value, correction.exit_waves
+        along = [(wanted[:, : wave.shape[1]].conj() * wave).real.sum((1, 2, 3)) for wave in waves]
+        self._asked[frames, :, 0] = scale * self.model.power_gain * torch.stack(along, 1)
+        if not self._known[frames].all():
+            changes = modulus_changes(self.model, correction.far, waves)
+            changes = torch.where(correction.seen[..., None, :, :], changes, 0.0).flatten(2)
+            self._normal[frames] = scale * changes @ changes.mT
+            self._known[frames] = True
 
     def steps(self, frames: Tensor) -> Tensor:
         """(n_frames, n_unknowns) steps that those of the (n,) frames that were taken in ask for,
@@ -133,7 +148,7 @@ def modulus_changes(model: ScanForwardModel, far: Tensor, changes: Sequence[Tens
         (n, n_modes, h, w) derivatives of the exit waves by each unknown; (n, 1, h, w) where only
         the first mode changes.
     """
-    modulus = far.abs().square().sum(1).sqrt()
+    modulus = squared_modulus(far).sum(1).sqrt()
     modulus = modulus + 1e-6 * modulus.mean(dim=(-2, -1), keepdim=True)
     along = [
         (far[:, : change.shape[1]].conj() * model.forward_far_field(change)).real.sum(1) / modulus

@@ -1,6 +1,6 @@
 """Options of a simulation: what a ``[simulation]`` section of a run file may say."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,10 @@ class SimulationOptions(Section):
     position_error_px: float = Field(default=0.0, ge=0)
     """Standard deviation, along each axis, of the nominal positions around the true ones."""
 
+    probe_guess: Literal["optics", "mean_pattern"] = "optics"
+    """What a reconstruction starts from: the true probe, with ``probe_defocus_error``; or the root
+    of the mean pattern, in focus, as where nothing is known of the optics."""
+
     probe_defocus_error: FiniteFloat = 0.0
     """Relative error of the defocus of the probe that a reconstruction starts from. With 0 it
     starts from the true probe."""
@@ -92,6 +96,11 @@ class SimulationOptions(Section):
 
     @model_validator(mode="after")
     def _defocus_error_has_an_effect(self) -> "SimulationOptions":
+        if self.probe_defocus_error and self.probe_guess == "mean_pattern":
+            raise ValueError(
+                f"probe_defocus_error = {self.probe_defocus_error} has no effect on the root of the "
+                'mean pattern: leave it at 0, or set probe_guess = "optics".'
+            )
         if self.probe_defocus_error and not getattr(self.probe, "defocus", 0.0):
             raise ValueError(
                 f"probe_defocus_error = {self.probe_defocus_error} needs a probe with a defocus: "
@@ -103,8 +112,20 @@ class SimulationOptions(Section):
         """Compute the true probe, (n_modes, h, w) of unit power."""
         return self._with_modes(self.probe.build(self.frame_shape))
 
-    def build_probe_guess(self) -> Probe:
-        """Compute the probe that a reconstruction starts from, (n_modes, h, w) of unit power."""
+    def build_probe_guess(self, mean_pattern: Probe) -> Probe:
+        """Compute the probe that a reconstruction starts from, (n_modes, h, w) of unit power.
+
+        Parameters
+        ----------
+        mean_pattern : ndarray
+            (1, h, w) probe whose pattern is the mean of the measured ones.
+        """
+        if self.probe_guess == "mean_pattern":
+            return mixed_states(
+                mean_pattern,
+                n_modes=len(self.build_probe()),
+                secondary_fraction=self.secondary_mode_fraction,
+            )
         guess = self.probe
         if self.probe_defocus_error:
             wrong = getattr(guess, "defocus", 0.0) * (1 + self.probe_defocus_error)

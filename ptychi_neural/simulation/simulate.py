@@ -23,7 +23,7 @@ from ptychi.data_structures.probe_positions import ProbePositions
 from ptychi.forward_models import PlanarPtychographyForwardModel
 from ptychi.utils import get_suggested_object_size, to_tensor
 
-from ptychi_neural.scans import write_diffraction, write_product
+from ptychi_neural.scans import mean_pattern_probe, write_diffraction, write_product
 from ptychi_neural.scans.beamline import detector_pixel_sizes
 from ptychi_neural.scans.scan import Scan
 from ptychi_neural.simulation.options import SimulationOptions
@@ -98,13 +98,16 @@ def simulate(options: SimulationOptions) -> SimulatedScan:
     weights[:, 1:] *= np.sqrt(scale)
     photons = beam * (np.linalg.norm(probe[0]) ** 2 + n_pixels * (weights[:, 1:] ** 2).sum(axis=1))
 
-    guess, guessed_weights = options.build_probe_guess()[None] * np.sqrt(scale), None
-    if options.probe_variation is not None:
-        guess, guessed_weights = options.probe_variation.guess(guess[0], n, probe_rng)
-
     mask = _draw_mask(options, detector_rng)
     if options.noise_seed is not None:
         detector_rng = np.random.default_rng((options.seed, options.noise_seed))
+    patterns = _detect(expected, mask, options, detector_rng)
+
+    mean_pattern = mean_pattern_probe(patterns, mask)[0].astype(complex)
+    guess, guessed_weights = options.build_probe_guess(mean_pattern)[None] * np.sqrt(scale), None
+    if options.probe_variation is not None:
+        guess, guessed_weights = options.probe_variation.guess(guess[0], n, probe_rng)
+
     truth = Scan(
         patterns=expected,
         positions_px=true_positions,
@@ -121,7 +124,7 @@ def simulate(options: SimulationOptions) -> SimulatedScan:
     )
     scan = replace(
         truth,
-        patterns=_detect(expected, mask, options, detector_rng),
+        patterns=patterns,
         positions_px=nominal_positions,
         probe=guess,
         object=np.ones_like(true_object),

@@ -119,7 +119,7 @@ def test_a_step_finds_a_small_error_of_each_frame(what):
     patches = physics.start_patches(physics.frames)
     measured = physics.model.measured(physics.frames)
     correction = physics.correction(physics.frames, patches, measured, of_modulus=True)
-    parameters.accumulate(correction, patches, measured, physics.frames)
+    parameters.accumulate(correction, patches, physics.frames)
     true = {"positions": [apart], "weights": [off], "both": [apart, off]}[what]
     true = np.concatenate(true, 1)
     left = parameters.steps(physics.frames).numpy() + true

@@ -309,3 +309,16 @@ def test_files_are_replaced_only_on_request(tmp_path):
     sim.write_simulation(small(seed=1), tmp_path, overwrite=True)
     with h5py.File(tmp_path / "diffraction.h5") as file:
         np.testing.assert_array_equal(file["dp"][()], small(seed=1).scan.patterns)
+
+
+def test_a_guess_from_the_mean_pattern_knows_nothing_of_the_probe_but_its_modes():
+    simulated = small(probe_guess="mean_pattern", n_probe_modes=2, dead_pixel_fraction=0.02)
+    guess, mask = simulated.scan.probe[0], simulated.scan.valid_pixel_mask
+    assert guess.shape == simulated.truth.probe[0].shape
+    assert np.linalg.norm(guess) == pytest.approx(np.linalg.norm(simulated.truth.probe))
+    far = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(guess[0])))
+    mean = simulated.scan.patterns.mean(0) * mask
+    assert np.corrcoef(np.abs(far).ravel(), np.sqrt(mean).ravel())[0, 1] > 0.999
+    assert np.abs(np.angle(far[mean > 0.1 * mean.max()])).max() < 1e-6
+    with pytest.raises(ValueError, match="probe_defocus_error = 0.3 has no effect"):
+        small(probe_guess="mean_pattern", probe_defocus_error=0.3)
