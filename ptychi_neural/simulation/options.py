@@ -98,8 +98,8 @@ class SimulationOptions(Section):
     def _defocus_error_has_an_effect(self) -> "SimulationOptions":
         if self.probe_defocus_error and self.probe_guess == "mean_pattern":
             raise ValueError(
-                f"probe_defocus_error = {self.probe_defocus_error} has no effect on the root of the "
-                'mean pattern: leave it at 0, or set probe_guess = "optics".'
+                f"probe_defocus_error = {self.probe_defocus_error} has no effect on the root "
+                'of the mean pattern: leave it at 0, or set probe_guess = "optics".'
             )
         if self.probe_defocus_error and not getattr(self.probe, "defocus", 0.0):
             raise ValueError(

@@ -3,6 +3,7 @@
 import torch
 
 from irregular_scan import make_task
+from ptychi_neural.physics import scan_physics
 from ptychi_neural.physics.pixel_splits import PixelSplits
 
 
@@ -34,3 +35,15 @@ def test_splits_partition_the_pixels_that_are_not_held_out():
         assert torch.equal(seen, of_splits.any(0) & ~of_splits[split])
     again = PixelSplits((7, 16, 16), 3, 0.1, seed=5, device=torch.device("cpu"))
     assert torch.equal(again.labels, pixels.labels)
+
+
+def test_on_a_cpu_a_pass_over_the_frames_takes_what_its_caches_hold(monkeypatch):
+    scan = make_task(13, held_out=0.2).reconstructor.scan
+    assert [len(batch) for batch in scan.batches] == [len(scan.frames)]
+    whole = scan.update(scan.start)
+    monkeypatch.setattr(scan_physics, "CACHED_NUMBERS", 5 * scan.model.probe.data[0].numel() + 1)
+    assert [len(batch) for batch in scan.batches[:-1]] == [5] * (len(scan.batches) - 1)
+    assert torch.equal(torch.cat(scan.batches), scan.frames)
+    torch.testing.assert_close(scan.update(scan.start), whole)
+    monkeypatch.setattr(scan_physics, "CACHED_NUMBERS", 1)
+    assert {len(batch) for batch in scan.batches} == {1}

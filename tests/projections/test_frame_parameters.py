@@ -9,6 +9,7 @@ from ptychi.api.options.task import PtychographyTaskOptions
 
 from ptychi_neural.comparison.target import Target
 from ptychi_neural.physics.losses import build_loss_function
+from ptychi_neural.projections import frame_parameters
 from ptychi_neural.projections.accelerated import AcceleratedProjections
 from ptychi_neural.projections.frame_parameters import FrameParameters, modulus_changes
 from ptychi_neural.projections.positions import slopes
@@ -198,3 +199,31 @@ def test_going_back_gives_all_that_was_found_again():
     again = projections.state()
     for old, new in zip([before.object, *before.refined], [again.object, *again.refined]):
         assert torch.equal(new, old)
+
+
+@torch.no_grad()
+def test_the_systems_of_the_frames_are_propagated_every_fourth_iteration(monkeypatch):
+    options = options_for(0)
+    options.probe_position_options.optimizable = True
+    options.opr_mode_weight_options.optimizable = True
+    options.opr_mode_weight_options.optimize_intensity_variation = True
+    physics = make_task(options, small_scan(3, position_error_px=0.5).scan).reconstructor.scan
+    parameters, n_propagated = FrameParameters(physics), []
+    monkeypatch.setattr(
+        frame_parameters,
+        "modulus_changes",
+        lambda *given: n_propagated.append(iteration) or modulus_changes(*given),
+    )
+    patches = physics.start_patches(physics.frames)
+    correction = physics.correction(physics.frames, patches, of_modulus=True)
+    first_weight = physics.options.start.first_weight_iteration
+    for iteration in range(first_weight - 1, first_weight + 8):
+        parameters.begin(iteration, physics.start)
+        parameters.accumulate(correction, patches, physics.frames)
+        steps = parameters.steps(physics.frames)
+    assert n_propagated == [first_weight - 1, first_weight, first_weight + 4]
+    assert steps.shape == (N, 3)
+    fresh = FrameParameters(physics)
+    fresh.begin(iteration, physics.start)
+    fresh.accumulate(correction, patches, physics.frames)
+    assert torch.equal(steps, fresh.steps(physics.frames))
