@@ -1,4 +1,4 @@
-"""Arguments and options that several commands of the command line share."""
+"""Arguments and options of the command line: those that commands share, and of a followed scan."""
 
 from pathlib import Path
 from typing import Annotated
@@ -65,5 +65,24 @@ Template = Annotated[
     typer.Argument(
         metavar="TEMPLATE.toml",
         help='Run file for all scans, with {scan} in data.diffraction: "{scan}.cxi".',
+    ),
+]
+
+Follow = Annotated[
+    bool, typer.Option("--follow", help="Follow a file that is being written, or an address.")
+]
+Every = Annotated[
+    float, typer.Option(metavar="SECONDS", min=0.05, help="Between looks at the file.")
+]
+Timeout = Annotated[
+    float, typer.Option(metavar="SECONDS", min=0.1, help="Without a new frame that end following.")
+]
+Page = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PORT",
+        min=0,
+        max=65535,
+        help="Show a followed scan at http://127.0.0.1:PORT in a browser; 0: any port.",
     ),
 ]

@@ -11,13 +11,17 @@ from ptychi_neural.arguments import (
     ChangesOfEngines,
     Data,
     DataChanges,
+    Every,
+    Follow,
     OfPatterns,
     OfPositions,
     Output,
     Overwrite,
+    Page,
     Product,
     RunPath,
     Template,
+    Timeout,
 )
 from ptychi_neural.console import FAILED, INTERRUPTED, Commands, complained, prepare, told
 from ptychi_neural.console import plain_errors as _plain_errors
@@ -133,16 +137,10 @@ def infer(
     output: Output = None,
     data: Data = None,
     overwrite: Overwrite = False,
-    follow: Annotated[
-        bool, typer.Option("--follow", help="Follow a file that is being written, or an address.")
-    ] = False,
-    every: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.05, help="Between looks at the file.")
-    ] = 2.0,
-    timeout: Annotated[
-        float,
-        typer.Option(metavar="SECONDS", min=0.1, help="Without a new frame that end following."),
-    ] = 30.0,
+    follow: Follow = False,
+    every: Every = 2.0,
+    timeout: Timeout = 30.0,
+    page: Page = None,
 ) -> None:
     """Predict a scan with a trained generator.
 
@@ -160,6 +158,7 @@ def infer(
             follow=follow,
             every_s=every,
             timeout_s=timeout,
+            page=page,
         )
     told(
         f"{result.folder}: {len(result.scan.positions_px)} frames in {result.seconds:.1f} s, "

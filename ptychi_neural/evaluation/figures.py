@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -223,6 +224,16 @@ def hue_and_brightness(mode: NDArray[np.complexfloating]) -> NDArray[np.float64]
     hue = np.angle(mode) / (2 * np.pi) % 1
     value = np.minimum(amplitude / max(float(np.percentile(amplitude, 99.8)), 1e-300), 1)
     return hsv_to_rgb(np.stack([hue, np.full_like(hue, 0.85), value], axis=-1))
+
+
+def coloured(image: NDArray[np.floating], palette: str, low: float, high: float) -> bytes:
+    """Make a PNG of an (h, w) image, a pixel of it for each of its own, clear where it is NaN."""
+    from matplotlib.image import imsave
+
+    buffer = io.BytesIO()
+    shown = np.ma.masked_invalid(image)
+    imsave(buffer, shown, vmin=low, vmax=high, cmap=palette, format="png")
+    return buffer.getvalue()
 
 
 def save_figure(figure: Figure, path: StrPath, overwrite: bool) -> None:

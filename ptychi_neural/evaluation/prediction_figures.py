@@ -8,6 +8,32 @@ from numpy.typing import NDArray
 from ptychi_neural.evaluation.figures import draw_image, save_figure
 from ptychi_neural.scans.hdf5 import StrPath
 
+PALETTES = {"amplitude": "gray", "phase": "inferno", "deviation": "viridis"}
+"""Colours of what is shown."""
+
+
+def amplitude_and_phase(
+    object: NDArray[np.complexfloating], mask: NDArray[np.bool_]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Amplitude and phase in radians of the product of all slices.
+
+    Parameters
+    ----------
+    object : ndarray
+        (n_slices, H, W) object.
+    mask : ndarray
+        (H, W) area in which the mean phase is turned to 0.
+
+    Examples
+    --------
+    >>> amplitude, phase = amplitude_and_phase(np.full((2, 4, 4), 2j), np.ones((4, 4), bool))
+    >>> float(amplitude[0, 0]), round(float(phase[0, 0]), 6)
+    (4.0, 0.0)
+    """
+    product = object.prod(axis=0)
+    turned = product * np.exp(-1j * np.angle(product[mask].sum()))
+    return np.abs(turned), np.angle(turned)
+
 
 def prediction_figure(
     path: StrPath,
@@ -51,8 +77,7 @@ def prediction_figure(
     from matplotlib.figure import Figure
 
     mask = np.ones(object.shape[-2:], bool) if mask is None else mask
-    product = object.prod(axis=0)
-    turned = product * np.exp(-1j * np.angle(product[mask].sum()))
+    amplitude, phase = amplitude_and_phase(object, mask)
     figure = Figure(figsize=(11, 9), layout="constrained")
     if title is not None:
         figure.suptitle(title)
@@ -60,8 +85,8 @@ def prediction_figure(
     for ax, name, image, colours in zip(
         axes,
         ("amplitude", "phase (rad)", "standard deviation of the predictions"),
-        (np.abs(turned), np.angle(turned), standard_deviation),
-        ("gray", "inferno", "viridis"),
+        (amplitude, phase, standard_deviation),
+        PALETTES.values(),
     ):
         draw_image(ax, image, name, colours, mask, pixel_size_m)
     axes[3].plot(*reprojection_errors.T, ".", markersize=4)

@@ -28,6 +28,11 @@ class PredictedObject:
     compute_deviation: Callable[[], NDArray[np.floating]] = field(repr=False, compare=False)
     """Computes ``standard_deviation``, which takes longer than the object."""
 
+    @property
+    def covered(self) -> NDArray[np.bool_]:
+        """(H, W) True where the weight is more than a twentieth of its maximum."""
+        return self.weight > 0.05 * self.weight.max()
+
     @cached_property
     def standard_deviation(self) -> NDArray[np.floating]:
         """(H, W) disagreement of the predictions that make up the object, computed when it is first

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from ptychi_neural.prediction import NeuralPredictor, PredictedObject, Predictio
 from ptychi_neural.runs.attend import interruptible
 from ptychi_neural.runs.folders import ResultsFolder, folder_name, results_folder
 from ptychi_neural.runs.frame_sources import BATCH_SIZE, Look, opened_source, scheme_of
+from ptychi_neural.runs.live_page import LivePage, live_page
 from ptychi_neural.runs.progress import tell, what_fails_is_said
 from ptychi_neural.runs.provenance import provenance, write_json
 from ptychi_neural.runs.run_file import RunFile, run_of
@@ -63,6 +65,7 @@ def infer(
     follow: bool = False,
     every_s: float = 2.0,
     timeout_s: float = 30.0,
+    page: int | None = None,
 ) -> InferenceResult:
     """Predict a scan's object and write the results folder.
 
@@ -98,6 +101,9 @@ def infer(
         Seconds between looks at the growing file.
     timeout_s : float
         Seconds without a new frame after which its end is assumed.
+    page : int, optional
+        Port of this machine at which a page shows the scan while it is followed; 0: any that is
+        free (``ptychi_neural.runs.live_page``). None: there is no page.
 
     Raises
     ------
@@ -105,7 +111,11 @@ def infer(
         If the folder exists, before anything is done.
     FileNotFoundError, ValueError
         If a file cannot be read, or generator and scan do not fit each other.
+    OSError
+        If the page's port cannot be had.
     """
+    if page is not None and not follow:
+        raise ValueError("--page shows a scan that is followed: add --follow.")
     address = str(diffraction) if scheme_of(str(diffraction)) else None
     if address is not None and (product is None or not follow):
         raise ValueError(
@@ -121,7 +131,10 @@ def infer(
     with results_folder(folder, overwrite) as results:
         tell("started", pid=os.getpid(), product_output=str(folder / "product.h5"))
         if follow:
-            result = _follow(predictor, run, address, results, Path(generator), every_s, timeout_s)
+            with nullcontext() if page is None else live_page(page) as shown:
+                result = _follow(
+                    *(predictor, run, address, results, Path(generator), every_s, timeout_s, shown)
+                )
         else:
             result = _at_once(predictor, run, folder)
             with interruptible("the prediction"):
@@ -168,6 +181,7 @@ def _follow(
     generator: Path,
     every_s: float,
     timeout_s: float,
+    page: LivePage | None,
 ) -> InferenceResult:
     """Predict anew whenever frames have come, and keep the results folder up to date."""
     if run.data is None:
@@ -183,10 +197,14 @@ def _follow(
         near_field = planned.free_space_propagation_distance_m is not None
         looks = source.looks(every_s, timeout_s, stop, near_field)
         for found in _followed(predictor, looks, planned, section, results.folder):
+            if page is not None:
+                page.show(found.prediction, found.scan, len(planned.positions_px))
             if latest is not None:
                 results.renew()
             latest = found
             _write(latest, generator, results)
+            if page is not None:
+                page.show_deviation(found.prediction.standard_deviation)
             tell("prediction", frames=len(latest.scan.positions_px))
         interrupted = stop()
     if latest is None and interrupted:
@@ -305,6 +323,6 @@ def _write(result: InferenceResult, generator: Path, results: ResultsFolder) -> 
             result.errors,
             title=f"{result.scan.name}, {len(result.scan.positions_px)} frames",
             pixel_size_m=result.scan.pixel_size_m,
-            mask=prediction.weight > 0.05 * prediction.weight.max(),
+            mask=prediction.covered,
         )
     results.publish()
