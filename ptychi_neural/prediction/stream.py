@@ -56,6 +56,11 @@ class PredictionStream:
         return len(self._known)
 
     @property
+    def frame_ids(self) -> NDArray[np.int64]:
+        """(n_frames,) numbers of the frames that have been taken in, in rising order."""
+        return np.array(sorted(self._known), np.int64)
+
+    @property
     def n_waiting(self) -> int:
         """Number of frames that wait for their positions."""
         return len(self._waiting.patterns)
@@ -250,7 +255,7 @@ class PredictionStream:
     def _state(self) -> dict[str, Any]:
         check = self._check.state_dict().items()
         return self._signature() | {
-            "known": torch.tensor(sorted(self._known), dtype=torch.int64),
+            "known": torch.from_numpy(self.frame_ids),
             "check": {
                 key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
                 for key, value in check

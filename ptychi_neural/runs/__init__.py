@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ptychi_neural.engine.tasks import build_task
-    from ptychi_neural.runs.infer import InferenceResult, infer
+    from ptychi_neural.runs.infer import infer
+    from ptychi_neural.runs.inference import InferenceResult
     from ptychi_neural.runs.reconstruct import reconstruct
     from ptychi_neural.runs.result import ReconstructionResult
     from ptychi_neural.runs.train import TrainingResult, train
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 _LAZY = {
-    "InferenceResult": "ptychi_neural.runs.infer",
+    "InferenceResult": "ptychi_neural.runs.inference",
     "MultiscanTrainingWorkflow": "ptychi_neural.training",
     "NeuralWarmStartWorkflow": "ptychi_neural.runs.warm_start",
     "ReconstructionResult": "ptychi_neural.runs.result",

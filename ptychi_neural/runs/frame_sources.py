@@ -103,6 +103,7 @@ _SOURCES: dict[str, str] = {
     "": "ptychi_neural.runs.growing_file",
     "tcp": "ptychi_neural.runs.zmq_frames",
     "ipc": "ptychi_neural.runs.zmq_frames",
+    "pva": "ptychi_neural.runs.pva_frames",
 }
 """Module of a source, which has a function ``opened``, by the scheme of its addresses; that of
 files is empty."""

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ptychi_neural.cli import app
-from ptychi_neural.runs import infer
+from ptychi_neural.runs import inference
 from ptychi_neural.scans import (
     empty_object,
     mean_pattern_probe,
@@ -154,7 +154,7 @@ def test_following_a_file_without_frames_ends_with_an_error(files, one_shot):
 
 @pytest.fixture
 def without_pictures(monkeypatch):
-    monkeypatch.setattr(sys.modules[infer.__module__], "prediction_figure", lambda *a, **k: None)
+    monkeypatch.setattr(inference, "prediction_figure", lambda *a, **k: None)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import struct
 import threading
+import time
 import warnings
 
 import h5py
@@ -14,8 +15,9 @@ import numpy as np
 import pytest
 import zmq
 
-from ptychi_neural.runs import infer
+from ptychi_neural.runs import follow, infer, inference
 from ptychi_neural.runs.frame_sources import opened_source
+from ptychi_neural.runs.inference import write_inference
 from ptychi_neural.scans import empty_object, read_product, write_diffraction, write_product
 from ptychi_neural.scans.preparation import Preparation
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
@@ -197,19 +199,36 @@ def test_a_sender_that_says_nothing_and_addresses_that_are_none_are_told(sender)
             pass
 
 
-def test_infer_follows_a_detector(sender, tmp_path):
+@pytest.fixture(scope="module")
+def scan():
+    """36 frames of 16x16 at whole pixels."""
     raster = Raster(n_y=6, n_x=6, step_px=2.0, jitter_px=0.0)
-    scan = simulate(SimulationOptions(seed=3, frame_shape=(16, 16), scan=raster)).scan
-    generator = saved(scan, tmp_path / "generator.safetensors", epochs=1, lifter="log")
+    return simulate(SimulationOptions(seed=3, frame_shape=(16, 16), scan=raster)).scan
+
+
+@pytest.fixture(scope="module")
+def generator(scan, tmp_path_factory):
+    path = tmp_path_factory.mktemp("g") / "generator.safetensors"
+    return saved(scan, path, epochs=1, lifter="log")
+
+
+@pytest.fixture
+def product(scan, tmp_path):
+    """File of the planned positions and the probe."""
     canvas = empty_object(scan.positions_px, scan.probe.shape)
-    write_product(tmp_path / "product.h5", dataclasses.replace(scan, object=canvas, name="tiny"))
+    planned = dataclasses.replace(scan, object=canvas, name="tiny")
+    write_product(tmp_path / "product.h5", planned)
+    return tmp_path / "product.h5"
+
+
+def test_infer_follows_a_detector(sender, scan, generator, product, tmp_path):
     write_diffraction(tmp_path / "diffraction.h5", scan.patterns)
     socket, address = sender
     counts = scan.patterns.astype(np.uint32)
     order = np.random.default_rng(0).permutation(36).tolist()
     messages = [header(nimages=36, ntrigger=1)]
     messages += [image(k, counts[k], "bs32-lz4<") for k in order]
-    product, folders = tmp_path / "product.h5", [tmp_path / "whole", tmp_path / "followed"]
+    folders = [tmp_path / "whole", tmp_path / "followed"]
     with pytest.raises(ValueError, match="add --follow"):
         infer(generator, address, product)
     infer(generator, tmp_path / "diffraction.h5", product, folders[0])
@@ -220,3 +239,31 @@ def test_infer_follows_a_detector(sender, tmp_path):
     assert len(result.scan.positions_px) == 36
     whole, followed = (read_product(folder / "product.h5").object for folder in folders)
     np.testing.assert_allclose(followed, whole, atol=1e-5)
+
+
+def test_results_are_written_a_fifth_of_the_time(
+    sender, scan, generator, product, tmp_path, monkeypatch
+):
+    socket, address = sender
+    times = []
+
+    def slow(*arguments):
+        began = time.monotonic()
+        time.sleep(0.1)
+        write_inference(*arguments)
+        times.append((began, time.monotonic()))
+
+    def paced():
+        yield header(nimages=36, ntrigger=1)
+        for number, counts in enumerate(scan.patterns.astype(np.uint16)):
+            time.sleep(0.1)
+            yield image(number, counts)
+
+    monkeypatch.setattr(inference, "prediction_figure", lambda *a, **k: None)
+    monkeypatch.setattr(follow, "write_inference", slow)
+    with sending(socket, paced()):
+        infer(*(generator, address, product, tmp_path / "out"), follow=True, every_s=0.01)
+    assert len(times) > 2
+    for (began, ended), (next_began, _) in zip(times[:-1], times[1:-1]):  # but the last
+        assert next_began - ended >= 3.99 * (ended - began)
+    assert len(read_product(tmp_path / "out" / "product.h5").positions_px) == 36

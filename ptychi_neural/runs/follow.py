@@ -1,0 +1,207 @@
+"""Prediction of a scan while it is measured: from what comes to the results folder."""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptychi_neural.prediction import NeuralPredictor, PredictionStream
+from ptychi_neural.runs.attend import interruptible
+from ptychi_neural.runs.folders import ResultsFolder
+from ptychi_neural.runs.frame_sources import BATCH_SIZE, Block, opened_source
+from ptychi_neural.runs.inference import (
+    InferenceResult,
+    frame_numbers,
+    set_geometry,
+    write_inference,
+)
+from ptychi_neural.runs.live_page import LivePage
+from ptychi_neural.runs.progress import tell
+from ptychi_neural.runs.run_file import RunFile
+from ptychi_neural.runs.run_scan import begun
+from ptychi_neural.runs.sections import DataSection
+from ptychi_neural.scans import Scan, select_frames
+from ptychi_neural.scans.load import planned_scan, with_start
+
+WRITING_SHARE = 0.2
+"""Largest share of the time that goes into the results folder while frames come."""
+
+
+def follow_scan(
+    predictor: NeuralPredictor,
+    run: RunFile,
+    address: str | None,
+    results: ResultsFolder,
+    generator: Path,
+    every_s: float,
+    timeout_s: float,
+    page: LivePage | None,
+) -> InferenceResult:
+    """Predict anew whenever frames have come, and keep the results folder up to date.
+
+    Parameters
+    ----------
+    predictor : NeuralPredictor
+        The trained generator.
+    run : RunFile
+        It names the planned scan and, where there is no address, the file that is being written.
+    address : str or None
+        Of a source of frames.
+    results : ResultsFolder
+        Where to write.
+    generator : Path
+        File of the generator.
+    every_s, timeout_s : float
+        Seconds between looks, and without a new frame that end them.
+    page : LivePage or None
+        It shows the scan.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If it was interrupted before a frame came.
+    ValueError
+        If no frame with a position came.
+    """
+    if run.data is None:
+        raise ValueError("the run file has no section [data]: its scan is simulated.")
+    section = run.data
+    preparation, product = section.preparation(), section.product_path
+    latest: InferenceResult | None = None
+    with (
+        interruptible("what has arrived") as stop,
+        opened_source(address or section.diffraction_path, preparation, timeout_s) as source,
+    ):
+        planned = planned_scan(product, preparation, source.stored_shape)
+        set_geometry(predictor, planned)
+        near_field = planned.free_space_propagation_distance_m is not None
+        scan = FollowedScan(predictor, planned, section, results.folder)
+        is_written, due = True, 0.0
+
+        def write(found: InferenceResult) -> None:
+            nonlocal is_written, due
+            began = time.monotonic()
+            if not results.temporary.exists():
+                results.renew()
+            write_inference(found, generator, results)
+            if page is not None:
+                page.show_deviation(found.prediction.standard_deviation)
+            tell("prediction", frames=len(found.scan.positions_px))
+            is_written = True
+            due = time.monotonic() + (time.monotonic() - began) * (1 / WRITING_SHARE - 1)
+
+        for anew, blocks in source.looks(every_s, timeout_s, stop, near_field):
+            if scan.take(anew, blocks):
+                latest, is_written = scan.result(), False
+                if page is not None:
+                    page.show(latest.prediction, latest.scan, len(planned.positions_px))
+            if latest is not None and not is_written and time.monotonic() >= due:
+                write(latest)
+        if latest is not None and not is_written:
+            write(latest)
+        interrupted = stop()
+    if latest is None and interrupted:
+        raise KeyboardInterrupt
+    if latest is None:
+        raise ValueError(
+            f"{address or section.diffraction_path}: no frame with a position in {product} came "
+            f"within {timeout_s:g} s."
+        )
+    return dataclasses.replace(latest, interrupted=interrupted)
+
+
+class FollowedScan:
+    """What a generator makes of the frames that have come by now.
+
+    Parameters
+    ----------
+    predictor : NeuralPredictor
+        The trained generator.
+    planned : Scan
+        All frames that may come, with their positions.
+    section : DataSection
+        It tells what the probe is.
+    folder : Path
+        The results folder.
+    """
+
+    def __init__(
+        self, predictor: NeuralPredictor, planned: Scan, section: DataSection, folder: Path
+    ) -> None:
+        self._predictor, self._planned = predictor, planned
+        self._section, self._folder = section, folder
+        self._began = time.perf_counter()
+        self._numbers = frame_numbers(planned)
+        self._rows = {number: row for row, number in enumerate(self._numbers.tolist())}
+        self._stream: PredictionStream | None = None
+        self._mean_counts: float | None = None
+        self._errors: list[tuple[int, float]] = []
+
+    def take(self, anew: bool, blocks: Iterator[Block]) -> bool:
+        """Take in what a look has brought.
+
+        Parameters
+        ----------
+        anew : bool
+            Whether all frames come once more.
+        blocks : iterator of Block
+            The frames.
+
+        Returns
+        -------
+        bool
+            Whether there were new ones with a position.
+        """
+        if anew and self._stream is not None:
+            if not self._stream.outdated:
+                self._mean_counts = self._stream.mean_counts
+            self._stream = None
+        n_before = 0 if self._stream is None else self._stream.n_frames
+        for numbers, patterns, mask in blocks:
+            known = np.array([number in self._rows for number in numbers.tolist()], dtype=bool)
+            if not known.any():
+                continue
+            if self._stream is None:
+                self._stream = self._begun(patterns[known], mask)
+            rows = [self._rows[number] for number in numbers[known].tolist()]
+            self._stream.add(patterns[known], self._planned.positions_px[rows], numbers[known])
+        return self._stream is not None and self._stream.n_frames > n_before
+
+    def result(self) -> InferenceResult:
+        """The prediction from what was taken in.
+
+        Raises
+        ------
+        ValueError
+            If there was nothing.
+        """
+        if self._stream is None:
+            raise ValueError("No frame has come: there is no object yet.")
+        prediction, n_frames = self._stream.current(), self._stream.n_frames
+        if self._errors and self._errors[-1][0] == n_frames:
+            self._errors.pop()
+        self._errors.append((n_frames, float(prediction.reprojection_error.mean())))
+        return InferenceResult(
+            self._folder,
+            prediction,
+            select_frames(self._planned, np.isin(self._numbers, self._stream.frame_ids)),
+            np.array(self._errors),
+            time.perf_counter() - self._began,
+        )
+
+    def _begun(
+        self, patterns: NDArray[np.generic], mask: NDArray[np.bool_] | None
+    ) -> PredictionStream:
+        """A stream whose probe has the power of the mean counts, where they are known, or of the
+        first frames."""
+        first = dataclasses.replace(self._planned, patterns=patterns, valid_pixel_mask=mask)
+        scan = begun(self._section, with_start(first))
+        shape, mean_counts = scan.object.shape[-2:], self._mean_counts
+        if mean_counts is None:
+            where = True if mask is None else mask
+            mean_counts = float(patterns.sum(dtype=np.float64, where=where)) / len(patterns)
+        probe = self._predictor.rescaled_probe(scan.probe, shape, mean_counts, mask)
+        return self._predictor.stream(probe, shape, batch_size=BATCH_SIZE, valid_pixel_mask=mask)

@@ -1,0 +1,97 @@
+"""What a generator has predicted of a scan in files, and the folder that holds it."""
+
+import dataclasses
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ptychi_neural.evaluation.prediction_figures import prediction_figure
+from ptychi_neural.prediction import NeuralPredictor, PredictedObject
+from ptychi_neural.runs.folders import ResultsFolder
+from ptychi_neural.runs.progress import what_fails_is_said
+from ptychi_neural.runs.provenance import provenance, write_json
+from ptychi_neural.scans import Scan, check_geometry, write_product
+
+
+@dataclasses.dataclass
+class InferenceResult:
+    """What a generator has predicted."""
+
+    folder: Path
+    """The results folder."""
+
+    prediction: PredictedObject
+    """Object, weight, standard deviation, re-projection errors."""
+
+    scan: Scan
+    """The scan's predicted frames, without patterns, with the predicted object and the probe."""
+
+    errors: NDArray[np.floating]
+    """(k, 2) re-projection errors in the second column. The first column has the number of the
+    frame where a whole scan is predicted; of a followed scan it has the number of frames that had
+    arrived, and the error is the mean of the latest batch."""
+
+    seconds: float
+    """Wall time, without writing."""
+
+    interrupted: bool = False
+    """Whether Ctrl-C was pressed while the scan was followed."""
+
+
+def frame_numbers(scan: Scan) -> NDArray[np.int64]:
+    """(n,) numbers of a scan's frames, by which their positions are known."""
+    n = len(scan.positions_px)
+    return np.arange(n) if scan.frame_indexes is None else scan.frame_indexes
+
+
+def set_geometry(predictor: NeuralPredictor, scan: Scan) -> None:
+    """Let pixel size, slice spacings, wavelength and near field be those of the scan."""
+    options = predictor.options
+    options.object_options.pixel_size_m = scan.pixel_size_m
+    if scan.slice_spacings_m is not None:
+        options.object_options.slice_spacings_m = scan.slice_spacings_m.tolist()
+    if scan.wavelength_m is not None:
+        options.data_options.wavelength_m = scan.wavelength_m
+    near_field_m = scan.free_space_propagation_distance_m
+    check_geometry(len(scan.object), scan.wavelength_m, near_field_m)
+    if near_field_m is not None:  # The near field has no DC to shift.
+        options.data_options.free_space_propagation_distance_m = near_field_m
+        options.data_options.fft_shift = False
+
+
+def write_inference(result: InferenceResult, generator: Path, results: ResultsFolder) -> None:
+    """Write the results folder, the product first."""
+    prediction, folder = result.prediction, results.temporary
+    result.scan = dataclasses.replace(
+        result.scan,
+        patterns=result.scan.patterns[:0],
+        object=prediction.object,
+        probe=prediction.probe,
+        comments=f"{result.scan.comments} Predicted by {generator.name}.".strip(),
+    )
+    write_product(folder / "product.h5", result.scan)
+    with h5py.File(folder / "product.h5", "a") as file:
+        file["object_std"] = prediction.standard_deviation
+        file["reprojection_error"] = result.errors
+    content = provenance(
+        result.seconds,
+        torch.get_default_device(),
+        generator=str(generator.resolve()),
+        frames=len(result.scan.positions_px),
+        mean_reprojection_error=float(prediction.reprojection_error.mean()),
+    )
+    write_json(folder / "provenance.json", content)
+    with what_fails_is_said("figure.png"):
+        prediction_figure(
+            folder / "figure.png",
+            prediction.object,
+            prediction.standard_deviation,
+            result.errors,
+            title=f"{result.scan.name}, {len(result.scan.positions_px)} frames",
+            pixel_size_m=result.scan.pixel_size_m,
+            mask=prediction.covered,
+        )
+    results.publish()

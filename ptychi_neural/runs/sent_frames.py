@@ -1,0 +1,181 @@
+"""Frames that a detector sends one by one, and does not send again."""
+
+import itertools
+import time
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptychi_neural.runs.frame_sources import BATCH_SIZE, Block, Look, Source
+from ptychi_neural.scans.preparation import Preparation
+
+LARGEST_IMAGE = 2**28
+"""Bytes of the counts of a frame beyond which they are not taken."""
+
+MOST_NAMED = 8
+"""Frames that a message names one by one."""
+
+
+class Image(NamedTuple):
+    """The counts of a frame."""
+
+    number: int
+    """Number of the frame."""
+
+    counts: NDArray[Any]
+    """(h, w) counts."""
+
+
+class Refused(Exception):
+    """A message that is left out; its text says what kind of messages these are."""
+
+
+class SentFrames(Source):
+    """Frames of one series of a detector.
+
+    Parameters
+    ----------
+    address : str
+        Of the sender.
+    preparation : Preparation
+        What is done to frames.
+    timeout_s : float
+        Seconds to wait for the first frame.
+
+    Raises
+    ------
+    ValueError
+        If the preparation needs all frames.
+    """
+
+    lowest_number = 0
+    """Number of the first frame of a series."""
+
+    def __init__(self, address: str, preparation: Preparation, timeout_s: float) -> None:
+        super().__init__(preparation, None)
+        self._address, self._timeout_s = address, timeout_s
+        self._shape: tuple[int, int] | None = None
+        self._dtype: np.dtype | None = None
+        self._n_expected: int | None = None
+        self._seen: set[int] = set()
+        self._ended = False
+        self._refused: dict[str, int] = {}
+        self._images: list[Image] = []
+
+    @abstractmethod
+    def _next(self, left_s: float) -> Any | None:
+        """The next message; None where none comes within a time."""
+
+    @abstractmethod
+    def _read(self, message: Any) -> list[Image]:
+        """The new images that a message lets pass.
+
+        Raises
+        ------
+        Refused
+            If it is left out.
+        """
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """(h, w) of the frames that are sent, the first of which is waited for.
+
+        Raises
+        ------
+        ValueError
+            If no frame comes.
+        """
+        end = time.monotonic() + self._timeout_s
+        while not self._seen and not self._ended and time.monotonic() < end:
+            self._images += self._received(1, end)
+        if self._shape is None or not self._seen:
+            self._tell()
+            raise ValueError(
+                f"{self._address}: no frame came within {self._timeout_s:g} s; start the detector "
+                "after this command, check the address, or give a longer --timeout."
+            )
+        return self._shape
+
+    def looks(
+        self, every_s: float, timeout_s: float, stop: Callable[[], bool], near_field: bool
+    ) -> Iterator[Look]:
+        """Give the frames that have come, until the series ends.
+
+        After its end frames that were overtaken are waited for, ``every_s`` at a time. Frames do
+        not come again: where later ones show that earlier ones were broken, this is told.
+        """
+        check = self._begun(np.zeros((1, *self.stored_shape), self._dtype))
+        images, self._images = self._images, []
+        last_arrival = time.monotonic()
+
+        def blocks() -> Iterator[Block]:
+            for first in range(0, len(images), BATCH_SIZE):
+                some = images[first : first + BATCH_SIZE]
+                numbers = np.array([image.number for image in some], np.int64)
+                counts = np.stack([image.counts for image in some])
+                yield self._prepared(check, counts, numbers, near_field)
+
+        while not stop():
+            if images:
+                last_arrival = time.monotonic()
+            elif self._ended or time.monotonic() - last_arrival >= timeout_s:
+                break
+            yield False, blocks()
+            if self._n_expected is not None and len(self._seen) >= self._n_expected:
+                break
+            images = self._received(16 * BATCH_SIZE, time.monotonic() + min(every_s, timeout_s))
+        if check.outdated:
+            self.told.add(
+                "frames that came earlier were taken in with pixels that turned out to be broken, "
+                "or do not belong: name bad pixels by data.mask, and predict the stored scan"
+            )
+        self._tell()
+
+    def _received(self, most: int, end: float) -> list[Image]:
+        """New images of the messages that come until a time."""
+        images: list[Image] = []
+        while len(images) < most and (left_s := end - time.monotonic()) > 0:
+            message = self._next(left_s)
+            if message is None:
+                break
+            try:
+                new = self._read(message)
+            except Refused as error:
+                self._leave_out(str(error))
+                continue
+            for image in new:
+                self._shape, self._dtype = image.counts.shape, image.counts.dtype
+                self._seen.add(image.number)
+            images += new
+        return images
+
+    def _leave_out(self, what: str) -> None:
+        """Count a message that is left out."""
+        self._refused[what] = self._refused.get(what, 0) + 1
+
+    def _check_like_others(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        """Refuse images that are not as the header or the first image."""
+        others = self._shape or shape, self._dtype or dtype
+        if others != (shape, dtype):
+            raise Refused("images of another shape or type than the header or the first image")
+        if int(np.prod(shape)) * dtype.itemsize > LARGEST_IMAGE:
+            raise Refused("images that are too large")
+
+    def _tell(self) -> None:
+        told = [*sorted(self.told)]
+        told += [f"left out {n} {what}" for what, n in sorted(self._refused.items())]
+        if self._seen:
+            first = min(self.lowest_number, *self._seen)
+            end = max(self._seen) + 1 if self._n_expected is None else self._n_expected
+            n_missing = end - first - len(self._seen)
+            if n_missing > 0:
+                missing = (str(k) for k in range(first, end) if k not in self._seen)
+                named = ", ".join(itertools.islice(missing, MOST_NAMED))
+                more = " ..." if n_missing > MOST_NAMED else ""
+                told.append(f"{n_missing} frames never came: {named}{more}")
+        if told:
+            warnings.warn(f"{self._address}: {', '.join(told)}.", stacklevel=3)
