@@ -68,11 +68,17 @@ Template = Annotated[
     ),
 ]
 
+TrainedGenerator = Annotated[
+    Path, typer.Argument(metavar="GENERATOR.safetensors", help="Trained generator.")
+]
 Follow = Annotated[
     bool, typer.Option("--follow", help="Follow a file that is being written, or an address.")
 ]
+ResumeFollowing = Annotated[
+    bool, typer.Option("--resume", help="Go on with the frames of an address that came earlier.")
+]
 Every = Annotated[
-    float, typer.Option(metavar="SECONDS", min=0.05, help="Between looks at the file.")
+    float, typer.Option(metavar="SECONDS", min=0.05, help="Between looks at what arrives.")
 ]
 Timeout = Annotated[
     float, typer.Option(metavar="SECONDS", min=0.1, help="Without a new frame that end following.")

@@ -19,9 +19,11 @@ from ptychi_neural.arguments import (
     Overwrite,
     Page,
     Product,
+    ResumeFollowing,
     RunPath,
     Template,
     Timeout,
+    TrainedGenerator,
 )
 from ptychi_neural.console import FAILED, INTERRUPTED, Commands, complained, prepare, told
 from ptychi_neural.console import plain_errors as _plain_errors
@@ -128,9 +130,7 @@ def train(
 
 @app.command()
 def infer(
-    generator: Annotated[
-        Path, typer.Argument(metavar="GENERATOR.safetensors", help="Trained generator.")
-    ],
+    generator: TrainedGenerator,
     diffraction: OfPatterns,
     product: OfPositions = None,
     changes: DataChanges = None,
@@ -138,6 +138,7 @@ def infer(
     data: Data = None,
     overwrite: Overwrite = False,
     follow: Follow = False,
+    resume: ResumeFollowing = False,
     every: Every = 2.0,
     timeout: Timeout = 30.0,
     page: Page = None,
@@ -156,6 +157,7 @@ def infer(
             changes=changes or [],
             data_folder=data,
             follow=follow,
+            resume=resume,
             every_s=every,
             timeout_s=timeout,
             page=page,
@@ -195,9 +197,7 @@ def watch(
     settle: Annotated[
         float, typer.Option(metavar="SECONDS", min=0, help="Files must not change for as long.")
     ] = 10.0,
-    every: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.05, help="Between looks at the folder.")
-    ] = 5.0,
+    every: Every = 5.0,
     once: Annotated[bool, typer.Option("--once", help="End when all is done.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Try what was set aside again.")] = False,
 ) -> None:

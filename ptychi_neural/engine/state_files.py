@@ -66,6 +66,21 @@ def read_state(path: str | Path, kind: str) -> State:
         return dict(state)
 
 
+def with_tensors(values: State) -> State:
+    """Values whose arrays are tensors, as a state has them."""
+    return {
+        key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        for key, value in values.items()
+    }
+
+
+def with_arrays(state: State) -> State:
+    """Values of a state whose tensors are arrays."""
+    return {
+        key: value.numpy() if isinstance(value, Tensor) else value for key, value in state.items()
+    }
+
+
 @contextmanager
 def damage_told(path: str | Path) -> Iterator[None]:
     """Turn what a file of the right kind and the wrong content leads to into an error of its own.

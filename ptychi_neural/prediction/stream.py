@@ -10,7 +10,13 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ptychi_neural.engine.scan_task import ScanTask
-from ptychi_neural.engine.state_files import damage_told, read_state, write_state
+from ptychi_neural.engine.state_files import (
+    damage_told,
+    read_state,
+    with_arrays,
+    with_tensors,
+    write_state,
+)
 from ptychi_neural.prediction.deviation import reprojection_error
 from ptychi_neural.prediction.frame_sums import FrameSums
 from ptychi_neural.prediction.predicted_object import PredictedObject
@@ -220,8 +226,7 @@ class PredictionStream:
 
     def save(self, path: str | Path) -> None:
         """Write what has arrived to a ``.safetensors`` file, with which ``load`` goes on."""
-        self._add_up(len(self._batch))
-        write_state(path, STATE, self._state())
+        write_state(path, STATE, self.state_dict())
 
     def load(self, path: str | Path) -> None:
         """Go on from a file that ``save`` wrote, as if the stream had never been interrupted.
@@ -238,31 +243,36 @@ class PredictionStream:
         """
         state = read_state(path, STATE)
         with damage_told(path):
-            own = self._signature()
-            differing = [name for name, value in own.items() if not _same(value, state[name])]
-            if differing:
-                raise ValueError(f"belongs to a stream with another {', '.join(differing)}.")
-            self._known = set(state["known"].tolist())
-            check = state["check"].items()
-            self._check.load_state_dict(
-                {key: value.numpy() if isinstance(value, Tensor) else value for key, value in check}
-            )
-            self._waiting.load_state_dict(state["waiting"])
-            self._batch = []
-            self._scan.valid.copy_(self._shifted(torch.from_numpy(self._valid())))
-            self._sums.load_state_dict(state["sums"])
+            self.load_state_dict(state)
 
-    def _state(self) -> dict[str, Any]:
-        check = self._check.state_dict().items()
+    def state_dict(self) -> dict[str, Any]:
+        """What has arrived, as ``write_state`` takes it."""
+        self._add_up(len(self._batch))
         return self._signature() | {
             "known": torch.from_numpy(self.frame_ids),
-            "check": {
-                key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-                for key, value in check
-            },
+            "check": with_tensors(self._check.state_dict()),
             "waiting": self._waiting.state_dict(),
             "sums": self._sums.state_dict(),
         }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` gave.
+
+        Raises
+        ------
+        ValueError
+            If it is that of a stream with another generator, probe, canvas or ``batch_size``.
+        """
+        own = self._signature()
+        differing = [name for name, value in own.items() if not _same(value, state[name])]
+        if differing:
+            raise ValueError(f"belongs to a stream with another {', '.join(differing)}.")
+        self._known = set(state["known"].tolist())
+        self._check.load_state_dict(with_arrays(state["check"]))
+        self._waiting.load_state_dict(state["waiting"])
+        self._batch = []
+        self._scan.valid.copy_(self._shifted(torch.from_numpy(self._valid())))
+        self._sums.load_state_dict(state["sums"])
 
     def _signature(self) -> dict[str, Any]:
         """What a saved stream must have in common with this one."""

@@ -4,15 +4,19 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychi_neural.engine.state_files import damage_told, read_state
 from ptychi_neural.prediction import NeuralPredictor, PredictionStream
 from ptychi_neural.runs.attend import interruptible
 from ptychi_neural.runs.folders import ResultsFolder
 from ptychi_neural.runs.frame_sources import BATCH_SIZE, Block, opened_source
 from ptychi_neural.runs.inference import (
+    STATE,
+    STATE_FILE,
     InferenceResult,
     frame_numbers,
     set_geometry,
@@ -51,7 +55,7 @@ def follow_scan(
     address : str or None
         Of a source of frames.
     results : ResultsFolder
-        Where to write.
+        Where to write, and where an earlier command has left what this one goes on from.
     generator : Path
         File of the generator.
     every_s, timeout_s : float
@@ -64,29 +68,41 @@ def follow_scan(
     KeyboardInterrupt
         If it was interrupted before a frame came.
     ValueError
-        If no frame with a position came.
+        If no frame with a position came, or there is nothing to go on from.
     """
     if run.data is None:
         raise ValueError("the run file has no section [data]: its scan is simulated.")
     section = run.data
     preparation, product = section.preparation(), section.product_path
     latest: InferenceResult | None = None
+    state = None if results.earlier is None else _state_of(results.earlier)
     with (
         interruptible("what has arrived") as stop,
         opened_source(address or section.diffraction_path, preparation, timeout_s) as source,
     ):
+        if state is not None:
+            with damage_told(results.folder / STATE_FILE):
+                source.load_state_dict(state["source"])
         planned = planned_scan(product, preparation, source.stored_shape)
         set_geometry(predictor, planned)
         near_field = planned.free_space_propagation_distance_m is not None
         scan = FollowedScan(predictor, planned, section, results.folder)
         is_written, due = True, 0.0
+        if state is not None:
+            with damage_told(results.folder / STATE_FILE):
+                scan.load_state_dict(state["scan"])
+            latest, is_written = scan.result(), False
+            if page is not None:
+                page.show(latest.prediction, latest.scan, len(planned.positions_px))
 
         def write(found: InferenceResult) -> None:
             nonlocal is_written, due
             began = time.monotonic()
             if not results.temporary.exists():
                 results.renew()
-            write_inference(found, generator, results)
+            of_source = source.state_dict()
+            kept = {"source": of_source, "scan": scan.state_dict()} if of_source else None
+            write_inference(found, generator, results, kept)
             if page is not None:
                 page.show_deviation(found.prediction.standard_deviation)
             tell("prediction", frames=len(found.scan.positions_px))
@@ -111,6 +127,17 @@ def follow_scan(
             f"within {timeout_s:g} s."
         )
     return dataclasses.replace(latest, interrupted=interrupted)
+
+
+def _state_of(folder: Path) -> dict[str, Any]:
+    """What an earlier command has left to go on from."""
+    path = folder / STATE_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"--resume: {folder} holds no scan that was followed at an address. Leave out "
+            "--resume; --overwrite replaces it."
+        )
+    return read_state(path, STATE)
 
 
 class FollowedScan:
@@ -191,6 +218,25 @@ class FollowedScan:
             np.array(self._errors),
             time.perf_counter() - self._began,
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been taken in, as ``write_state`` takes it."""
+        stream = None if self._stream is None else self._stream.state_dict()
+        return {"stream": stream, "errors": self._errors}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` gave.
+
+        Raises
+        ------
+        ValueError
+            If it is that of another generator or canvas.
+        """
+        probe = state["stream"]["probe"].numpy()
+        shape = with_start(dataclasses.replace(self._planned, probe=probe)).object.shape[-2:]
+        self._stream = self._predictor.stream(probe, shape, batch_size=BATCH_SIZE)
+        self._stream.load_state_dict(state["stream"])
+        self._errors = list(state["errors"])
 
     def _begun(
         self, patterns: NDArray[np.generic], mask: NDArray[np.bool_] | None

@@ -76,6 +76,14 @@ class Source(ABC):
             Whether frames have no direct beam.
         """
 
+    def state_dict(self) -> dict[str, Any] | None:
+        """What a source in another process goes on from; None where all frames come again."""
+        return None
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` gave, where that was not None."""
+        raise NotImplementedError
+
     def _begun(self, blank: NDArray[Any]) -> StreamedCounts:
         """The check of counts, from a (1, h, w) blank frame of the type of the others."""
         return StreamedCounts(cut(self._preparation, Diffraction(blank, self._mask))[1])

@@ -36,6 +36,7 @@ def infer(
     changes: Sequence[str] = (),
     data_folder: str | Path | None = None,
     follow: bool = False,
+    resume: bool = False,
     every_s: float = 2.0,
     timeout_s: float = 30.0,
     page: int | None = None,
@@ -70,6 +71,9 @@ def infer(
         the scan ends, or Ctrl-C. Frames whose positions the product does not have are left out, and
         frames that are still empty are waited for. The final object of a file is the one that is
         predicted at once, where the product has a probe.
+    resume : bool
+        Go on with the frames that an earlier command has followed at an address, which was killed,
+        interrupted or too impatient. Frames that came after its latest result are lost.
     every_s : float
         Seconds between looks at the growing file.
     timeout_s : float
@@ -83,7 +87,8 @@ def infer(
     FileExistsError
         If the folder exists, before anything is done.
     FileNotFoundError, ValueError
-        If a file cannot be read, or generator and scan do not fit each other.
+        If a file cannot be read, there is nothing to resume, or generator and scan do not fit each
+        other.
     OSError
         If the page's port cannot be had.
     """
@@ -95,13 +100,18 @@ def infer(
             f"{address}: frames from an address are followed: add --follow, and the planned "
             "positions with --product."
         )
+    if resume and address is None:
+        raise ValueError(
+            "--resume goes on with frames from an address. A file has all of them: leave it out, "
+            "--overwrite replaces the earlier result."
+        )
     predictor = NeuralPredictor.from_file(generator)
     place = None if product is None else Path(product)
     # There is no file of patterns beside the positions where frames come from an address.
     patterns = place if address is not None and place is not None else Path(diffraction)
     run = run_of(patterns, place, changes, data_folder)
     folder = Path(output_folder or Path("results") / f"{folder_name(_name(run))}-inferred")
-    with results_folder(folder, overwrite) as results:
+    with results_folder(folder, overwrite, resume=resume) as results:
         tell("started", pid=os.getpid(), product_output=str(folder / "product.h5"))
         if follow:
             with nullcontext() if page is None else live_page(page) as shown:

@@ -2,18 +2,23 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ptychi_neural.engine.state_files import write_state
 from ptychi_neural.evaluation.prediction_figures import prediction_figure
 from ptychi_neural.prediction import NeuralPredictor, PredictedObject
 from ptychi_neural.runs.folders import ResultsFolder
 from ptychi_neural.runs.progress import what_fails_is_said
 from ptychi_neural.runs.provenance import provenance, write_json
 from ptychi_neural.scans import Scan, check_geometry, write_product
+
+STATE_FILE, STATE = "followed.safetensors", "followed scan"
+"""File and kind of the state of a scan whose frames do not come again."""
 
 
 @dataclasses.dataclass
@@ -62,8 +67,13 @@ def set_geometry(predictor: NeuralPredictor, scan: Scan) -> None:
         options.data_options.fft_shift = False
 
 
-def write_inference(result: InferenceResult, generator: Path, results: ResultsFolder) -> None:
-    """Write the results folder, the product first."""
+def write_inference(
+    result: InferenceResult,
+    generator: Path,
+    results: ResultsFolder,
+    state: dict[str, Any] | None = None,
+) -> None:
+    """Write the results folder, the product first, and the state to go on from, if any."""
     prediction, folder = result.prediction, results.temporary
     result.scan = dataclasses.replace(
         result.scan,
@@ -76,6 +86,8 @@ def write_inference(result: InferenceResult, generator: Path, results: ResultsFo
     with h5py.File(folder / "product.h5", "a") as file:
         file["object_std"] = prediction.standard_deviation
         file["reprojection_error"] = result.errors
+    if state is not None:
+        write_state(folder / STATE_FILE, STATE, state)
     content = provenance(
         result.seconds,
         torch.get_default_device(),

@@ -73,6 +73,10 @@ class PvaFrames(SentFrames):
         self._connected = False
         self._latest = self._highest = -1
 
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._highest = max(self._seen)
+
     def _next(self, left_s: float) -> Any | None:
         try:
             return self._updates.get(timeout=left_s)

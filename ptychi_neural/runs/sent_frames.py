@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from ptychi_neural.engine.state_files import with_arrays, with_tensors
 from ptychi_neural.runs.frame_sources import BATCH_SIZE, Block, Look, Source
+from ptychi_neural.scans import StreamedCounts
 from ptychi_neural.scans.preparation import Preparation
 
 LARGEST_IMAGE = 2**28
@@ -65,6 +68,7 @@ class SentFrames(Source):
         self._ended = False
         self._refused: dict[str, int] = {}
         self._images: list[Image] = []
+        self._check: StreamedCounts | None = None
 
     @abstractmethod
     def _next(self, left_s: float) -> Any | None:
@@ -108,7 +112,10 @@ class SentFrames(Source):
         After its end frames that were overtaken are waited for, ``every_s`` at a time. Frames do
         not come again: where later ones show that earlier ones were broken, this is told.
         """
-        check = self._begun(np.zeros((1, *self.stored_shape), self._dtype))
+        shape = self.stored_shape
+        if self._check is None:
+            self._check = self._begun(np.zeros((1, *shape), self._dtype))
+        check = self._check
         images, self._images = self._images, []
         last_arrival = time.monotonic()
 
@@ -134,6 +141,29 @@ class SentFrames(Source):
                 "or do not belong: name bad pixels by data.mask, and predict the stored scan"
             )
         self._tell()
+
+    def state_dict(self) -> dict[str, Any] | None:
+        if self._shape is None or self._dtype is None or self._check is None:
+            return None
+        return {
+            "shape": list(self._shape),
+            "type": self._dtype.str,
+            "n_expected": self._n_expected,
+            "seen": torch.tensor(sorted(self._seen), dtype=torch.int64),
+            "ended": self._ended,
+            "told": sorted(self.told),
+            "refused": self._refused,
+            "check": with_tensors(self._check.state_dict()),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        height, width = state["shape"]
+        self._shape, self._dtype = (height, width), np.dtype(state["type"])
+        self._n_expected, self._ended = state["n_expected"], state["ended"]
+        self._seen = set(state["seen"].tolist())
+        self.told, self._refused = set(state["told"]), dict(state["refused"])
+        self._check = self._begun(np.zeros((1, *self._shape), self._dtype))
+        self._check.load_state_dict(with_arrays(state["check"]))
 
     def _received(self, most: int, end: float) -> list[Image]:
         """New images of the messages that come until a time."""

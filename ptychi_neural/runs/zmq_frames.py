@@ -4,7 +4,8 @@ A scan is a header message (``dheader-1.0``), a message of several parts for eac
 (``dimage-1.0`` with the number of the frame, ``dimage_d-1.0`` with shape, type and encoding, the
 counts, and parts that are not read), and an end message (``dseries_end-1.0``); see the SIMPLON API
 reference. Counts are plain (``<``), LZ4 blocks (``lz4<``) or bitshuffled LZ4 in the framing of its
-HDF5 filter (``bs16-lz4<``). What does not fit the header is told and left out.
+HDF5 filter (``bs16-lz4<``). What does not fit the header is told and left out. A sender that was
+started anew goes on with the series, and the header of another series ends it.
 """
 
 import json
@@ -52,6 +53,14 @@ class ZmqFrames(SentFrames):
         self._socket = socket
         self._series: int | None = None
 
+    def state_dict(self) -> dict[str, Any] | None:
+        state = super().state_dict()
+        return None if state is None else state | {"series": self._series}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._series = state["series"]
+
     def _next(self, left_s: float) -> list[bytes] | None:
         if not self._socket.poll(max(1, int(1e3 * left_s))):
             return None
@@ -83,11 +92,18 @@ class ZmqFrames(SentFrames):
         return [Image(number, self._counts(_description(parts[1]), parts[2]))]
 
     def _begin(self, parts: list[bytes]) -> None:
-        """Take up what the header of a series tells of it."""
+        """Take up what the header of a series tells of it.
+
+        That of the same series comes again from a sender that has been started anew, which changes
+        nothing. That of another one ends the series.
+        """
         header = _description(parts[0])
         series = _whole(header, "series")
         if self._series is not None:
-            raise Refused("headers after the first")
+            if series != self._series:
+                self._ended = True
+                self.told.add(f"series {series} began, which ends series {self._series}")
+            return
         details = _description(parts[1]) if len(parts) > 1 else {}
         height, width = (details.get(f"{axis}_pixels_in_detector") for axis in "yx")
         if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:

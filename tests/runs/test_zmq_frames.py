@@ -2,8 +2,11 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import struct
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -21,7 +24,7 @@ from ptychi_neural.runs.inference import write_inference
 from ptychi_neural.scans import empty_object, read_product, write_diffraction, write_product
 from ptychi_neural.scans.preparation import Preparation
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
-from trained_generators import saved
+from trained_generators import predictor_of, saved
 
 FRAMES = np.random.default_rng(0).poisson(5, (12, 20, 24)).astype(np.uint16)
 
@@ -91,21 +94,25 @@ def sending(socket, messages):
     thread.join()
 
 
-def received(sender, messages, timeout_s=1.0):
-    """Numbers and counts of the frames that come, and what is told."""
-    socket, address = sender
+def taken(source, timeout_s):
+    """Numbers and counts of the frames of a source, and what is told."""
     numbers, counts = [], []
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        opened = opened_source(address, Preparation(), timeout_s)
-        with sending(socket, messages), opened as source:
-            for _, blocks in source.looks(0.05, timeout_s, lambda: False, False):
-                for some, patterns, _ in blocks:
-                    numbers += some.tolist()
-                    counts += list(patterns)
+        for _, blocks in source.looks(0.05, timeout_s, lambda: False, False):
+            for some, patterns, _ in blocks:
+                numbers += some.tolist()
+                counts += list(patterns)
     order = np.argsort(numbers, kind="stable")
     text = " ".join(str(warning.message) for warning in told)
     return [numbers[i] for i in order], np.array([counts[i] for i in order]), text
+
+
+def received(sender, messages, timeout_s=1.0):
+    socket, address = sender
+    opened = opened_source(address, Preparation(), timeout_s)
+    with sending(socket, messages), opened as source:
+        return taken(source, timeout_s)
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
@@ -158,7 +165,7 @@ def malformed():
     yield image(1, good, "bs16-lz4<", data=compressed[:-3]), "decompressed"
     yield image(1, good, "bs16-lz4<", data=bytes(longer)), "decompressed"
     yield image(1, good, "bs16-lz4<", data=struct.pack(">QI", 2**60, 8192)), "more or fewer"
-    yield header(series=2), "headers after the first"
+    yield header(series=2), "series 2 began, which ends series 1"
 
 
 def test_malformed_messages_are_told_and_left_out(sender):
@@ -197,6 +204,49 @@ def test_a_sender_that_says_nothing_and_addresses_that_are_none_are_told(sender)
     for address, message in (("udp://1.2.3.4:5", "from a file or from"), ("tcp://x", "no address")):
         with pytest.raises(ValueError, match=message), opened_source(address, Preparation(), 0.1):
             pass
+
+
+def test_a_sender_that_is_started_anew_goes_on_with_the_series():
+    def send(socket, messages):
+        for message in messages:
+            socket.send_multipart(message)
+        socket.close(linger=5000)
+
+    with zmq.Context() as context:
+        first, second = context.socket(zmq.PUSH), context.socket(zmq.PUSH)
+        port = first.bind_to_random_port("tcp://127.0.0.1")
+        whole = header(nimages=12, ntrigger=1)
+
+        def send_twice():
+            send(first, [whole, *(image(k, FRAMES[k]) for k in range(6))])
+            for _ in range(100):
+                with contextlib.suppress(zmq.ZMQError):
+                    second.bind(f"tcp://127.0.0.1:{port}")
+                    break
+                time.sleep(0.05)
+            send(second, [whole, *(image(k, FRAMES[k]) for k in range(4, 12)), end()])
+
+        thread = threading.Thread(target=send_twice)
+        with opened_source(f"tcp://127.0.0.1:{port}", Preparation(), 10) as source:
+            thread.start()
+            numbers, counts, told = taken(source, 10)
+        thread.join()
+    assert numbers == list(range(12))
+    np.testing.assert_array_equal(counts, FRAMES)
+    assert told == ""
+
+
+def test_the_header_of_another_series_ends_this_one(sender):
+    messages = [header(nimages=12, ntrigger=1), *(image(k, FRAMES[k]) for k in range(3))]
+    messages += [header(series=2, nimages=12), *(image(k, FRAMES[k], series=2) for k in range(12))]
+    start = time.monotonic()
+    numbers, counts, told = received(sender, messages, timeout_s=30)
+    assert time.monotonic() - start < 20
+    assert numbers == [0, 1, 2]
+    np.testing.assert_array_equal(counts, FRAMES[:3])
+    assert "series 2 began, which ends series 1" in told
+    assert "left out 12 messages of another series" in told
+    assert "9 frames never came" in told
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +314,56 @@ def test_results_are_written_a_fifth_of_the_time(
     with sending(socket, paced()):
         infer(*(generator, address, product, tmp_path / "out"), follow=True, every_s=0.01)
     assert len(times) > 2
-    for (began, ended), (next_began, _) in zip(times[:-1], times[1:-1]):  # but the last
+    for (began, ended), (next_began, _) in itertools.pairwise(times[:-1]):  # but the last
         assert next_began - ended >= 3.99 * (ended - began)
     assert len(read_product(tmp_path / "out" / "product.h5").positions_px) == 36
+
+
+def frames_of(folder):
+    """Number of frames of a result that may be written at this moment."""
+    with contextlib.suppress(FileNotFoundError):
+        return json.loads((folder / "provenance.json").read_text())["frames"]
+    return 0
+
+
+def test_a_receiver_that_was_killed_goes_on_with_the_frames_it_has(
+    sender, scan, generator, product, tmp_path
+):
+    socket, address = sender
+    images = [image(k, counts) for k, counts in enumerate(scan.patterns.astype(np.uint16))]
+    folder = tmp_path / "out"
+    arguments = ["infer", generator, "--diffraction", address, "--product", product, "--follow"]
+    command = [sys.executable, "-m", "ptychi_neural", *arguments, "--output", folder]
+    with subprocess.Popen([str(part) for part in [*command, "--every", 0.1]]) as receiver:
+        with sending(socket, [header(nimages=36, ntrigger=1), *images[:20]]):
+            pass
+        while frames_of(folder) < 20:
+            assert receiver.poll() is None
+            time.sleep(0.02)
+        receiver.kill()
+    probe = read_product(folder / "product.h5").probe
+    common = {"follow": True, "every_s": 0.1, "timeout_s": 20}
+    with pytest.raises(FileExistsError, match="exists"):
+        infer(generator, address, product, folder, **common)
+    with sending(socket, images[18:]):
+        result = infer(generator, address, product, folder, resume=True, **common)
+    stream = predictor_of(generator).stream(probe, result.prediction.weight.shape)
+    stream.add(scan.patterns, scan.positions_px, np.arange(36))
+    written = read_product(folder / "product.h5")
+    np.testing.assert_array_equal(written.object, stream.current().object)
+    assert len(written.positions_px) == 36
+    assert result.errors[0, 0] <= 20
+    assert result.errors[-1, 0] == 36
+
+
+def test_what_cannot_be_resumed_is_told(scan, generator, product, tmp_path):
+    write_diffraction(tmp_path / "diffraction.h5", scan.patterns)
+    folder = tmp_path / "out"
+    common = {"follow": True, "timeout_s": 0.2, "resume": True}
+    with pytest.raises(ValueError, match="--resume goes on with frames from an address"):
+        infer(generator, tmp_path / "diffraction.h5", product, folder, **common)
+    with pytest.raises(FileNotFoundError, match="holds nothing to resume"):
+        infer(generator, "tcp://127.0.0.1:9", product, folder, **common)
+    infer(generator, tmp_path / "diffraction.h5", product, folder)
+    with pytest.raises(ValueError, match="holds no scan that was followed at an address"):
+        infer(generator, "tcp://127.0.0.1:9", product, folder, **common)
