@@ -21,7 +21,7 @@ from ptychi_neural.runs.inference import (
 )
 from ptychi_neural.runs.live_page import live_page
 from ptychi_neural.runs.progress import tell
-from ptychi_neural.runs.run_file import RunFile, run_of
+from ptychi_neural.runs.run_file import RunFile, RunFileError, run_of
 from ptychi_neural.runs.run_scan import load
 from ptychi_neural.scans.load import read_positions
 
@@ -107,9 +107,10 @@ def infer(
         )
     predictor = NeuralPredictor.from_file(generator)
     place = None if product is None else Path(product)
-    # There is no file of patterns beside the positions where frames come from an address.
-    patterns = place if address is not None and place is not None else Path(diffraction)
-    run = run_of(patterns, place, changes, data_folder)
+    if address is not None and place is not None:
+        run = _run_of_address(address, place, changes, data_folder)
+    else:
+        run = run_of(Path(diffraction), place, changes, data_folder)
     folder = Path(output_folder or Path("results") / f"{folder_name(_name(run))}-inferred")
     with results_folder(folder, overwrite, resume=resume) as results:
         tell("started", pid=os.getpid(), product_output=str(folder / "product.h5"))
@@ -129,6 +130,19 @@ def infer(
             path=str(folder / "product.h5"),
         )
     return result
+
+
+def _run_of_address(
+    address: str, product: Path, changes: Sequence[str], data_folder: str | Path | None
+) -> RunFile:
+    """A run of frames from an address, whose file of patterns is that of the positions."""
+    if product.suffix.lower() == ".toml":
+        raise ValueError(f"--product {product}: is a run file; give the file of the positions.")
+    try:
+        return run_of(product, product, changes, data_folder)
+    except RunFileError as error:
+        of_product = [p for p in error.problems if not p.startswith("data.diffraction:")]
+        raise RunFileError(address, of_product or error.problems) from None
 
 
 def _name(run: RunFile) -> str:

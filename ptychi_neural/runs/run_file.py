@@ -248,7 +248,10 @@ def run_of(
             raise ValueError(f"{path} names its product itself; give one of the two.")
         return read_run_file(path, data_folder, contents)
     contents = contents_of(path, product, contents)
-    return run_from(contents, Path("run.toml").resolve(), data_folder)
+    try:
+        return run_from(contents, Path("run.toml").resolve(), data_folder)
+    except RunFileError as error:  # There is no run file that it could name.
+        raise RunFileError(str(path), error.problems) from None
 
 
 def _locate_checkpoint(generator: GeneratorOptions, base: Path, problems: list[str]) -> None:

@@ -356,6 +356,19 @@ def test_a_receiver_that_was_killed_goes_on_with_the_frames_it_has(
     assert result.errors[-1, 0] == 36
 
 
+def test_messages_name_the_address_and_files_that_were_given(generator, product, tmp_path):
+    address, missing = "tcp://127.0.0.1:9", tmp_path / "missing.h5"
+    with pytest.raises(ValueError, match="data.product: no file") as told:
+        infer(generator, address, missing, tmp_path / "out", follow=True)
+    assert str(told.value).startswith(f"{address} cannot be run:")
+    assert "data.diffraction" not in str(told.value)
+    with pytest.raises(ValueError, match="data.product: no file") as told:
+        infer(generator, product, missing, tmp_path / "out")
+    assert str(told.value).startswith(f"{product} cannot be run:")
+    with pytest.raises(ValueError, match="is a run file; give the file of the positions"):
+        infer(generator, address, tmp_path / "run.toml", tmp_path / "out", follow=True)
+
+
 def test_what_cannot_be_resumed_is_told(scan, generator, product, tmp_path):
     write_diffraction(tmp_path / "diffraction.h5", scan.patterns)
     folder = tmp_path / "out"
