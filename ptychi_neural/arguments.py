@@ -83,6 +83,15 @@ Every = Annotated[
 Timeout = Annotated[
     float, typer.Option(metavar="SECONDS", min=0.1, help="Without a new frame that end following.")
 ]
+Accelerate = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="bfloat16|compile", help="Try to be faster while a scan is followed. Repeatable."
+    ),
+]
+Settle = Annotated[
+    float, typer.Option(metavar="SECONDS", min=0, help="Files must not change for as long.")
+]
 Page = Annotated[
     int | None,
     typer.Option(

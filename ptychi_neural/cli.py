@@ -7,6 +7,7 @@ import typer
 
 from ptychi_neural import __version__
 from ptychi_neural.arguments import (
+    Accelerate,
     Changes,
     ChangesOfEngines,
     Data,
@@ -21,6 +22,7 @@ from ptychi_neural.arguments import (
     Product,
     ResumeFollowing,
     RunPath,
+    Settle,
     Template,
     Timeout,
     TrainedGenerator,
@@ -142,6 +144,7 @@ def infer(
     every: Every = 2.0,
     timeout: Timeout = 30.0,
     page: Page = None,
+    accelerate: Accelerate = None,
 ) -> None:
     """Predict a scan with a trained generator.
 
@@ -161,6 +164,7 @@ def infer(
             every_s=every,
             timeout_s=timeout,
             page=page,
+            accelerations=accelerate or [],
         )
     told(
         f"{result.folder}: {len(result.scan.positions_px)} frames in {result.seconds:.1f} s, "
@@ -173,9 +177,7 @@ def infer(
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="Results folder.")],
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier report.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write report.html into the results folder of a reconstruction.
 
@@ -194,9 +196,7 @@ def watch(
     template: Template,
     output: Output = None,
     changes: Changes = None,
-    settle: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0, help="Files must not change for as long.")
-    ] = 10.0,
+    settle: Settle = 10.0,
     every: Every = 5.0,
     once: Annotated[bool, typer.Option("--once", help="End when all is done.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Try what was set aside again.")] = False,

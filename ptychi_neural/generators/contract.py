@@ -118,6 +118,11 @@ class Generator(nn.Module, ABC):
             "which it needs probe and positions too; use reconstruct."
         )
 
+    @property
+    def networks_at_work(self) -> list[nn.Module]:
+        """What takes most of the time of a prediction: networks that are called with one tensor."""
+        return [*self.children()]
+
     @abstractmethod
     def deviation(self, scan: ScanPhysics) -> Tensor:
         """(H, W) disagreement of what makes up the object; nan where nothing tells it."""

@@ -31,6 +31,7 @@ class PreciseSpectralConv(SpectralConv):
       the spectrum, then loses or misplaces the negative frequencies of the rows.
     """
 
+    @torch.compiler.disable  # The compiler fails at the contexts, and has no kernels for spectra.
     def forward(self, x: Tensor, output_shape: tuple[int, ...] | None = None) -> Tensor:
         """Filter (B, C, H, W) features, or (B, C, W) ones of a single axis.
 

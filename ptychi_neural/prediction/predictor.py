@@ -1,5 +1,6 @@
 """A trained generator from its file: patches, whole scans, streams."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ptychi_neural.generators.files import load_generator
 from ptychi_neural.options import NeuralPtychographyOptions
 from ptychi_neural.options.choices import StitchWeightings
 from ptychi_neural.physics.losses import build_loss_function
+from ptychi_neural.prediction.acceleration import Accelerations, accelerate, lay_out
 from ptychi_neural.prediction.deviation import deviation, reprojection_error
 from ptychi_neural.prediction.frame_sums import CountedLight, FrameSums
 from ptychi_neural.prediction.predicted_object import PredictedObject
@@ -61,6 +63,8 @@ class NeuralPredictor:
         weighting = self.metadata["consistency"]["stitch_weighting"]
         settings.consistency.stitch_weighting = StitchWeightings(weighting)
         settings.validation.held_out = 0.0
+        if not torch.cuda.is_available():
+            lay_out(self.generator)
 
     @classmethod
     def from_file(cls, path: str | Path) -> "NeuralPredictor":
@@ -222,6 +226,37 @@ class NeuralPredictor:
             raise ValueError(f"stream: ring_size must be at least 1, got {ring_size}.")
         batch = self._batch(np.asarray(probe), object_shape, valid_pixel_mask, batch_size)
         return PredictionStream(batch, ring_size)
+
+    def accelerate(
+        self,
+        probe: ArrayLike,
+        object_shape: tuple[int, int],
+        wanted: Collection[Accelerations],
+        batch_size: int = BATCH_SIZE,
+    ) -> list[Accelerations]:
+        """Let the networks of this predictor work faster from now on, as far as they then do.
+
+        What fails or is no faster is left out with one warning. Call it before ``stream``.
+
+        Parameters
+        ----------
+        probe : array_like
+            (1, n_modes, h, w) probe of the scans that will come.
+        object_shape : tuple of int
+            (H, W) of their canvas.
+        wanted : collection of Accelerations
+            What to try.
+        batch_size : int
+            Frames that are predicted at a time.
+
+        Returns
+        -------
+        list of Accelerations
+            What has made a batch faster.
+        """
+        scan = self._batch(np.asarray(probe), object_shape, None, batch_size).scan
+        with torch.no_grad(), without_default_device():
+            return accelerate(self.generator.networks_at_work, lambda: self.generator(scan), wanted)
 
     def rescaled_probe(
         self,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychi_neural.engine.state_files import damage_told, read_state
-from ptychi_neural.prediction import NeuralPredictor, PredictionStream
+from ptychi_neural.prediction import Accelerations, NeuralPredictor, PredictionStream
 from ptychi_neural.runs.attend import interruptible
 from ptychi_neural.runs.folders import ResultsFolder
 from ptychi_neural.runs.frame_sources import BATCH_SIZE, Block, opened_source
@@ -43,6 +43,7 @@ def follow_scan(
     every_s: float,
     timeout_s: float,
     page: LivePage | None,
+    accelerations: Collection[Accelerations] = (),
 ) -> InferenceResult:
     """Predict anew whenever frames have come, and keep the results folder up to date.
 
@@ -62,6 +63,8 @@ def follow_scan(
         Seconds between looks, and without a new frame that end them.
     page : LivePage or None
         It shows the scan.
+    accelerations : collection of Accelerations
+        What to try to be faster.
 
     Raises
     ------
@@ -86,7 +89,7 @@ def follow_scan(
         planned = planned_scan(product, preparation, source.stored_shape)
         set_geometry(predictor, planned)
         near_field = planned.free_space_propagation_distance_m is not None
-        scan = FollowedScan(predictor, planned, section, results.folder)
+        scan = FollowedScan(predictor, planned, section, results.folder, accelerations)
         is_written, due = True, 0.0
         if state is not None:
             with damage_told(results.folder / STATE_FILE):
@@ -153,10 +156,17 @@ class FollowedScan:
         It tells what the probe is.
     folder : Path
         The results folder.
+    accelerations : collection of Accelerations
+        What to try to be faster.
     """
 
     def __init__(
-        self, predictor: NeuralPredictor, planned: Scan, section: DataSection, folder: Path
+        self,
+        predictor: NeuralPredictor,
+        planned: Scan,
+        section: DataSection,
+        folder: Path,
+        accelerations: Collection[Accelerations] = (),
     ) -> None:
         self._predictor, self._planned = predictor, planned
         self._section, self._folder = section, folder
@@ -166,6 +176,7 @@ class FollowedScan:
         self._stream: PredictionStream | None = None
         self._mean_counts: float | None = None
         self._errors: list[tuple[int, float]] = []
+        self._accelerations = accelerations
 
     def take(self, anew: bool, blocks: Iterator[Block]) -> bool:
         """Take in what a look has brought.
@@ -234,7 +245,7 @@ class FollowedScan:
         """
         probe = state["stream"]["probe"].numpy()
         shape = with_start(dataclasses.replace(self._planned, probe=probe)).object.shape[-2:]
-        self._stream = self._predictor.stream(probe, shape, batch_size=BATCH_SIZE)
+        self._stream = self._stream_of(probe, shape, None)
         self._stream.load_state_dict(state["stream"])
         self._errors = list(state["errors"])
 
@@ -250,4 +261,15 @@ class FollowedScan:
             where = True if mask is None else mask
             mean_counts = float(patterns.sum(dtype=np.float64, where=where)) / len(patterns)
         probe = self._predictor.rescaled_probe(scan.probe, shape, mean_counts, mask)
+        return self._stream_of(probe, shape, mask)
+
+    def _stream_of(
+        self,
+        probe: NDArray[np.complexfloating],
+        shape: tuple[int, int],
+        mask: NDArray[np.bool_] | None,
+    ) -> PredictionStream:
+        if self._accelerations:
+            self._predictor.accelerate(probe, shape, self._accelerations, BATCH_SIZE)
+            self._accelerations = ()  # The predictor stays so.
         return self._predictor.stream(probe, shape, batch_size=BATCH_SIZE, valid_pixel_mask=mask)

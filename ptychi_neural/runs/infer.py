@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ptychi_neural.prediction import NeuralPredictor
+from ptychi_neural.prediction import Accelerations, NeuralPredictor
 from ptychi_neural.runs.attend import interruptible
 from ptychi_neural.runs.folders import folder_name, results_folder
 from ptychi_neural.runs.follow import follow_scan
@@ -40,6 +40,7 @@ def infer(
     every_s: float = 2.0,
     timeout_s: float = 30.0,
     page: int | None = None,
+    accelerations: Sequence[str] = (),
 ) -> InferenceResult:
     """Predict a scan's object and write the results folder.
 
@@ -81,6 +82,9 @@ def infer(
     page : int, optional
         Port of this machine at which a page shows the scan while it is followed; 0: any that is
         free (``ptychi_neural.runs.live_page``). None: there is no page.
+    accelerations : sequence of str
+        What to try to make the networks faster while a scan is followed: ``bfloat16``, ``compile``
+        (``ptychi_neural.prediction.acceleration``).
 
     Raises
     ------
@@ -94,6 +98,9 @@ def infer(
     """
     if page is not None and not follow:
         raise ValueError("--page shows a scan that is followed: add --follow.")
+    tried = _accelerations(accelerations)
+    if tried and not follow:
+        raise ValueError("--accelerate is for a scan that is followed: add --follow.")
     address = str(diffraction) if scheme_of(str(diffraction)) else None
     if address is not None and (product is None or not follow):
         raise ValueError(
@@ -117,7 +124,8 @@ def infer(
         if follow:
             with nullcontext() if page is None else live_page(page) as shown:
                 result = follow_scan(
-                    *(predictor, run, address, results, Path(generator), every_s, timeout_s, shown)
+                    *(predictor, run, address, results, Path(generator), every_s, timeout_s, shown),
+                    tried,
                 )
         else:
             result = _at_once(predictor, run, folder)
@@ -130,6 +138,14 @@ def infer(
             path=str(folder / "product.h5"),
         )
     return result
+
+
+def _accelerations(names: Sequence[str]) -> list[Accelerations]:
+    try:
+        return [Accelerations(name) for name in names]
+    except ValueError as error:
+        choices = ", ".join(choice.value for choice in Accelerations)
+        raise ValueError(f"--accelerate: {error}; choose from {choices}.") from None
 
 
 def _run_of_address(

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import zmq
 
+from ptychi_neural.prediction import acceleration
 from ptychi_neural.runs import follow, infer, inference
 from ptychi_neural.runs.frame_sources import opened_source
 from ptychi_neural.runs.inference import write_inference
@@ -291,6 +292,27 @@ def test_infer_follows_a_detector(sender, scan, generator, product, tmp_path):
     np.testing.assert_allclose(followed, whole, atol=1e-5)
 
 
+def test_a_followed_scan_is_predicted_faster_where_that_is_asked_for(
+    sender, scan, generator, product, tmp_path, monkeypatch
+):
+    socket, address = sender
+    seconds = iter((2.0, 1.0))  # bfloat16 seems to be faster
+    monkeypatch.setattr(acceleration, "_seconds", lambda run: next(seconds))
+    messages = [header(nimages=36, ntrigger=1)]
+    messages += [image(k, counts) for k, counts in enumerate(scan.patterns.astype(np.uint16))]
+    files = (generator, address, product, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"--accelerate: .*choose from bfloat16, compile"):
+        infer(*files, follow=True, accelerations=["float8"])
+    with pytest.raises(ValueError, match="--accelerate is for a scan that is followed"):
+        infer(*files, accelerations=["bfloat16"])
+    with sending(socket, messages):
+        found = infer(*files, follow=True, accelerations=["bfloat16"]).prediction
+    stream = predictor_of(generator).stream(found.probe, found.weight.shape)
+    stream.add(scan.patterns, scan.positions_px, np.arange(36))
+    difference = np.abs(found.object - stream.current().object).max()
+    assert 0 < difference < 0.01
+
+
 def test_results_are_written_a_fifth_of_the_time(
     sender, scan, generator, product, tmp_path, monkeypatch
 ):
@@ -358,11 +380,11 @@ def test_a_receiver_that_was_killed_goes_on_with_the_frames_it_has(
 
 def test_messages_name_the_address_and_files_that_were_given(generator, product, tmp_path):
     address, missing = "tcp://127.0.0.1:9", tmp_path / "missing.h5"
-    with pytest.raises(ValueError, match="data.product: no file") as told:
+    with pytest.raises(ValueError, match=r"data\.product: no file") as told:
         infer(generator, address, missing, tmp_path / "out", follow=True)
     assert str(told.value).startswith(f"{address} cannot be run:")
     assert "data.diffraction" not in str(told.value)
-    with pytest.raises(ValueError, match="data.product: no file") as told:
+    with pytest.raises(ValueError, match=r"data\.product: no file") as told:
         infer(generator, product, missing, tmp_path / "out")
     assert str(told.value).startswith(f"{product} cannot be run:")
     with pytest.raises(ValueError, match="is a run file; give the file of the positions"):

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from ptychi.api.task import PtychographyTask
 from ptychi_neural.comparison.markdown import markdown
 from ptychi_neural.options import NeuralPtychographyOptions
 from ptychi_neural.options.choices import Architectures, Lifters
-from ptychi_neural.prediction import NeuralPredictor
+from ptychi_neural.prediction import Accelerations, NeuralPredictor
 from ptychi_neural.scans import Scan
 from ptychi_neural.scans.hdf5 import replacing
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
@@ -34,6 +34,14 @@ BLOCK = 64
 """Frames that arrive at once."""
 
 
+ACCELERATIONS: tuple[Collection[Accelerations], ...] = (
+    (),
+    (Accelerations.BFLOAT16,),
+    tuple(Accelerations),
+)
+"""What is to make the networks faster, row by row."""
+
+
 class Spent(NamedTuple):
     """What some repetitions took."""
 
@@ -45,7 +53,11 @@ class Spent(NamedTuple):
 
 
 def stream_benchmark(
-    output: str | Path | None = None, frame_size: int = 64, n_blocks: int = 10, n_side: int = 16
+    output: str | Path | None = None,
+    frame_size: int = 64,
+    n_blocks: int = 10,
+    n_side: int = 16,
+    accelerations: Sequence[Collection[Accelerations]] = ACCELERATIONS,
 ) -> Path:
     """Measure frames per second and latency of streams, and write ``table.md`` and ``table.csv``.
 
@@ -61,6 +73,8 @@ def stream_benchmark(
         Blocks of 64 frames that are timed.
     n_side : int
         Scan positions along each side, over which the frames go again and again.
+    accelerations : sequence of collections of Accelerations
+        What is to make the networks faster, each time.
 
     Returns
     -------
@@ -70,7 +84,8 @@ def stream_benchmark(
     raster = Raster(n_y=n_side, n_x=n_side, step_px=frame_size / 8, jitter_px=0.5)
     choices = SimulationOptions(seed=0, frame_shape=(frame_size, frame_size), scan=raster)
     scan = simulate(choices).scan
-    table = pd.DataFrame([_measured(name, scan, n_blocks) for name in ARCHITECTURES])
+    rows = [_measured(name, scan, n_blocks, of) for name in ARCHITECTURES for of in accelerations]
+    table = pd.DataFrame(rows)
     folder = Path(output or Path("results") / "benchmarks" / STREAM)
     with replacing(folder / "table.csv", overwrite=True) as path:
         table.to_csv(path, index=False)
@@ -85,10 +100,14 @@ def stream_benchmark(
     return folder / "table.md"
 
 
-def _measured(architecture: Architectures, scan: Scan, n_blocks: int) -> dict[str, object]:
+def _measured(
+    architecture: Architectures, scan: Scan, n_blocks: int, wanted: Collection[Accelerations]
+) -> dict[str, object]:
     predictor = _predictor(architecture, scan)
+    shape = scan.object.shape[-2:]
+    chosen = predictor.accelerate(scan.probe, shape, wanted, BLOCK) if wanted else []
     n_frames = len(scan.patterns)
-    stream = predictor.stream(scan.probe, scan.object.shape[-2:], batch_size=BLOCK)
+    stream = predictor.stream(scan.probe, shape, batch_size=BLOCK)
     patterns = scan.patterns.astype(np.uint16)
 
     def forward(block: int) -> None:
@@ -105,6 +124,7 @@ def _measured(architecture: Architectures, scan: Scan, n_blocks: int) -> dict[st
     of_object = _timed(lambda _: np.abs(stream.current().object), 3)
     return {
         "generator": architecture.value,
+        "faster by": ", ".join(choice.value for choice in chosen) or "-",
         "network frames/s": round(BLOCK / of_network.wall_s),
         "stream frames/s": round(BLOCK / of_stream.wall_s),
         "network CPU ms/frame": 1e3 * of_network.cpu_s / BLOCK,

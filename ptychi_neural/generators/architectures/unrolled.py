@@ -85,6 +85,10 @@ class Unrolled(Generator):
         self.register_buffer("object_scale", torch.tensor(torch.nan))
         self.register_buffer("update_scale", torch.tensor(torch.nan))
 
+    @property
+    def networks_at_work(self) -> list[nn.Module]:
+        return [*self.networks]
+
     @torch.no_grad()
     def fit_normalization(self, scans: Iterable[ScanPhysics]) -> None:
         """Take the deviation of the first scan's start and of its update, which become the units in
