@@ -107,8 +107,10 @@ def test_infer_follows_a_growing_file(files, one_shot, scan):
         output = call(
             *("infer", one_shot, "--diffraction", growing, "--product", files / "product.h5"),
             *("--output", files / "followed", "--follow", "--every", 0.1, "--timeout", 3),
+            *("--page", 0),
         )
     assert "36 frames" in output
+    assert "The scan is shown at http://127.0.0.1:" in output
     whole_folder = files / "whole"
     call(
         *("infer", one_shot, "--diffraction", files / "diffraction.h5"),

@@ -194,11 +194,10 @@ def test_a_followed_scan_is_shown_and_comes_out_the_same(scan, tmp_path):
     seen = []
 
     def browse():
-        while not told.getvalue():
+        while '"page"' not in told.getvalue():
             time.sleep(0.01)
-        url = next(
-            json.loads(line)["url"] for line in told.getvalue().splitlines() if "url" in line
-        )
+        events = [json.loads(line) for line in told.getvalue().splitlines()]
+        (url,) = [event["url"] for event in events if event["event"] == "page"]
         try:
             while True:
                 seen.append(facts_at(url))
