@@ -11,12 +11,13 @@ from tqdm import tqdm
 from ptychi_neural.engine.judge import HeldOutJudge
 from ptychi_neural.physics.losses import MeanLoss, add_losses, least_loss
 from ptychi_neural.physics.scan_physics import ScanPhysics
-from ptychi_neural.projections.accelerated import AcceleratedProjections
+from ptychi_neural.projections.accelerated import AcceleratedProjections, State
 from ptychi_neural.projections.frame_parameters import FrameParameters
 
 
 class Iterations:
-    """Iterations of the initial reconstruction, ended early where held-out pixels tell to.
+    """Iterations of the initial reconstruction, ended early where held-out pixels tell to, and
+    going back in the end to where these were predicted best, if that was better by far.
 
     With everything in view they refine what each frame has of its own, and on request the probe.
 
@@ -87,12 +88,13 @@ class Iterations:
             if self.loss < lowest or iteration == self.watched_from:
                 lowest, best = self.loss, (iteration, before)
             elif iteration > self.watched_from and self._has_risen(lowest, iteration - best[0]):
-                self.went_back, (self.n_done, state) = True, best
-                projections.go_back(state)
+                self._go_back(lowest, *best)
                 return
             yield self.n_done
             if projections.converged:
-                return
+                break
+        if self.n_done > self.watched_from + 1 and self._is_above(lowest):
+            self._go_back(lowest, *best)
 
     @property
     def errs(self) -> bool:
@@ -116,14 +118,23 @@ class Iterations:
         add_losses(mean, scan, self.projections.object, loss_function, scan.counted)
         return 2 * (mean.value - least_loss(scan, loss_function, scan.counted))
 
-    def _has_risen(self, lowest: float, n_since: int) -> bool:
-        """Whether held-out pixels tell to go back to where they were predicted best, so many
-        iterations ago."""
+    def _go_back(self, loss: float, n_done: int, state: State) -> None:
+        """Go back to where held-out pixels were predicted best."""
+        self.went_back, self.loss, self.n_done = True, loss, n_done
+        self.projections.go_back(state)
+
+    def _is_above(self, lowest: float) -> bool:
+        """Whether the loss at held-out pixels is above its lowest, where these may tell to go
+        back."""
         options = self.scan.options.start
         is_open = options.n_iterations is None and self.scan.split is None
-        if not is_open or not self._is_poisson:
-            return False
-        if self.loss <= lowest + options.held_out_rise or n_since < options.held_out_wait:
+        return is_open and self._is_poisson and self.loss > lowest + options.held_out_rise
+
+    def _has_risen(self, lowest: float, n_since: int) -> bool:
+        """Whether held-out pixels tell not to go on: they were predicted best so many iterations
+        ago."""
+        options = self.scan.options.start
+        if not self._is_above(lowest) or n_since < options.held_out_wait:
             return False
         lowest_deviance = self.judge.deviance(self.scan, lowest)
         if lowest_deviance <= options.noise_deviance:

@@ -81,10 +81,11 @@ class StartOptions(Options):
 
     held_out_rise: float = PydanticField(default=0.02, gt=0)
     """Nats per held-out pixel above the lowest likelihood loss at which iterations whose number is
-    open end and go back. It is watched from ``first_divided_iteration`` on where the probe is
-    refined. Noise that they fit costs up to 0.006 on simulated scans with a known
-    probe, whatever becomes of the error; on a cryo-electron scan whose probe is refined it costs
-    0.02 to 0.05, and the network does far better from where they were best."""
+    open end and go back, and above which they go back in the end. It is watched from
+    ``first_divided_iteration`` on where the probe is refined. Noise that they fit costs up to 0.006
+    on simulated scans with a known probe, whatever becomes of the error; on a cryo-electron scan
+    whose probe is refined it costs 0.02 to 0.05, and the network does far better from where they
+    were best."""
 
     noise_deviance: float = PydanticField(default=2.0, gt=0)
     """Poisson deviance per held-out pixel up to which the prediction errs by hardly more than the

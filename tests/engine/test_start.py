@@ -217,9 +217,11 @@ def test_plenty_of_light_asks_for_more_projections_of_everything_than_of_splits(
     assert 60 <= faint.n_projections() == faint.n_projections(split=0) < 120
 
 
-def test_projections_go_back_to_where_held_out_pixels_were_predicted_best(dim):
+@pytest.mark.parametrize("wait", [20, 10_000], ids=["early", "in the end"])
+def test_projections_go_back_to_where_held_out_pixels_were_predicted_best(dim, wait):
     options = default_options(num_epochs=0)
     options.reconstructor_options.start.held_out_rise = 1e-3
+    options.reconstructor_options.start.held_out_wait = wait
     task = make_task(options, dim.scan)
     n_open = task.reconstructor.n_projections()
     task.run()
@@ -228,6 +230,7 @@ def test_projections_go_back_to_where_held_out_pixels_were_predicted_best(dim):
     n_projections = task.reconstructor.n_projections()
     assert 0 < n_projections == course.argmin() < n_open
     assert course.iloc[-1] > course.min() + 1e-3
+    assert (len(course) == n_open) == (wait > n_open)
     options.reconstructor_options.start.n_iterations = n_projections
     as_many = make_task(options, dim.scan)
     as_many.run()
