@@ -27,18 +27,20 @@ class SpectralBlock(nn.Module):
     ----------
     channels : int
         Number of input and output channels.
-    n_modes : tuple[int, int]
-        Retained modes along rows and columns, both signs counted.
+    n_modes : tuple[int, int], optional
+        Retained modes along rows and columns, both signs counted. None: no spectral path.
     kernel_size : int
         Size of the kernel of the local path.
     """
 
-    def __init__(self, channels: int, n_modes: tuple[int, int], kernel_size: int) -> None:
+    def __init__(self, channels: int, n_modes: tuple[int, int] | None, kernel_size: int) -> None:
         super().__init__()
-        # neuraloperator takes seconds to import.
-        from ptychi_neural.generators.spectral import PreciseSpectralConv
+        self.spectral: nn.Module | None = None
+        if n_modes is not None:
+            # neuraloperator takes seconds to import.
+            from ptychi_neural.generators.spectral import PreciseSpectralConv
 
-        self.spectral: nn.Module = PreciseSpectralConv(channels, channels, n_modes, bias=False)
+            self.spectral = PreciseSpectralConv(channels, channels, n_modes, bias=False)
         self.local: nn.Module = convolution(channels, channels, kernel_size, nonlinearity="linear")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,7 +50,8 @@ class SpectralBlock(nn.Module):
     def forward_with_local(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """As ``forward``, and the output of the local path, which serves as a skip."""
         local = self.local(x)
-        return self._join(x, self.spectral(x) + local), local
+        paths = local if self.spectral is None else self.spectral(x) + local
+        return self._join(x, paths), local
 
     def _join(self, x: Tensor, paths: Tensor) -> Tensor:
         raise NotImplementedError
@@ -57,7 +60,7 @@ class SpectralBlock(nn.Module):
 class FNOBlock(SpectralBlock):
     """``y = act(Spectral(x) + Conv1x1(x))``: Li et al., ICLR 2021, Eq. 2."""
 
-    def __init__(self, channels: int, n_modes: tuple[int, int]) -> None:
+    def __init__(self, channels: int, n_modes: tuple[int, int] | None) -> None:
         super().__init__(channels, n_modes, kernel_size=1)
 
     def _join(self, x: Tensor, paths: Tensor) -> Tensor:
@@ -67,7 +70,7 @@ class FNOBlock(SpectralBlock):
 class PtychoBlock(SpectralBlock):
     """``y = x + act(Spectral(x) + Conv3x3(x))``: a residual block with a 3x3 local path."""
 
-    def __init__(self, channels: int, n_modes: tuple[int, int]) -> None:
+    def __init__(self, channels: int, n_modes: tuple[int, int] | None) -> None:
         super().__init__(channels, n_modes, kernel_size=3)
 
     def _join(self, x: Tensor, paths: Tensor) -> Tensor:
@@ -105,7 +108,7 @@ class ComplexBlock(PtychoBlock):
     has half of the weights of a real one with as many real channels.
     """
 
-    def __init__(self, channels: int, n_modes: tuple[int, int]) -> None:
+    def __init__(self, channels: int, n_modes: tuple[int, int] | None) -> None:
         if channels % 2:
             raise ValueError(
                 f'generator.block = "complex" pairs channels, of which there are {channels}: '
@@ -113,7 +116,8 @@ class ComplexBlock(PtychoBlock):
             )
         super().__init__(channels // 2, n_modes)
         imaginary = PtychoBlock(channels // 2, n_modes)
-        self.spectral = ComplexLinear(self.spectral, imaginary.spectral)
+        if self.spectral is not None and imaginary.spectral is not None:
+            self.spectral = ComplexLinear(self.spectral, imaginary.spectral)
         self.local = ComplexLinear(self.local, imaginary.local)
 
 

@@ -28,11 +28,11 @@ class Decoder(nn.Module):
         Channels of the levels from the finest down; the last is the input's.
     kind : Upsamplings
         How the resolution is doubled.
-    fusion : Fusions
-        How a skip is taken in.
+    fusion : Fusions, optional
+        How a skip is taken in. None: there are no skips.
     """
 
-    def __init__(self, channels: Sequence[int], kind: Upsamplings, fusion: Fusions) -> None:
+    def __init__(self, channels: Sequence[int], kind: Upsamplings, fusion: Fusions | None) -> None:
         super().__init__()
         self.fusion = fusion
         pairs = list(pairwise(channels))
@@ -42,12 +42,13 @@ class Decoder(nn.Module):
 
     def forward(self, x: Tensor, skips: Sequence[Tensor]) -> Tensor:
         """Decode the coarsest features (B, C, H, W) with one skip a level, finest first."""
-        for up, fuse, skip in zip(reversed(self.up), reversed(self.fuse), reversed(skips)):
-            x = up(x)
+        for level in reversed(range(len(self.up))):
+            x = self.up[level](x)
             if self.fusion is Fusions.CONCATENATE:
-                x = fuse(torch.cat([x, skip], dim=1))
-            else:
-                x = fuse(x + skip)
+                x = torch.cat([x, skips[level]], dim=1)
+            elif self.fusion is Fusions.ADD:
+                x = x + skips[level]
+            x = self.fuse[level](x)
         return x
 
 

@@ -84,6 +84,30 @@ class Fusions(StrEnum):
     ADD = auto()
 
 
+class SkipSources(StrEnum):
+    """What passes across from the encoder to the decoder."""
+
+    LOCAL = auto()
+    """The output of a block's local path."""
+    BLOCK = auto()
+    """The output of the block."""
+    OFF = auto()
+    """Nothing: there are no skips."""
+
+
+class SpectralLevels(StrEnum):
+    """Which levels have spectral paths; blocks of the others are their local path alone."""
+
+    ALL = auto()
+    """All of them."""
+    ENCODER = auto()
+    """Those of the encoder, above the lowest resolution."""
+    BOTTLENECK = auto()
+    """That of the lowest resolution."""
+    OFF = auto()
+    """None of them."""
+
+
 class CascadeLinks(StrEnum):
     """What passes from the first stage of a cascade to the second."""
 

@@ -18,7 +18,15 @@ from ptychi_neural.generators.spectral import (
     PreciseSpectralConv,
 )
 from ptychi_neural.generators.unet import UNet
-from ptychi_neural.options.choices import Blocks, Downsamplings, Fusions, Heads, Upsamplings
+from ptychi_neural.options.choices import (
+    Blocks,
+    Downsamplings,
+    Fusions,
+    Heads,
+    SkipSources,
+    SpectralLevels,
+    Upsamplings,
+)
 from small_generators import SMALL, options_for
 
 
@@ -112,6 +120,44 @@ class TestBricks:
         )
         operator = HybridUNO(4, (18, 30), Blocks.PTYCHO, None, options)
         assert operator(torch.randn(2, 4, 18, 30)).shape == (2, 4, 18, 30)
+
+    @pytest.mark.parametrize("skips", SkipSources)
+    def test_what_skips_the_code_of_the_hybrid_operator_is_as_told(self, skips):
+        operator = HybridUNO(4, (16, 16), Blocks.PTYCHO, None, HybridUNOOptions(skips=skips))
+        nn.init.zeros_(operator.down[0].weight)  # Nothing else of the input passes.
+        x = torch.randn(1, 4, 16, 16)
+        block = operator.encoder[0]
+        passed = {"local": block.local(x), "block": block(x), "off": None}[skips]
+        skip = operator.encode(x)[1][0]
+        assert passed is None or torch.equal(skip, passed)
+        depends = not torch.equal(operator(x), operator(2 * x))
+        assert depends == (skips is not SkipSources.OFF)
+
+    @pytest.mark.parametrize("block", Blocks)
+    @pytest.mark.parametrize(
+        ("levels", "spectral"),
+        [("all", (1, 1, 1)), ("encoder", (1, 1, 0)), ("bottleneck", (0, 0, 1)), ("off", (0, 0, 0))],
+    )
+    def test_levels_of_the_hybrid_operator_have_spectral_paths_as_told(
+        self, block, levels, spectral
+    ):
+        options = HybridUNOOptions(spectral_levels=SpectralLevels(levels))
+        operator = HybridUNO(4, (16, 16), block, None, options)
+        blocks = [*operator.encoder, *operator.bottleneck]
+        assert tuple(b.spectral is not None for b in blocks) == tuple(map(bool, spectral))
+        assert operator(torch.randn(2, 4, 16, 16)).shape == (2, 4, 16, 16)
+
+    def test_a_block_without_a_spectral_path_is_its_local_path(self):
+        x = torch.randn(2, 4, 6, 8)
+        for kind, residual in ((Blocks.FNO, 0), (Blocks.PTYCHO, 1), (Blocks.COMPLEX, 1)):
+            block = BLOCKS[kind](4, None)
+            expected = residual * x + nn.functional.gelu(block.local(x))
+            torch.testing.assert_close(block(x), expected)
+
+    def test_a_fusion_without_skips_is_refused(self):
+        options = HybridUNOOptions(skips=SkipSources.OFF, fusion=Fusions.ADD)
+        assert [problem.partition(":")[0] for problem in options.problems()] == ["fusion"]
+        assert list(HybridUNOOptions(skips=SkipSources.OFF).problems()) == []
 
     def test_padding_keeps_the_centre(self):
         network = UNet(1, width=4, depth=2).double()

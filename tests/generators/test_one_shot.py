@@ -19,6 +19,8 @@ from ptychi_neural.options.choices import (
     Fusions,
     Heads,
     Lifters,
+    SkipSources,
+    SpectralLevels,
     Upsamplings,
 )
 from small_generators import (
@@ -185,6 +187,11 @@ class TestOptions:
             ("hybrid_uno", HybridUNOOptions(downsampling=Downsamplings.MEAN)),
             ("hybrid_uno", HybridUNOOptions(upsampling=Upsamplings.BILINEAR)),
             ("hybrid_uno", HybridUNOOptions(fusion=Fusions.ADD)),
+            ("hybrid_uno", HybridUNOOptions(skips=SkipSources.OFF)),
+            *(
+                ("hybrid_uno", HybridUNOOptions(spectral_levels=levels))
+                for levels in list(SpectralLevels)[1:]
+            ),
             ("cnn", CNNOptions(depth=2)),
             ("cnn", CNNOptions(channel_cap=8)),
             ("cnn", CNNOptions(downsampling=Downsamplings.STRIDED)),

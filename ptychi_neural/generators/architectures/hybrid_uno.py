@@ -1,7 +1,8 @@
 """Architecture B, the hybrid U-NO: spectral encoder and bottleneck, convolutional decoder.
 
 At each level of the encoder a spectral block passes its output down, and the output of its local
-path across to the decoder. Rahman et al., TMLR 2023 (U-NO), with a convolutional decoder.
+path (or its own, or nothing) across to the decoder. Rahman et al., TMLR 2023 (U-NO), with a
+convolutional decoder.
 """
 
 from collections.abc import Iterator
@@ -24,7 +25,14 @@ from ptychi_neural.generators.convolution import (
 from ptychi_neural.generators.operator_network import register_operator
 from ptychi_neural.generators.unet import Decoder
 from ptychi_neural.options import GeneratorOptions
-from ptychi_neural.options.choices import Blocks, Downsamplings, Fusions, Upsamplings
+from ptychi_neural.options.choices import (
+    Blocks,
+    Downsamplings,
+    Fusions,
+    SkipSources,
+    SpectralLevels,
+    Upsamplings,
+)
 
 
 @dataclass
@@ -46,6 +54,12 @@ class HybridUNOOptions(Options):
     fusion: Fusions = Fusions.CONCATENATE
     """How the decoder takes in a skip."""
 
+    skips: SkipSources = SkipSources.LOCAL
+    """What passes across from the encoder to the decoder."""
+
+    spectral_levels: SpectralLevels = SpectralLevels.ALL
+    """Which levels have spectral paths. The modes of the others have no effect."""
+
     channel_cap: int = PydanticField(default=128, ge=1, le=4096)
     """Largest number of channels: levels double the width up to this."""
 
@@ -53,6 +67,8 @@ class HybridUNOOptions(Options):
         """Tell what this architecture cannot do."""
         if self.downsampling == Downsamplings.MAX:
             yield "downsampling: 'strided' or 'mean'"
+        if self.skips == SkipSources.OFF and self.fusion != Fusions.CONCATENATE:
+            yield "fusion: has no effect without skips; leave it at 'concatenate'"
 
 
 class HybridUNO(nn.Module):
@@ -71,7 +87,7 @@ class HybridUNO(nn.Module):
     n_modes : int, list of int or None
         Retained modes of the ``depth + 1`` levels (see ``modes_per_level``).
     options : HybridUNOOptions
-        Depth, bottleneck, resampling, fusion and channel cap.
+        Depth, bottleneck, resampling, skips, spectral levels and channel cap.
     """
 
     def __init__(
@@ -90,15 +106,22 @@ class HybridUNO(nn.Module):
         self.code_channels = channels[-1]
         modes = modes_per_level(n_modes, level_shapes(patch_shape, depth))
         build = BLOCKS[block]
+        self.skips = options.skips
+        in_encoder = options.spectral_levels in (SpectralLevels.ALL, SpectralLevels.ENCODER)
+        in_bottleneck = options.spectral_levels in (SpectralLevels.ALL, SpectralLevels.BOTTLENECK)
+        code_modes = modes[-1] if in_bottleneck else None
 
-        self.encoder = nn.ModuleList([build(c, m) for c, m in zip(channels[:-1], modes)])
+        self.encoder = nn.ModuleList(
+            [build(c, m if in_encoder else None) for c, m in zip(channels[:-1], modes)]
+        )
         self.down = nn.ModuleList(
             [downsampling(a, b, options.downsampling) for a, b in pairwise(channels)]
         )
         self.bottleneck = nn.Sequential(
-            *(build(channels[-1], modes[-1]) for _ in range(options.n_bottleneck_blocks))
+            *(build(channels[-1], code_modes) for _ in range(options.n_bottleneck_blocks))
         )
-        self.decoder = Decoder(channels, options.upsampling, options.fusion)
+        fusion = None if options.skips is SkipSources.OFF else options.fusion
+        self.decoder = Decoder(channels, options.upsampling, fusion)
 
     def forward(self, x: Tensor) -> Tensor:
         return apply_padded(self._forward_divisible, x, self.multiple)
@@ -108,11 +131,11 @@ class HybridUNO(nn.Module):
         return self.decoder(code, skips)
 
     def encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The code at the lowest resolution, and the skips of the levels from the finest down."""
+        """The code at the lowest resolution, and what may skip it, from the finest level down."""
         skips = []
         for block, down in zip(self.encoder, self.down):
             x, local = cast(SpectralBlock, block).forward_with_local(x)
-            skips.append(local)
+            skips.append(local if self.skips is SkipSources.LOCAL else x)
             x = down(x)
         return self.bottleneck(x), skips
 
