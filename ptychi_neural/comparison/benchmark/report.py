@@ -22,6 +22,7 @@ from ptychi_neural.comparison.benchmark.tables import (
     medians,
     of_best_baseline,
     side_by_side,
+    with_extremes,
     with_ratios,
 )
 from ptychi_neural.comparison.markdown import markdown
@@ -55,7 +56,8 @@ def write_report(
     DataFrame
         A row for each cell.
     DataFrame
-        Medians over objects and seeds, a row for each point of the axes and engine.
+        Medians over objects and seeds, a row for each point of the axes and engine, with the
+        smallest and the largest error and ratio.
     """
     axes, where = list(suite.axes), list(cells[0].coordinates)
     rows = pd.DataFrame([_row(suite, cell, records.get(cell.key)) for cell in cells])
@@ -63,7 +65,9 @@ def write_report(
     for name in OF_BASELINE:
         rows[f"baseline_{name}"] = of_best_baseline(rows, where, suite.baselines, name)
     values = [name for name in rows if name not in (*where, "engine", "recorded", "stopped")]
-    table = medians(rows, [*axes, "engine"], values).dropna(axis="columns", how="all")
+    table = medians(rows, [*axes, "engine"], values)
+    table = with_extremes(table, rows, [*axes, "engine"], ["error", "ratio"])
+    table = table.dropna(axis="columns", how="all")
     _write(folder / "cells.csv", rows.to_csv(index=False))
     _write(folder / "table.csv", table.to_csv(index=False))
     head_starts = pd.DataFrame(_head_starts(suite, cells, records))
@@ -139,8 +143,8 @@ def _text(
         f"# {suite.name}",
         suite.description,
         f"Run on {'; '.join(machines) or 'nothing yet'}. Numbers are medians over objects and "
-        "seeds; a dash stands for missing records, or for what they do not tell. Engines are "
-        f"judged at: {', '.join(judged)}.",
+        "seeds, with the extremes of error and ratio; a dash stands for missing records, or for "
+        f"what they do not tell. Engines are judged at: {', '.join(judged)}.",
     ]
     if "ratio" in table:
         baselines = [name for name in table["engine"].unique() if name in suite.baselines]

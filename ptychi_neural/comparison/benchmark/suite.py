@@ -49,6 +49,9 @@ class Point(_Model):
     engine: Label | None = None
     """Engine that is compared with the best baseline here. None: the suite's first."""
 
+    engines: list[Label] | None = None
+    """Engines that are run here. None: all of them."""
+
 
 class Bar(_Model):
     """What is asked for where several axes come together."""
@@ -203,6 +206,11 @@ class Suite(_Model):
                 for point in points
             ),
             *(
+                (f"axes.{k}.{point.label}.engines", point.engines, self.engines)
+                for k, points in self.axes.items()
+                for point in points
+            ),
+            *(
                 (f"bars.{number}.at", [label], axes.get(name, ()))
                 for number, bar in enumerate(self.bars)
                 for name, label in bar.at.items()
@@ -297,5 +305,6 @@ class Suite(_Model):
                     or min(limits, default=self.max_seconds),
                 )
                 for engine in engines
+                if all(point.engines is None or engine in point.engines for point in points)
             ]
         return cells

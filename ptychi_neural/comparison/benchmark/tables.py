@@ -85,6 +85,33 @@ def medians(cells: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd
     return table.reset_index()
 
 
+def with_extremes(
+    table: pd.DataFrame, cells: pd.DataFrame, by: Sequence[str], values: Sequence[str]
+) -> pd.DataFrame:
+    """Add the smallest and the largest of some values behind their medians.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From ``medians`` of the same ``cells`` and ``by``, which has ``values``.
+    cells, by, values
+        As for ``medians``.
+
+    Examples
+    --------
+    >>> cells = pd.DataFrame({"dose": ["1e5"] * 3, "error": [0.3, 0.1, 0.2], "recorded": True})
+    >>> table = medians(cells, ["dose"], ["error"])
+    >>> with_extremes(table, cells, ["dose"], ["error"]).iloc[0].tolist()
+    ['1e5', '3/3', 0.2, 0.1, 0.3]
+    """
+    groups = cells.groupby(list(by), sort=False)
+    for name in values:
+        place = table.columns.get_loc(name) + 1
+        table.insert(place, f"{name}_min", groups[name].min().to_numpy())
+        table.insert(place + 1, f"{name}_max", groups[name].max().to_numpy())
+    return table
+
+
 def side_by_side(table: pd.DataFrame, where: Sequence[str], value: str) -> pd.DataFrame:
     """Rearrange a table to one row for each place and one column for each engine.
 
