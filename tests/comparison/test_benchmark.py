@@ -320,6 +320,9 @@ def test_the_table_holds_the_medians_of_the_records(suite_file, finished):
         ratios = np.divide(*errors)  # records are sorted, so seeds correspond
         assert table.loc[(dose, "network-off"), "ratio"] == pytest.approx(np.median(ratios))
         assert table.loc[(dose, "lsqml"), "ratio"] == 1
+        row = table.loc[(dose, "network-off")]
+        assert (row["ratio_min"], row["ratio_max"]) == pytest.approx((ratios.min(), ratios.max()))
+        assert (row["error_min"], row["error_max"]) == (min(errors[0]), max(errors[0]))
     written = pd.read_csv(finished / "table.csv", dtype={"dose": str})
     assert written["error"].tolist() == pytest.approx(table["error"].tolist())
 

@@ -138,6 +138,26 @@ def test_real_conditions_asks_what_has_to_be_known_at_a_beamline():
         assert engine_options(engine, runs["positions-2"]).probe_position_options.optimizable
 
 
+def test_ablations_give_each_network_the_factors_that_have_an_effect_on_it():
+    suite, path = read_suite("ablations")
+    cells = suite.cells(whole=True)
+    of = {}
+    for cell in cells:
+        of.setdefault((cell.coordinates["scan"], cell.coordinates["network"]), set()).add(
+            cell.engine
+        )
+    assert all("as-is" in engines for engines in of.values())
+    assert of["spiral", "hybrid_uno"] == {"as-is", "mix-gno", "mix-attention"}
+    for (_, network), engines in of.items():
+        for engine in engines - {"mix-attention"}:  # It sets the architecture too.
+            groups = {key.split(".")[2] for key in suite.engines[engine].changes if "." in key[30:]}
+            assert groups & {"cascaded", "ffno", "hybrid_uno"} <= {network}
+    cell = next(cell for cell in cells if cell.engine == "skips-off")
+    options = engine_options("neural", run_file(cell, path), suite.engines["skips-off"].changes)
+    generator = options.reconstructor_options.generator
+    assert (generator.architecture, generator.hybrid_uno.skips) == ("hybrid_uno", "off")
+
+
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
@@ -161,6 +181,11 @@ def test_real_conditions_asks_what_has_to_be_known_at_a_beamline():
         ("seeds = [1]", "seeds = [5]", "reduced.seeds: there is no 5"),
         ("seeds = [1]", 'axes = { dose = ["1e9"] }', "reduced.axes.dose: there is no 1e9"),
         ('engine = "lsqml"', 'engine = "lsq"', "axes.dose.1e5.engine: there is no lsq"),
+        (
+            'label = "1e3"',
+            'label = "1e3", engines = ["lsq"]',
+            "axes.dose.1e3.engines: there is no lsq",
+        ),
         ("engines.lsqml", "engines.lsqmll", "engines.lsqmll.engine: required, one of neural"),
         ("held_out_fraction", 'engine = "pie"\nheld_out_fraction', "engines.lsqml.engine: "),
         ("overlap = [", "seed = [", "axes.seed: the name is taken"),

@@ -101,8 +101,9 @@ def with_extremes(
     --------
     >>> cells = pd.DataFrame({"dose": ["1e5"] * 3, "error": [0.3, 0.1, 0.2], "recorded": True})
     >>> table = medians(cells, ["dose"], ["error"])
-    >>> with_extremes(table, cells, ["dose"], ["error"]).iloc[0].tolist()
-    ['1e5', '3/3', 0.2, 0.1, 0.3]
+    >>> table = with_extremes(table, cells, ["dose"], ["error"])
+    >>> table[["error", "error_min", "error_max"]].values.tolist()
+    [[0.2, 0.1, 0.3]]
     """
     groups = cells.groupby(list(by), sort=False)
     for name in values:
