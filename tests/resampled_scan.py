@@ -35,8 +35,8 @@ def resampled(n, pixel=None):
     return np.array(patterns), positions, probe[None, None], object_
 
 
-def resampled_task(options, n):
-    patterns, positions, probe, truth = resampled(n)
+def resampled_task(options, n, pixel=None):
+    patterns, positions, probe, truth = resampled(n, pixel)
     return PtychographyTask(
         options,
         diffraction_data=patterns,

@@ -66,10 +66,11 @@ class OneShotNetwork(nn.Module):
     def begin_epoch(self, epoch: int) -> None:
         """Prepare for an epoch of training, which are counted from 0."""
 
-    def why_not_resized(self, options: GeneratorOptions) -> str | None:
+    def why_not_resized(self, options: GeneratorOptions, coarser: bool) -> str | None:
         """Tell why it cannot work with frames of another size than it was trained with.
 
-        None where it can: frames of another size are the same field of view, sampled otherwise.
+        None where it can: frames of another size are the same field of view, sampled more finely,
+        or more coarsely.
         """
         return "its convolutions know only the pixel size of their training"
 
@@ -221,7 +222,8 @@ class OneShot(Generator):
         """
         if tuple(self.patch_shape) == tuple(patch_shape):
             return
-        reasons = [self.network.why_not_resized(self.options)]
+        coarser = any(new < old for new, old in zip(patch_shape, self.patch_shape))
+        reasons = [self.network.why_not_resized(self.options, coarser)]
         if not self.lifter.sees_updates:
             reasons.append(
                 f"with generator.lifter = {self.options.lifter.value!r} it sees detector pixels, "

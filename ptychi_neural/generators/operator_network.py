@@ -38,6 +38,9 @@ class OperatorNetwork(OneShotNetwork):
         Height and width of a patch in pixels.
     """
 
+    only_finer: bool = False
+    """Whether frames that are sampled more coarsely have too few pixels for its inner levels."""
+
     @staticmethod
     def build(options: GeneratorOptions, own: Any, patch_shape: tuple[int, int]) -> nn.Module:
         """Build the operator."""
@@ -55,16 +58,22 @@ class OperatorNetwork(OneShotNetwork):
         """Complex (B, n_patches, H, W) patches from (B, width, H, W) features."""
         return self.head(self.output(self.operator(features)))
 
-    def why_not_resized(self, options: GeneratorOptions) -> str | None:
+    def why_not_resized(self, options: GeneratorOptions, coarser: bool) -> str | None:
         kinds = nn.Conv2d | nn.ConvTranspose2d
         layers = [layer for layer in self.operator.modules() if isinstance(layer, kinds)]
         if options.shallow_cnn or any(max(layer.kernel_size) > 1 for layer in layers):
-            return super().why_not_resized(options)
+            return super().why_not_resized(options, coarser)
+        if coarser and self.only_finer:
+            return "its inner levels have too few pixels where frames are sampled more coarsely"
         return None
 
 
 def register_operator(
-    name: str, group: type[Options], depth: str, unused: tuple[str, ...] = ()
+    name: str,
+    group: type[Options],
+    depth: str,
+    unused: tuple[str, ...] = (),
+    only_finer: bool = False,
 ) -> Callable[[Builder], Builder]:
     """Decorate a function so that it builds an architecture and a correcting network of a name.
 
@@ -79,6 +88,8 @@ def register_operator(
         generator, where the others keep their defaults.
     unused : tuple of str
         Names of the options of ``GeneratorOptions`` that have no effect with the architecture.
+    only_finer : bool
+        See ``OperatorNetwork.only_finer``.
     """
 
     def registered(builder: Builder) -> Builder:
@@ -89,6 +100,8 @@ def register_operator(
                 options: GeneratorOptions, own: Any, patch_shape: tuple[int, int]
             ) -> nn.Module:
                 return builder(options, own, patch_shape)
+
+        Network.only_finer = only_finer
 
         @register_correcting_network(name)
         def correcting(options: GeneratorOptions, patch_shape: tuple[int, int]) -> nn.Module:

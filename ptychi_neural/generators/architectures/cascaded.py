@@ -112,7 +112,7 @@ class Cascaded(OneShotNetwork):
         if self.cascade.stage_one_epochs > 0:
             self.stage_one_only = epoch < self.cascade.stage_one_epochs
 
-    def why_not_resized(self, options: GeneratorOptions) -> str | None:
+    def why_not_resized(self, options: GeneratorOptions, coarser: bool) -> str | None:
         # The refiner keeps the grid of its training.
         if options.block == Blocks.FNO and not options.shallow_cnn:
             return None

@@ -27,7 +27,7 @@ class UNOOptions(Options):
     """Largest number of channels: levels double the width up to this."""
 
 
-@register_operator("uno", UNOOptions, depth="depth", unused=("block",))
+@register_operator("uno", UNOOptions, depth="depth", unused=("block",), only_finer=True)
 def uno(options: GeneratorOptions, own: UNOOptions, patch_shape: tuple[int, int]) -> nn.Module:
     """The U-shaped operator."""
     from ptychi_neural.generators.operators import UNO
