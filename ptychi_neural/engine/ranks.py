@@ -11,11 +11,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from ptychi.api.task import PtychographyTask
+from ptychi.io_handles import PtychographyDataset
 from ptychi.parallel import MultiprocessMixin
 from ptychi.utils import to_tensor
 
-from ptychi_neural.options import NeuralPtychographyOptions
+from ptychi_neural.options import NeuralPtychographyOptions, NeuralReconstructorOptions
+from ptychi_neural.options.choices import StitchScopes
 from ptychi_neural.physics.ranks import (
+    RankLostError,
     Share,
     SharedDataset,
     has_left,
@@ -23,6 +26,7 @@ from ptychi_neural.physics.ranks import (
     rank,
     shares,
     summed,
+    summed_numbers,
 )
 
 
@@ -118,24 +122,51 @@ def check_options(options: NeuralPtychographyOptions) -> None:
         Naming the option and the remedy.
     """
     reconstructor = options.reconstructor_options
-    if reconstructor.generator.checkpoint is not None:
-        raise ValueError(
-            "reconstructor_options.generator.checkpoint: a trained generator predicts in one "
-            f"process, not in {n_ranks()}; leave it out, or start without torchrun."
-        )
-    check_epochs(reconstructor.num_epochs)
+    check_epochs(reconstructor, reconstructor.num_epochs)
 
 
-def check_epochs(num_epochs: int) -> None:
-    """Refuse epochs in several processes.
+def check_run(
+    options: NeuralReconstructorOptions, n_epochs: int, dataset: PtychographyDataset
+) -> None:
+    """Refuse a run that cannot be had in several processes, or in those that are left.
 
     Raises
     ------
     ValueError
-        Naming the remedy.
+        Naming the option and the remedy.
+    RankLostError
+        If other processes had patterns of this task, and have ended.
     """
-    if n_ranks() > 1 and num_epochs > 0:
+    if isinstance(dataset, SharedDataset) and n_ranks() == 1:
+        raise RankLostError(
+            "Other processes had patterns of this task and have ended: build a new task."
+        )
+    check_epochs(options, n_epochs)
+
+
+def check_epochs(options: NeuralReconstructorOptions, n_epochs: int) -> None:
+    """Refuse epochs that cannot be had in several processes.
+
+    Raises
+    ------
+    ValueError
+        Naming the option and the remedy.
+    """
+    if n_ranks() == 1 or n_epochs == 0:
+        return
+    if options.consistency.scope == StitchScopes.SCAN:
         raise ValueError(
-            f"reconstructor_options.num_epochs = {num_epochs}: only the initial reconstruction "
-            f"runs in several processes, here {n_ranks()}; set it to 0, or start without torchrun."
+            f"reconstructor_options.consistency.scope = 'scan': needs one process, not "
+            f"{n_ranks()}; set it to 'batch', or start without torchrun."
+        )
+    if options.random_seed is None:
+        raise ValueError(
+            "reconstructor_options.random_seed: is not set, so that each process would train "
+            "another network; give all of them the same seed."
+        )
+    (total,) = summed_numbers(options.random_seed)
+    if total != n_ranks() * options.random_seed:
+        raise ValueError(
+            "reconstructor_options.random_seed: differs between the processes; give all of them "
+            "the same."
         )
