@@ -192,8 +192,8 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
                 self.begin_run()
                 self.is_under_way = True
             n_epochs = self.n_epochs if n_epochs is None else n_epochs
-            check_run(self.options, n_epochs, self.dataset)
             try:
+                check_run(self.options, n_epochs, self.dataset)
                 with left_on_failure():
                     n_splits = self.judge.n_first_splits(self.generator.n_splits)
                     self.start.make(self.scan, n_splits if n_epochs > 0 else 0)
