@@ -24,6 +24,7 @@ from ptychi_neural.physics.exit_waves import (
 )
 from ptychi_neural.physics.forward_model import ScanForwardModel
 from ptychi_neural.physics.pixel_splits import PixelSplits
+from ptychi_neural.physics.ranks import summed
 from ptychi_neural.physics.stitching import Canvas, LatestPatches, coverage
 
 CACHED_NUMBERS = 2**19
@@ -97,9 +98,9 @@ class ScanPhysics:
 
     @cached_property
     def coverage(self) -> Tensor:
-        """(H, W) from 0 where no light of the whole scan fell to 1."""
-        everything = self.model.positions(self.model.everything)
-        weight = self.model.stitching.total_weight(everything)
+        """(H, W) from 0 where no light of the whole scan fell to 1; all ranks have to ask."""
+        own = self.model.positions(self.model.own(self.model.everything))
+        weight = summed(self.model.stitching.total_weight(own))
         return coverage(weight, self.options.start.regularization)
 
     def extract(self, object_: Tensor, frames: Tensor) -> Tensor:
