@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.distributed as dist
+from ptychi.api.enums import BatchingModes
 from ptychi.api.task import PtychographyTask
 from ptychi.io_handles import PtychographyDataset
 from ptychi.parallel import MultiprocessMixin
@@ -154,11 +155,17 @@ def check_epochs(options: NeuralReconstructorOptions, n_epochs: int) -> None:
     """
     if n_ranks() == 1 or n_epochs == 0:
         return
-    if options.consistency.scope == StitchScopes.SCAN:
-        raise ValueError(
-            f"reconstructor_options.consistency.scope = 'scan': needs one process, not "
-            f"{n_ranks()}; set it to 'batch', or start without torchrun."
-        )
+    one_process = {
+        "consistency.scope = 'scan'": options.consistency.scope == StitchScopes.SCAN,
+        # The first rank alone would draw random numbers.
+        "batching_mode = 'uniform'": options.batching_mode == BatchingModes.UNIFORM,
+    }
+    for name, is_asked_for in one_process.items():
+        if is_asked_for:
+            raise ValueError(
+                f"reconstructor_options.{name}: needs one process, not {n_ranks()}; choose "
+                "another, or start without torchrun."
+            )
     if options.random_seed is None:
         raise ValueError(
             "reconstructor_options.random_seed: is not set, so that each process would train "

@@ -147,11 +147,13 @@ def test_the_best_by_then_is_left_on_all_ranks_when_one_fails_in_an_epoch(simula
 
 def test_what_needs_one_process_is_refused_by_name(simulated):
     whole_scan, groups = one_shot_options(), one_shot_options(grid_size=2)
-    unseeded = fit_options(2)
+    uniform, unseeded = fit_options(2), fit_options(2)
     whole_scan.reconstructor_options.consistency.scope = "scan"
+    uniform.reconstructor_options.batching_mode = "uniform"
     unseeded.reconstructor_options.random_seed = None
     for options, named in (
-        (whole_scan, "scope = 'scan': needs one process, not 2; set it to 'batch'"),
+        (whole_scan, "scope = 'scan': needs one process, not 2; choose another, or start"),
+        (uniform, "batching_mode = 'uniform': needs one process"),
         (groups, "generator.grid_size = 2: sees patterns of neighbours"),
         (unseeded, "random_seed: is not set"),
     ):
