@@ -8,8 +8,7 @@ import pytest
 import torch
 from ptychi.api.enums import LossFunctions
 
-from ptychi_neural.engine.ranks import join
-from ptychi_neural.physics.ranks import RankLostError, rank, sum_gradients, summed
+from ptychi_neural.physics.ranks import RankLostError, rank
 from ptychi_neural.prediction import deviation
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
 from several_ranks import on_ranks
@@ -218,31 +217,6 @@ def test_three_processes_refine_what_one_refines():
     start = options.reconstructor_options.start
     start.n_iterations, start.first_position_iteration = 60, 20
     assert_same(simulated.scan, options, 3)
-
-
-def gradients():
-    """Gradients of a product of sums over ranks, of which each rank lacks one term."""
-    join()
-    own = torch.tensor([2.0, 3.0, 5.0j], requires_grad=True)
-    terms = own * (torch.arange(3) != rank())
-    total = summed(terms)
-    part = (total[0] * total[1] * total[2]).abs() if rank() == 0 else 0 * total.abs().sum()
-    part.backward()
-    unused, of_one = (torch.ones(2, requires_grad=True) for _ in range(2))
-    if rank() == 2:
-        of_one.grad = torch.full((2,), 7.0)
-    sum_gradients([own, unused, of_one])
-    return total.detach().tolist(), own.grad.tolist(), unused.grad, of_one.grad.tolist()
-
-
-def test_a_gradient_through_a_sum_is_that_of_all_ranks():
-    # L = |s_0 s_1 s_2| = 240 with s_i = 2 x_i, of which two ranks have one x_i each:
-    # dL / dx_i = L s_i / |s_i|^2 on both.
-    for total, of_own, unused, of_one in on_ranks(3, gradients):
-        np.testing.assert_allclose(total, [4, 6, 10j])
-        np.testing.assert_allclose(of_own, [120, 80, 48j])
-        assert unused is None
-        assert of_one == [7, 7]
 
 
 @pytest.mark.slow
