@@ -88,8 +88,8 @@ def build_data(task: PtychographyTask, build: Callable[[PtychographyTask], None]
             f"diffraction_data: {n_frames} frames are too few for {n} processes; start at most "
             "one for each frame (torchrun --nproc-per-node)."
         )
-    own = shares(positions, n)[rank()]
-    _check_dealt_once(own, n_frames)
+    _check_same(positions)
+    own = shares(n_frames, n)[rank()]
     patterns = data.diffraction_data
     whole = patterns if isinstance(patterns, torch.Tensor) else np.asarray(patterns)
     weights = data.opr_mode_weights_data
@@ -103,11 +103,15 @@ def build_data(task: PtychographyTask, build: Callable[[PtychographyTask], None]
     task.dataset = SharedDataset(task.dataset, Share(own, n_frames))  # type: ignore[assignment]
 
 
-def _check_dealt_once(own: torch.Tensor, n_frames: int) -> None:
-    """Check that each frame is on one rank."""
-    times = torch.zeros(n_frames)
-    times[own] = 1
-    if (summed(times) != 1).any():
+def _check_same(positions: torch.Tensor) -> None:
+    """Check that all ranks were given the same (n, 2) positions."""
+    n, positions = n_ranks(), positions.double()
+    (n_positions,) = summed_numbers(len(positions))
+    is_same = n_positions == n * len(positions)
+    if is_same:
+        is_same = torch.allclose(summed(positions) / n, positions)
+    (n_same,) = summed_numbers(is_same)
+    if n_same < n:
         raise ValueError(
             "probe_position_x_px, probe_position_y_px: differ between the processes; give all of "
             "them the same scan, and the same random_seed where it is drawn."

@@ -149,15 +149,16 @@ def left_on_failure() -> Iterator[None]:
         raise
 
 
-def shares(positions: Tensor, n: int) -> list[Tensor]:
-    """Deal the frames to ``n`` ranks so that neighbours stay together.
+def shares(n_frames: int, n: int) -> list[Tensor]:
+    """Deal the frames to ``n`` ranks: of every n in succession each gets one, in turning order.
 
-    The scan is cut across its longer side, and its parts in turn.
+    The frames of a batch are mostly neighbours, or every other frame of a scan: all ranks have
+    some of them, so that none waits for another.
 
     Parameters
     ----------
-    positions : Tensor
-        (n_frames, 2) positions in pixels.
+    n_frames : int
+        Number of frames.
     n : int
         Number of ranks, at most that of the frames.
 
@@ -165,20 +166,15 @@ def shares(positions: Tensor, n: int) -> list[Tensor]:
     -------
     list of Tensor
         Indices of the frames of each rank, in ascending order.
+
+    Examples
+    --------
+    >>> [frames.tolist() for frames in shares(7, 2)]
+    [[0, 3, 4], [1, 2, 5, 6]]
     """
-
-    def dealt(frames: Tensor, n: int) -> list[Tensor]:
-        if n == 1:
-            return [frames.sort().values]
-        where = positions[frames]
-        axis = int((where.amax(0) - where.amin(0)).argmax())
-        ordered = frames[where[:, axis].argsort(stable=True)]
-        n_first = n // 2
-        cut = len(frames) * n_first // n
-        return dealt(ordered[:cut], n_first) + dealt(ordered[cut:], n - n_first)
-
-    positions = positions.detach().cpu()
-    return dealt(torch.arange(len(positions), device="cpu"), n)
+    frames = torch.arange(n_frames, device="cpu")
+    ranks = (frames + frames // n) % n
+    return [frames[ranks == number] for number in range(n)]
 
 
 class Share:

@@ -1,4 +1,4 @@
-"""The frames of several ranks: each on one of them, neighbours together, the same pixels hidden;
+"""The frames of several ranks: each on one of them, neighbours on all, the same pixels hidden;
 and the sums over ranks, with their gradients."""
 
 import numpy as np
@@ -24,20 +24,22 @@ from several_ranks import on_ranks
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 8])
 def test_each_frame_is_on_one_rank_and_the_shares_are_alike(n):
-    positions = torch.rand(83, 2, generator=torch.Generator().manual_seed(0))
-    dealt = shares(positions, n)
-    assert torch.equal(torch.cat(dealt).sort().values, torch.arange(83))
-    sizes = [len(frames) for frames in dealt]
-    assert max(sizes) - min(sizes) <= 2
-    assert all(torch.equal(frames, frames.sort().values) for frames in dealt)
+    for n_frames in (n, 83):
+        dealt = shares(n_frames, n)
+        assert torch.equal(torch.cat(dealt).sort().values, torch.arange(n_frames))
+        sizes = [len(frames) for frames in dealt]
+        assert max(sizes) - min(sizes) <= 1
+        assert all(torch.equal(frames, frames.sort().values) for frames in dealt)
 
 
-def test_neighbours_stay_together():
-    y, x = torch.meshgrid(torch.arange(4.0), torch.arange(12.0), indexing="ij")
-    positions = torch.stack([y.flatten(), x.flatten()], 1)
-    left, middle, right = (positions[frames] for frames in shares(positions, 3))
-    assert left[:, 1].max() < middle[:, 1].min()
-    assert middle[:, 1].max() < right[:, 1].min()
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_neighbours_and_every_other_frame_are_dealt_to_all(n):
+    rows, columns = torch.meshgrid(torch.arange(12), torch.arange(12), indexing="ij")
+    corner = ((rows < 6) & (columns < 6)).flatten()
+    chequered = ((rows + columns) % 2 == 0).flatten()
+    for some in (corner, chequered):
+        sizes = [int(some[frames].sum()) for frames in shares(144, n)]
+        assert max(sizes) <= 1.4 * int(some.sum()) / n
 
 
 def test_a_rank_has_the_patterns_of_its_own_frames_alone():
