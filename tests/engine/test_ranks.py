@@ -43,7 +43,8 @@ def assert_same(scan, options, n, tolerance=1e-4):
             known = np.isfinite(expected)  # No loss is known of an iteration over one half.
             assert (np.isfinite(found[name]) == known).all()
             apart = np.linalg.norm((found[name] - expected)[known])
-            assert apart <= tolerance * np.linalg.norm(expected[known]), name
+            most = 1e-4 if name == "deviation" else tolerance  # The root of a small difference.
+            assert apart <= most * np.linalg.norm(expected[known]), name
 
 
 def test_two_processes_find_what_one_finds(simulated):
@@ -265,7 +266,7 @@ def test_three_processes_fit_one_shot_networks_as_one(simulated, architecture, l
     options = one_shot_options(architecture=architecture, lifter=lifter)
     if architecture == "cascaded":
         options.reconstructor_options.generator.cascaded.rough_loss_weight = 0.5
-    assert_same(simulated.scan, options, 3, tolerance=1e-5)
+    assert_same(simulated.scan, options, 3, tolerance=1e-8)
 
 
 @pytest.mark.slow
