@@ -71,8 +71,8 @@ def fit_options(num_epochs, **generator):
 
 
 def one_shot_options(**generator):
-    """A fit of a one-shot network without a start, in which rounding grows: in double precision.
-    Of its small batches a rank may have no frame."""
+    """A fit of a one-shot network, in which rounding grows fast: in double precision. Of its small
+    batches a rank may have no frame."""
     options = fit_options(2, **{"architecture": "hybrid_uno", "width": 4} | generator)
     settings = options.reconstructor_options
     settings.default_dtype, settings.batch_size, settings.start.n_iterations = "float64", 5, 0
@@ -267,6 +267,14 @@ def test_three_processes_fit_one_shot_networks_as_one(simulated, architecture, l
     if architecture == "cascaded":
         options.reconstructor_options.generator.cascaded.rough_loss_weight = 0.5
     assert_same(simulated.scan, options, 3, tolerance=1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [2, 3])
+def test_processes_fit_a_one_shot_network_after_a_start_as_one(simulated, n):
+    options = fit_options(4, architecture="hybrid_uno", width=4)
+    options.reconstructor_options.default_dtype = "float64"
+    assert_same(simulated.scan, options, n, tolerance=1e-8)
 
 
 @pytest.mark.slow
