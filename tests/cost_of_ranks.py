@@ -1,10 +1,10 @@
-"""Time and memory of an initial reconstruction, of one process or of each of several.
+"""Time and memory of a reconstruction, of one process or of each of several.
 
-    OMP_NUM_THREADS=1 python tests/cost_of_ranks.py
-    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 tests/cost_of_ranks.py
+    OMP_NUM_THREADS=1 python tests/cost_of_ranks.py [--epochs 3] [--architecture unrolled]
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 tests/cost_of_ranks.py [--epochs 3] [...]
 
-Each process prints its CPU seconds of the iterations, and by how much its resident memory has grown
-at most since before the task was built, when it held the counts of the whole scan.
+Each process prints its CPU seconds of the iterations and of an epoch, and by how much its resident
+memory has grown at most since before the task was built, when it held the counts of the whole scan.
 """
 
 import argparse
@@ -26,6 +26,9 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=128, help="pixels of a frame")
     parser.add_argument("--frames", type=int, default=24, help="frames along a side of the scan")
     parser.add_argument("--iterations", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=0, help="epochs of a network after them")
+    parser.add_argument("--architecture", default="unrolled", help="of this network")
+    parser.add_argument("--batch", type=int, default=None, help="frames of a batch")
     arguments = parser.parse_args()
     side, n = arguments.side, arguments.frames
     y, x = np.mgrid[:side, :side] - side / 2
@@ -40,7 +43,9 @@ def main() -> None:
     extent = int(step * n + side + 8)
     options = napi.NeuralPtychographyOptions()
     settings = options.reconstructor_options
-    settings.default_device, settings.num_epochs = "cpu", 0
+    settings.default_device, settings.num_epochs = "cpu", arguments.epochs
+    settings.random_seed, settings.batch_size = 0, arguments.batch
+    settings.generator.architecture = arguments.architecture
     settings.start.n_iterations = arguments.iterations
     options.probe_options.optimizable = False
     before = _peak_mib()
@@ -52,11 +57,23 @@ def main() -> None:
         probe_position_x_px=positions[:, 1],
         probe_position_y_px=positions[:, 0],
     )
+    times: list[float] = []
+    begin_epoch = task.reconstructor.run_pre_epoch_hooks
+
+    def note_time() -> None:
+        times.append(time.process_time())
+        begin_epoch()
+
+    task.reconstructor.run_pre_epoch_hooks = note_time
     number, started, wall = rank(), time.process_time(), time.perf_counter()
     task.run()
+    ended = times[0] if times else time.process_time()
+    of_epoch = ""
+    if len(times) > 1:
+        of_epoch = f"{(times[-1] - times[0]) / (len(times) - 1):.1f} CPU s an epoch, "
     print(
         f"process {number} of {n_ranks()} (pid {os.getpid()}): "
-        f"{time.process_time() - started:.1f} CPU s, {time.perf_counter() - wall:.1f} s, "
+        f"{ended - started:.1f} CPU s of the start, {of_epoch}{time.perf_counter() - wall:.1f} s, "
         f"memory grown by {_peak_mib() - before:.0f} MiB from {before:.0f} MiB",
         flush=True,
     )

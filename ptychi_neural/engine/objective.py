@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ptychi_neural.generators import Generator
 from ptychi_neural.physics.losses import FitLoss
+from ptychi_neural.physics.ranks import n_ranks, summed
 from ptychi_neural.physics.scan_physics import ScanPhysics
 
 
@@ -17,16 +18,17 @@ class Objective(NamedTuple):
     """What a minibatch comes to."""
 
     objective: Tensor
-    """The loss, with those of auxiliary objects and the penalty: what is differentiated."""
+    """This rank's part of the loss, with those of auxiliary objects, and of the penalty: what is
+    differentiated."""
 
     loss: Tensor
-    """The loss of the object."""
+    """The loss of the object over all ranks, without gradient."""
 
     penalty: Tensor
-    """pty-chi's penalties on the object."""
+    """pty-chi's penalties on the object, without gradient."""
 
     predicted: Tensor
-    """(k,) predicted counts at the pixels of the loss, without gradient."""
+    """(k,) predicted counts at the rank's pixels of the loss, without gradient."""
 
     measured: Tensor
     """(k,) measured counts there."""
@@ -46,7 +48,7 @@ def objective(
     generator : Generator
         The generator.
     scan : ScanPhysics
-        The scan with the frames of the minibatch in view.
+        The scan with the rank's frames of the minibatch in view.
     y_true : Tensor
         (n, h, w) measured counts.
     fit_loss : FitLoss
@@ -61,7 +63,8 @@ def objective(
         loss = fit_loss(predicted, measured, object_, scan)
         total = total + weight * loss
     of_object = penalty(object_)
-    return Objective(total + of_object, loss, of_object, predicted.detach(), measured)
+    part = total + of_object / n_ranks()  # All ranks have the same object.
+    return Objective(part, summed(loss.detach()), of_object.detach(), predicted.detach(), measured)
 
 
 def penalties(object_: Tensor, options: AutodiffPtychographyObjectOptions, epoch: int) -> Tensor:
@@ -92,8 +95,9 @@ def stop_if_not_finite(objective: Tensor, epoch: int, batch: int) -> None:
     Raises
     ------
     FloatingPointError
-        If it is NaN or infinite.
+        If it is NaN or infinite, here or on another rank.
     """
+    objective = summed(objective.detach())
     if not torch.isfinite(objective):
         raise FloatingPointError(
             f"The loss became {objective.item()} in epoch {epoch}, batch {batch}; object and probe "

@@ -13,6 +13,7 @@ from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGr
 from ptychi_neural.generators import Generator
 from ptychi_neural.options import GeneratorOptions, NeuralReconstructorOptions
 from ptychi_neural.physics.intensity_scale import IntensityScale
+from ptychi_neural.physics.ranks import sum_gradients
 
 
 class GeneratorParameter(ReconstructParameter):
@@ -83,6 +84,11 @@ class NeuralParameterGroup(PlanarPtychographyParameterGroup):
         if self.object.is_multislice:
             parameters["slice_spacings"] = self.object.slice_spacings
         return parameters
+
+    def sum_gradients(self) -> None:
+        """Sum the gradients of all ranks, each of which has differentiated its part of a loss."""
+        parameters = self.get_all_parameters()
+        sum_gradients(tensor for each in parameters for tensor in each.parameters())
 
     def keep_known_weights(self, epoch: int) -> None:
         """Take no gradient along the OPR weights that an epoch does not refine."""

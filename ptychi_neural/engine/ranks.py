@@ -10,12 +10,16 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.distributed as dist
+from ptychi.api.enums import BatchingModes
 from ptychi.api.task import PtychographyTask
+from ptychi.io_handles import PtychographyDataset
 from ptychi.parallel import MultiprocessMixin
 from ptychi.utils import to_tensor
 
-from ptychi_neural.options import NeuralPtychographyOptions
+from ptychi_neural.options import NeuralPtychographyOptions, NeuralReconstructorOptions
+from ptychi_neural.options.choices import StitchScopes
 from ptychi_neural.physics.ranks import (
+    RankLostError,
     Share,
     SharedDataset,
     has_left,
@@ -23,6 +27,7 @@ from ptychi_neural.physics.ranks import (
     rank,
     shares,
     summed,
+    summed_numbers,
 )
 
 
@@ -83,8 +88,8 @@ def build_data(task: PtychographyTask, build: Callable[[PtychographyTask], None]
             f"diffraction_data: {n_frames} frames are too few for {n} processes; start at most "
             "one for each frame (torchrun --nproc-per-node)."
         )
-    own = shares(positions, n)[rank()]
-    _check_dealt_once(own, n_frames)
+    _check_same(positions)
+    own = shares(n_frames, n)[rank()]
     patterns = data.diffraction_data
     whole = patterns if isinstance(patterns, torch.Tensor) else np.asarray(patterns)
     weights = data.opr_mode_weights_data
@@ -98,11 +103,15 @@ def build_data(task: PtychographyTask, build: Callable[[PtychographyTask], None]
     task.dataset = SharedDataset(task.dataset, Share(own, n_frames))  # type: ignore[assignment]
 
 
-def _check_dealt_once(own: torch.Tensor, n_frames: int) -> None:
-    """Check that each frame is on one rank."""
-    times = torch.zeros(n_frames)
-    times[own] = 1
-    if (summed(times) != 1).any():
+def _check_same(positions: torch.Tensor) -> None:
+    """Check that all ranks were given the same (n, 2) positions."""
+    n, positions = n_ranks(), positions.double()
+    (n_positions,) = summed_numbers(len(positions))
+    is_same = n_positions == n * len(positions)
+    if is_same:
+        is_same = torch.allclose(summed(positions) / n, positions)
+    (n_same,) = summed_numbers(is_same)
+    if n_same < n:
         raise ValueError(
             "probe_position_x_px, probe_position_y_px: differ between the processes; give all of "
             "them the same scan, and the same random_seed where it is drawn."
@@ -118,24 +127,57 @@ def check_options(options: NeuralPtychographyOptions) -> None:
         Naming the option and the remedy.
     """
     reconstructor = options.reconstructor_options
-    if reconstructor.generator.checkpoint is not None:
-        raise ValueError(
-            "reconstructor_options.generator.checkpoint: a trained generator predicts in one "
-            f"process, not in {n_ranks()}; leave it out, or start without torchrun."
-        )
-    check_epochs(reconstructor.num_epochs)
+    check_epochs(reconstructor, reconstructor.num_epochs)
 
 
-def check_epochs(num_epochs: int) -> None:
-    """Refuse epochs in several processes.
+def check_run(
+    options: NeuralReconstructorOptions, n_epochs: int, dataset: PtychographyDataset
+) -> None:
+    """Refuse a run that cannot be had in several processes, or in those that are left.
 
     Raises
     ------
     ValueError
-        Naming the remedy.
+        Naming the option and the remedy.
+    RankLostError
+        If other processes had patterns of this task, and have ended.
     """
-    if n_ranks() > 1 and num_epochs > 0:
+    if isinstance(dataset, SharedDataset) and n_ranks() == 1:
+        raise RankLostError(
+            "Other processes had patterns of this task and have ended: build a new task."
+        )
+    check_epochs(options, n_epochs)
+
+
+def check_epochs(options: NeuralReconstructorOptions, n_epochs: int) -> None:
+    """Refuse epochs that cannot be had in several processes.
+
+    Raises
+    ------
+    ValueError
+        Naming the option and the remedy.
+    """
+    if n_ranks() == 1 or n_epochs == 0:
+        return
+    one_process = {
+        "consistency.scope = 'scan'": options.consistency.scope == StitchScopes.SCAN,
+        # The first rank alone would draw random numbers.
+        "batching_mode = 'uniform'": options.batching_mode == BatchingModes.UNIFORM,
+    }
+    for name, is_asked_for in one_process.items():
+        if is_asked_for:
+            raise ValueError(
+                f"reconstructor_options.{name}: needs one process, not {n_ranks()}; choose "
+                "another, or start without torchrun."
+            )
+    if options.random_seed is None:
         raise ValueError(
-            f"reconstructor_options.num_epochs = {num_epochs}: only the initial reconstruction "
-            f"runs in several processes, here {n_ranks()}; set it to 0, or start without torchrun."
+            "reconstructor_options.random_seed: is not set, so that each process would train "
+            "another network; give all of them the same seed."
+        )
+    (total,) = summed_numbers(options.random_seed)
+    if total != n_ranks() * options.random_seed:
+        raise ValueError(
+            "reconstructor_options.random_seed: differs between the processes; give all of them "
+            "the same."
         )

@@ -20,7 +20,7 @@ from ptychi_neural.engine.checks import check_inside, check_start_of
 from ptychi_neural.engine.judge import HeldOutJudge
 from ptychi_neural.engine.objective import objective, penalties, stop_if_not_finite
 from ptychi_neural.engine.parameters import NeuralParameterGroup, with_generator
-from ptychi_neural.engine.ranks import check_epochs
+from ptychi_neural.engine.ranks import check_run
 from ptychi_neural.engine.snapshot import Continuation, Snapshot
 from ptychi_neural.engine.start import Start, StartObserver
 from ptychi_neural.engine.surroundings import Surroundings
@@ -32,16 +32,16 @@ from ptychi_neural.options import NeuralObjectOptions, NeuralReconstructorOption
 from ptychi_neural.options.choices import StitchScopes
 from ptychi_neural.physics.centring import centre
 from ptychi_neural.physics.forward_model import ScanForwardModel
-from ptychi_neural.physics.losses import FitLoss, build_loss_function
+from ptychi_neural.physics.losses import FitLoss, LossOfAllRanks, build_loss_function
 from ptychi_neural.physics.pixel_splits import deal_pixels
-from ptychi_neural.physics.ranks import left_on_failure
+from ptychi_neural.physics.ranks import StoppedTogether, deal_batches, has_left, left_on_failure
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.physics.stitching import LatestPatches
 
 logger = logging.getLogger(__name__)
 
 
-class _NothingBetter(Exception):
+class _NothingBetter(StoppedTogether):
     """Held-out pixels have not been predicted better for as long as patience lasts."""
 
 
@@ -127,7 +127,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
     def build_loss_tracker(self) -> None:
         displayed = self.options.displayed_loss_function
         self.loss_tracker = LossTracker(
-            metric_function=self.displayed_loss_function or self.loss_function,
+            metric_function=LossOfAllRanks(self.displayed_loss_function or self.loss_function),
             always_compute_loss=displayed not in (None, self.options.loss_function),
         )
 
@@ -192,8 +192,8 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
                 self.begin_run()
                 self.is_under_way = True
             n_epochs = self.n_epochs if n_epochs is None else n_epochs
-            check_epochs(n_epochs)
             try:
+                check_run(self.options, n_epochs, self.dataset)
                 with left_on_failure():
                     n_splits = self.judge.n_first_splits(self.generator.n_splits)
                     self.start.make(self.scan, n_splits if n_epochs > 0 else 0)
@@ -209,6 +209,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
 
     def run_epochs(self, n_epochs: int) -> None:
         """Train the generator for some epochs, between ``begin_run`` and ``end_run``."""
+        deal_batches(self.dataloader)
         super().run(n_epochs)
 
     def begin_run(self) -> None:
@@ -277,12 +278,13 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         """Take the best state, and go back to physical units."""
         group = self.parameter_group
         self.fit_normalization()
-        if not self.object_is_assembled:
+        lacks_frames = has_left() and self.is_trained
+        if not self.object_is_assembled and not lacks_frames:
             self.assemble_object()
             self._judge_object(self.current_epoch)
         last = Snapshot.of(group)
         best = self.judge.best
-        if not last.is_finite:
+        if lacks_frames or not last.is_finite:
             last = best = best or self.judge.last_finite or last
         if best is not None:
             best.restore(group)
@@ -370,6 +372,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
 
         if found.objective.requires_grad:
             found.objective.backward()
+        self.parameter_group.sum_gradients()
         self.run_post_differentiation_hooks(input_data, y_true)
         self.step_all_optimizers(forward_model_args=list(input_data), y_true=y_true)
         self._has_stepped = True
@@ -405,10 +408,8 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
 
     def _judge_object(self, n_epochs: int) -> None:
         group = self.parameter_group
-        self.judge.judge(
-            *(self.scan, group.object.data, n_epochs, self.current_epoch),
-            snapshot=lambda: Snapshot.of(group),
-        )
+        of_object = self.scan, group.object.data, n_epochs, self.current_epoch
+        self.judge.judge(*of_object, snapshot=lambda: Snapshot.of(group))
 
     # --- the object --------------------------------------------------------------------------
 

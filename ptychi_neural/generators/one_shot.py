@@ -108,13 +108,10 @@ class OneShot(Generator):
     def forward(self, scan: ScanPhysics) -> Tensor:
         """The (n_slices, H, W) object stitched of the patches of the frames in view."""
         # A gradient needs all frames of a minibatch at once.
-        batches = [scan.frames] if torch.is_grad_enabled() else scan.batches
-        total: Canvas | None = None
-        for batch in batches:
-            canvas = scan.accumulate(*self.patches_at(scan, batch))
-            total = canvas if total is None else total + canvas
-        assert total is not None
-        return total.object(scan.start)
+        batches = () if torch.is_grad_enabled() else scan.batches
+        batches = batches or (scan.model.own(scan.frames),)
+        canvases = (self._canvas(scan, batch) for batch in batches)
+        return scan.stitched(functools.reduce(Canvas.__add__, canvases))
 
     def objects_to_fit(self, scan: ScanPhysics) -> Iterator[tuple[float, Tensor]]:
         """The rough object of a cascade, where its loss is asked for, and the object."""
@@ -122,12 +119,16 @@ class OneShot(Generator):
         if weight == 0:
             yield from super().objects_to_fit(scan)
             return
+        if len(scan.frames) == 0:
+            for of_loss in (weight, 1.0):
+                yield of_loss, scan.stitched(Canvas.of_nothing(scan.start))
+            return
         members, start, inputs = self._input_at(scan, scan.frames)
         refined, rough = self.network.forward_with_rough(self._lift(inputs))
         # The rough patches come first: the refined ones are to be the latest of the scan.
         for of_loss, factors in ((weight, rough), (1.0, refined)):
             patches = start * self._as_groups(factors).flatten(0, 1)
-            yield of_loss, scan.accumulate(members, patches).object(scan.start)
+            yield of_loss, scan.stitched(scan.accumulate(members, patches))
 
     def patches_at(self, scan: ScanPhysics, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Patches of some frames and, with a grid, of their neighbours.
@@ -205,6 +206,13 @@ class OneShot(Generator):
         self.network.begin_epoch(epoch)
 
     def check_scan(self, scan: ScanPhysics) -> None:
+        if scan.model.share is not None and (self.n_patterns > 1 or self.network.reach > 0):
+            name = "grid_size" if self.n_patterns > 1 else "architecture"
+            raise ValueError(
+                f"generator.{name} = {getattr(self.options, name)!s}: sees patterns of neighbours, "
+                "which other processes have; set generator.grid_size to 1 and choose a network of "
+                "single patterns, or start without torchrun."
+            )
         scan.model.neighbours(self.options.grid_size)
 
     def check_patch_shape(self, patch_shape: tuple[int, ...]) -> None:
@@ -262,7 +270,14 @@ class OneShot(Generator):
 
     def deviation(self, scan: ScanPhysics) -> Tensor:
         of_batches = (self.sums(scan.of(batch)) for batch in scan.batches)
-        return functools.reduce(OverlapSums.__add__, of_batches).standard_deviation()
+        total = functools.reduce(OverlapSums.__add__, of_batches)
+        return total.of_all_ranks().standard_deviation()
+
+    def _canvas(self, scan: ScanPhysics, frames: Tensor) -> Canvas:
+        """Sums of the patches of some frames; a rank may have none of a batch."""
+        if len(frames) == 0:
+            return Canvas.of_nothing(scan.start)
+        return scan.accumulate(*self.patches_at(scan, frames))
 
     def _among_neighbours(self, scan: ScanPhysics, frames: Tensor) -> Tensor:
         """(n, n_slices, h, w) factors of some frames, which see all positions around them."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ptychi_neural.generators.exact_sums import exactly_added
+from ptychi_neural.physics.ranks import summed
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.physics.stitching import COVERAGE_FLOOR, Canvas
 
@@ -36,6 +37,11 @@ class OverlapSums(NamedTuple):
 
     def __add__(self, other: tuple) -> "OverlapSums":  # type: ignore[override]
         return OverlapSums(*(a + b for a, b in zip(self, other)))
+
+    def of_all_ranks(self) -> "OverlapSums":
+        """The sums over the patches of all ranks, where these are those of one."""
+        squares, weights = summed(self.weighted_squares), summed(self.squared_weights)
+        return OverlapSums(self.canvas.of_all_ranks(), squares, weights)
 
     @property
     def weight(self) -> Tensor:

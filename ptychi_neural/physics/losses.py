@@ -9,7 +9,7 @@ from ptychi.api.enums import LossFunctions
 from torch import Tensor
 
 from ptychi_neural.options import FitLossOptions
-from ptychi_neural.physics.ranks import summed_numbers
+from ptychi_neural.physics.ranks import part_of_mean, summed, summed_numbers
 from ptychi_neural.physics.scan_physics import ScanPhysics
 
 POISSON_EPS = 1e-6
@@ -113,6 +113,8 @@ class FitLoss:
     ) -> Tensor:
         """The sum for (k,) counts predicted of a (n_slices, H, W) object of a scan.
 
+        Of several ranks each gets its part of it.
+
         Raises
         ------
         ValueError
@@ -124,10 +126,13 @@ class FitLoss:
         )
         total = torch.zeros(())
         if likelihood.is_enabled_on_this_epoch(self.epoch):
-            total = total + likelihood.weight * self.loss_function(predicted, measured)
+            mean = self.loss_function(predicted, measured)
+            total = total + likelihood.weight * part_of_mean(mean, len(measured))
         if amplitude.is_enabled_on_this_epoch(self.epoch):
-            error = amplitude_error(predicted, measured, amplitude.counts_above)
-            total = total + amplitude.weight * error
+            least = amplitude.counts_above
+            error = amplitude_error(predicted, measured, least)
+            n_counted = len(measured) if least is None else int((measured > least).sum())
+            total = total + amplitude.weight * part_of_mean(error, n_counted)
         if of_object.is_enabled_on_this_epoch(self.epoch):
             if self.truth is None:
                 raise ValueError(
@@ -137,6 +142,24 @@ class FitLoss:
             truth = self.truth.to(object_)
             total = total + of_object.weight * object_error(object_, truth, scan.coverage)
         return total
+
+
+class LossOfAllRanks(torch.nn.Module):
+    """A loss of (predicted, measured) counts of each rank, averaged over the pixels of all.
+
+    Parameters
+    ----------
+    loss_function : torch.nn.Module
+        From ``build_loss_function``.
+    """
+
+    def __init__(self, loss_function: torch.nn.Module) -> None:
+        super().__init__()
+        self.loss_function = loss_function
+
+    def forward(self, predicted: Tensor, measured: Tensor) -> Tensor:
+        """The mean over (k,) counts of all ranks."""
+        return summed(part_of_mean(self.loss_function(predicted, measured), len(measured)))
 
 
 def losses_of_pixels(loss_function: torch.nn.Module, predicted: Tensor, measured: Tensor) -> Tensor:

@@ -1,17 +1,20 @@
 """Several processes of one reconstruction, its ranks: each has the patterns of some frames.
 
-Object, probe, positions and weights are whole on each rank and the same on all. What is summed over
-frames is summed over ranks too, and what each frame has of its own is put together by the same sum:
-all ranks but one have zeros there. In one process nothing of this changes anything.
+Object, probe, positions, weights and the generator are whole on each rank and the same on all.
+What is summed over frames is summed over ranks too, and what each frame has of its own is put
+together by the same sum: all ranks but one have zeros there. In one process nothing of this changes
+anything.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from ptychi.io_handles import PtychographyDataset
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 _has_left = False
 
@@ -34,12 +37,12 @@ def rank() -> int:
     return dist.get_rank() if n_ranks() > 1 else 0
 
 
-@torch.no_grad()
 def summed(tensor: Tensor) -> Tensor:
     """Give the sum of a tensor over ranks, all of which have to ask for it.
 
     Complex numbers are summed as pairs of real ones, which every backend can. In one process it is
-    the tensor itself.
+    the tensor itself. A gradient goes through it where all ranks ask for one: each differentiates
+    its part of the loss, and the gradient by its term is that of all parts.
 
     Raises
     ------
@@ -49,7 +52,26 @@ def summed(tensor: Tensor) -> Tensor:
     """
     if n_ranks() == 1:
         return tensor
-    total = tensor.detach().resolve_conj().clone(memory_format=torch.contiguous_format)
+    total: Tensor = _Sum.apply(tensor)
+    return total
+
+
+class _Sum(torch.autograd.Function):
+    """s = sum_r x_r, so that dL / dx_r = sum_r' dL_r' / ds for a loss L = sum_r L_r."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return _all_reduced(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return _all_reduced(gradient)
+
+
+def _all_reduced(tensor: Tensor) -> Tensor:
+    total = (
+        tensor.detach().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
+    )
     try:
         dist.all_reduce(torch.view_as_real(total) if total.is_complex() else total)
     except RuntimeError as error:
@@ -64,6 +86,39 @@ def summed_numbers(*numbers: float) -> Sequence[float]:
         return numbers
     sums: list[float] = summed(torch.tensor(numbers, dtype=torch.float64)).tolist()
     return sums
+
+
+def part_of_mean(mean: Tensor, n_own: int) -> Tensor:
+    """Give what this rank adds to the mean over all ranks.
+
+    Parameters
+    ----------
+    mean : Tensor
+        () mean over what is this rank's own; nan or 0 if that is nothing.
+    n_own : int
+        Number of what is its own.
+    """
+    (n,) = summed_numbers(n_own)
+    if n_own == n:
+        return mean
+    return n_own / n * (mean if n_own > 0 else mean.nan_to_num())
+
+
+def sum_gradients(parameters: Iterable[Tensor]) -> None:
+    """Sum gradients over ranks, where any of them has one.
+
+    Every rank differentiates its part of the loss. ``DistributedDataParallel`` would average, and
+    wait for parameters that a rank without a frame of a batch has no use for.
+    """
+    if n_ranks() == 1:
+        return
+    wanted = [parameter for parameter in parameters if parameter.requires_grad]
+    is_known = [parameter.grad is not None for parameter in wanted]
+    n_known = summed(torch.tensor(is_known, dtype=torch.float32)).tolist()
+    for parameter, n in zip(wanted, n_known):
+        if n > 0:
+            own = parameter.grad
+            parameter.grad = summed(torch.zeros_like(parameter) if own is None else own)
 
 
 def leave() -> None:
@@ -81,25 +136,29 @@ def has_left() -> bool:
 
 @contextmanager
 def left_on_failure() -> Iterator[None]:
-    """Leave the other ranks when a block fails: they would wait for sums with this one."""
+    """Leave the other ranks when a block fails: they would wait for sums with this one.
+
+    What is not finite comes of sums, and fails on all of them alike.
+    """
     try:
         yield
-    except StoppedTogether:
+    except (StoppedTogether, FloatingPointError):
         raise
     except BaseException:
         leave()
         raise
 
 
-def shares(positions: Tensor, n: int) -> list[Tensor]:
-    """Deal the frames to ``n`` ranks so that neighbours stay together.
+def shares(n_frames: int, n: int) -> list[Tensor]:
+    """Deal the frames to ``n`` ranks: of every n in succession each gets one, in turning order.
 
-    The scan is cut across its longer side, and its parts in turn.
+    The frames of a batch are mostly neighbours, or every other frame of a scan: all ranks have
+    some of them, so that none waits for another.
 
     Parameters
     ----------
-    positions : Tensor
-        (n_frames, 2) positions in pixels.
+    n_frames : int
+        Number of frames.
     n : int
         Number of ranks, at most that of the frames.
 
@@ -107,20 +166,15 @@ def shares(positions: Tensor, n: int) -> list[Tensor]:
     -------
     list of Tensor
         Indices of the frames of each rank, in ascending order.
+
+    Examples
+    --------
+    >>> [frames.tolist() for frames in shares(7, 2)]
+    [[0, 3, 4], [1, 2, 5, 6]]
     """
-
-    def dealt(frames: Tensor, n: int) -> list[Tensor]:
-        if n == 1:
-            return [frames.sort().values]
-        where = positions[frames]
-        axis = int((where.amax(0) - where.amin(0)).argmax())
-        ordered = frames[where[:, axis].argsort(stable=True)]
-        n_first = n // 2
-        cut = len(frames) * n_first // n
-        return dealt(ordered[:cut], n_first) + dealt(ordered[cut:], n - n_first)
-
-    positions = positions.detach().cpu()
-    return dealt(torch.arange(len(positions), device="cpu"), n)
+    frames = torch.arange(n_frames, device="cpu")
+    ranks = (frames + frames // n) % n
+    return [frames[ranks == number] for number in range(n)]
 
 
 class Share:
@@ -180,3 +234,13 @@ class SharedDataset(PtychographyDataset):
     def __getitem__(self, index: int | Tensor) -> tuple[Tensor, Tensor]:
         index = torch.as_tensor(index, device=self.patterns.device)
         return index, self.patterns[self.share.places(index)]
+
+    def __getitems__(self, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+        """Those of a batch of frames that are the rank's own, and their patterns."""
+        return self[self.share.of(torch.as_tensor(indices, device=self.patterns.device))]
+
+
+def deal_batches(loader: DataLoader | None) -> None:
+    """Let a loader give each rank what is its own of every batch."""
+    if loader is not None and isinstance(loader.dataset, SharedDataset):
+        loader.collate_fn = lambda batch: batch

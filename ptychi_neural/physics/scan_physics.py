@@ -98,9 +98,9 @@ class ScanPhysics:
 
     @cached_property
     def coverage(self) -> Tensor:
-        """(H, W) from 0 where no light of the whole scan fell to 1."""
-        everything = self.model.positions(self.model.everything)
-        weight = self.model.stitching.total_weight(everything)
+        """(H, W) from 0 where no light of the whole scan fell to 1; all ranks have to ask."""
+        own = self.model.positions(self.model.own(self.model.everything))
+        weight = summed(self.model.stitching.total_weight(own))
         return coverage(weight, self.options.start.regularization)
 
     def extract(self, object_: Tensor, frames: Tensor) -> Tensor:
@@ -118,6 +118,11 @@ class ScanPhysics:
             return canvas
         everything = self.model.positions(self.model.everything)
         return self.latest.complete(canvas, members, patches, everything)
+
+    def stitched(self, canvas: Canvas) -> Tensor:
+        """The (n_slices, H, W) object of ``accumulate``, here and on all ranks, and the start where
+        nothing was stitched."""
+        return canvas.of_all_ranks().object(self.start)
 
     # --- pixels -----------------------------------------------------------------------------
 
@@ -184,6 +189,8 @@ class ScanPhysics:
     def predict(self, object_: Tensor, frames: Tensor | None = None) -> Tensor:
         """(n, h, w) counts that an object predicts; None: of all frames in view."""
         frames = self.frames if frames is None else frames
+        if len(frames) == 0:  # A gradient through it is that of the object nonetheless.
+            return object_.real.flatten()[:0].view(0, *self.valid.shape)
         return self.model.intensities(frames, self.extract(object_, frames))
 
     def correction(
@@ -226,20 +233,22 @@ class ScanPhysics:
     def accumulated_update(self, object_: Tensor, frames: Tensor | None = None) -> Canvas:
         """Back-projected corrections of some frames, and the light that fell, summed up."""
         frames = self.frames if frames is None else frames
+        if len(frames) == 0:
+            return Canvas.of_nothing(object_, n_weights=len(object_))
         correction = self.correction(frames, self.extract(object_, frames))
         return Canvas(self.back_project(correction, frames), self.illumination(correction, frames))
 
     def object_update(self, canvas: Canvas) -> Tensor:
-        """(n_slices, H, W) step of the object from ``accumulated_update``."""
-        return object_update(canvas, self.options.start.regularization)
+        """(n_slices, H, W) step of the object from ``accumulated_update`` on all ranks."""
+        return object_update(canvas.of_all_ranks(), self.options.start.regularization)
 
     def update(self, object_: Tensor) -> Tensor:
         """(n_slices, H, W) step of the object to the counts, back-projected through the probe."""
         if object_.requires_grad:
             return self.object_update(self.accumulated_update(object_))
         with torch.no_grad():  # A given object's update is an input of the generator.
-            first, *others = self.batches
+            first, *others = self.batches or (self.frames[:0],)
             total = self.accumulated_update(object_, first)
             for batch in others:
                 total = total + self.accumulated_update(object_, batch)
-            return self.object_update(Canvas(*map(summed, total)))
+            return self.object_update(total)

@@ -16,6 +16,7 @@ from ptychi.forward_models import PlanarPtychographyForwardModel
 from torch import Tensor
 
 from ptychi_neural.options.choices import StitchWeightings
+from ptychi_neural.physics.ranks import n_ranks, summed
 
 COVERAGE_FLOOR = 1e-8
 """Pixels with less than this share of the largest total weight count as not stitched."""
@@ -43,6 +44,22 @@ class Canvas(NamedTuple):
 
     def __sub__(self, other: tuple) -> "Canvas":
         return Canvas(*(a - b for a, b in zip(self, other)))
+
+    @classmethod
+    def of_nothing(cls, object_: Tensor, n_weights: int = 1) -> "Canvas":
+        """The sums over no frames, of a (n_slices, H, W) object."""
+        weight = torch.zeros_like(object_.real[:n_weights])
+        return cls(torch.zeros_like(object_), weight[0] if n_weights == 1 else weight)
+
+    def of_all_ranks(self) -> "Canvas":
+        """The sums over the frames of all ranks, where these are those of one.
+
+        All ranks take part in a gradient through them, also one whose sums depend on nothing.
+        """
+        patches = self.weighted_patches
+        if n_ranks() > 1 and torch.is_grad_enabled() and not patches.requires_grad:
+            patches = patches.detach().requires_grad_()
+        return Canvas(summed(patches), summed(self.weight))
 
     def object(self, elsewhere: Tensor) -> Tensor:
         """The stitched object; ``elsewhere`` (n_slices, H, W) where nothing was stitched."""

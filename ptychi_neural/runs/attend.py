@@ -129,10 +129,9 @@ def _stop_on_interrupt(reconstructor: IterativeReconstructor) -> Iterator[None]:
         epoch_began: float | None = None
 
         def stop() -> None:
-            (n_interrupted,) = summed_numbers(interrupted())
-            if n_interrupted and (
-                epoch_began is None or not _ends_soon(reconstructor, epoch_began)
-            ):
+            ends_soon = epoch_began is not None and _ends_soon(reconstructor, epoch_began)
+            n_interrupted, n_ending = summed_numbers(interrupted(), ends_soon)
+            if n_interrupted and not n_ending:
                 raise _Stop  # A signal to one of several processes is one to all.
 
         def begin_epoch() -> None:
@@ -159,6 +158,12 @@ def _ends_soon(reconstructor: IterativeReconstructor, epoch_began: float) -> boo
     n_done = reconstructor.current_minibatch + 1
     n_left = len(reconstructor.dataloader) - n_done
     return n_left * (time.monotonic() - epoch_began) / n_done < SOON_S
+
+
+def any_interrupted(interrupted: Callable[[], bool]) -> bool:
+    """Whether any of several processes was told to stop, all of which have to ask."""
+    (n_interrupted,) = summed_numbers(interrupted())
+    return n_interrupted > 0
 
 
 def is_interrupted() -> bool:

@@ -16,9 +16,8 @@ from ptychi_neural.engine.ranks import join
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.engine.tasks import build_task
 from ptychi_neural.physics.ranks import RankLostError, rank
-from ptychi_neural.prediction import deviation
 from ptychi_neural.prediction.deviation_intervals import measure_intervals
-from ptychi_neural.runs.attend import interruptible
+from ptychi_neural.runs.attend import any_interrupted, interruptible
 from ptychi_neural.runs.checkpoints import (
     CHECKPOINT,
     Checkpoints,
@@ -33,7 +32,13 @@ from ptychi_neural.runs.output_formats import write_formats
 from ptychi_neural.runs.progress import say, tell
 from ptychi_neural.runs.provenance import beginning, write_json
 from ptychi_neural.runs.quality import in_register, object_metrics
-from ptychi_neural.runs.ranks import accompany, check_launched, draw_missing_seeds
+from ptychi_neural.runs.ranks import (
+    accompany,
+    check_launched,
+    deviation_of,
+    draw_missing_seeds,
+    has_deviation,
+)
 from ptychi_neural.runs.result import (
     ReconstructionResult,
     check_room,
@@ -233,7 +238,7 @@ def _save(
     save_product(result, folder)
     save(result, run, folder)
     for what, add in _parts_that_take_a_while(run, result.task).items():
-        if stop():  # Who stops a run may not wait.
+        if any_interrupted(stop):  # Who stops a run may not wait.
             result.stopped = result.stopped or "interrupted"
             save_provenance(result, run, folder)
             break
@@ -254,21 +259,17 @@ def _parts_that_take_a_while(
     run: RunFile, task: PtychographyTask
 ) -> dict[str, Callable[[ReconstructionResult, RunFile, Scan, Path], None]]:
     """What is added to the product of a trained generator, and where the run file asks for it."""
-    reconstructor = task.reconstructor
     parts: dict[str, Callable[[ReconstructionResult, RunFile, Scan, Path], None]] = {}
     if run.output.intervals:
         parts["intervals"] = _add_intervals
-    elif isinstance(reconstructor, NeuralReconstructor) and reconstructor.is_trained:
+    elif has_deviation(task):
         parts["object_std"] = _add_deviation
     return parts
 
 
 def _add_deviation(result: ReconstructionResult, run: RunFile, scan: Scan, folder: Path) -> None:
     """Add the disagreement of the generator's predictions, where there is any."""
-    reconstructor = result.task.reconstructor
-    assert isinstance(reconstructor, NeuralReconstructor)
-    of_object = deviation(reconstructor.generator, reconstructor.scan, reconstructor.start)
-    standard_deviation = of_object.numpy(force=True)
+    standard_deviation = deviation_of(result.task).numpy(force=True)
     if not np.isnan(standard_deviation).all():
         result.standard_deviation = standard_deviation
     save_deviation(result, folder)

@@ -20,7 +20,7 @@ photons_per_frame = 1e4
 scan = { kind = "raster", n_y = 6, n_x = 7, step_px = 2.5 }
 
 [reconstructor_options]
-num_epochs = 0
+num_epochs = 4
 default_device = "cpu"
 start = { n_iterations = 10 }
 """
@@ -35,9 +35,9 @@ def environment():
     return os.environ | {"OMP_NUM_THREADS": "1", "TORCHELASTIC_LOG_LEVEL": "ERROR"}
 
 
-def object_in(folder):
+def array_in(folder, name="object"):
     with h5py.File(folder / "product.h5") as file:
-        return file["object"][()]
+        return file[name][()]
 
 
 @pytest.fixture
@@ -56,16 +56,21 @@ def test_the_command_writes_once_what_one_process_writes(run_file, tmp_path):
         text=True,
         check=True,
     )
-    assert ended.stdout.count("0 epochs in") == 1
+    assert ended.stdout.count("4 epochs in") == 1
     alone = reconstruct(read_run_file(tmp_path / "two" / "run.toml"), tmp_path / "one")
-    found, expected = object_in(tmp_path / "two"), object_in(alone.folder)
-    assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected)
+    for name in ("object", "object_std"):
+        found, expected = array_in(tmp_path / "two", name), array_in(alone.folder, name)
+        assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected)
 
 
 @pytest.mark.slow
-def test_a_signal_to_the_launcher_ends_all_and_keeps_the_result(run_file, tmp_path):
-    long = RUN.replace("n_iterations = 10", "n_iterations = 100000").replace("[16, 16]", "[48, 48]")
-    run_file.write_text(long)
+@pytest.mark.parametrize(
+    ("long", "event"),
+    [("n_iterations = 100000", '"iteration"'), ("n_iterations = 1", '"validation"')],
+)
+def test_a_signal_to_the_launcher_ends_all_and_keeps_the_result(run_file, tmp_path, long, event):
+    run = RUN.replace("n_iterations = 10", long).replace("[16, 16]", "[48, 48]")
+    run_file.write_text(run.replace("num_epochs = 4", "num_epochs = 10000"))
     events = tmp_path / "events"
     with events.open("w") as stdout:
         arguments = ["--output", str(tmp_path / "two"), "--progress", "json"]
@@ -76,11 +81,11 @@ def test_a_signal_to_the_launcher_ends_all_and_keeps_the_result(run_file, tmp_pa
             stderr=subprocess.PIPE,
             text=True,
         )
-        while '"iteration"' not in events.read_text():
+        while event not in events.read_text():
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
         _, complaints = process.communicate()
     assert complaints.count("Finishing the batch") == 1
     assert '"cancelled": true' in events.read_text()
-    assert np.isfinite(object_in(tmp_path / "two")).all()
+    assert np.isfinite(array_in(tmp_path / "two")).all()

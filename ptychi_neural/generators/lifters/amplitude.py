@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ptychi_neural.generators.lifters.lifter import FittedLifter, amplitudes, register_lifter
 from ptychi_neural.options import GeneratorOptions
+from ptychi_neural.physics.ranks import summed, summed_numbers
 
 
 @register_lifter("cnn")
@@ -34,6 +35,7 @@ class AmplitudeLifter(FittedLifter):
         for batch in batches:
             n_values += batch.numel()
             total += self.transform(batch.double()).square().sum().cpu()
+        (n_all,), total = summed_numbers(n_values), summed(total)
         if total == 0:
             raise ValueError("The diffraction data are empty: no frame holds a count.")
-        return torch.zeros_like(total), (n_values / total).sqrt()
+        return torch.zeros_like(total), (n_all / total).sqrt()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ptychi_neural.generators.lifters.lifter import FittedLifter, register_lifter
 from ptychi_neural.options import GeneratorOptions
+from ptychi_neural.physics.ranks import summed, summed_numbers
 
 
 @register_lifter("backprojection")
@@ -36,6 +37,7 @@ class BackprojectionLifter(FittedLifter):
             parts = torch.view_as_real(batch).double()
             n_values += parts.numel()
             total += parts.square().sum().cpu()
+        (n_all,), total = summed_numbers(n_values), summed(total)
         if total == 0:
             raise ValueError("The back-projected features are all zero.")
-        return torch.zeros_like(total), (n_values / total).sqrt()
+        return torch.zeros_like(total), (n_all / total).sqrt()

@@ -13,6 +13,7 @@ from ptychi_neural.generators.lifters.lifter import (
     register_lifter,
 )
 from ptychi_neural.options import GeneratorOptions
+from ptychi_neural.physics.ranks import summed, summed_numbers
 
 
 @register_lifter("standardized")
@@ -32,7 +33,7 @@ class StandardizedLifter(FittedLifter):
         return log_counts(x)
 
     def statistics(self, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-        n, mean = 0, torch.zeros_like(self.center).double()
+        n_own, mean = 0, torch.zeros_like(self.center).double()
         squares = torch.zeros_like(mean)
         for batch in batches:
             values = self.transform(batch.to(mean))
@@ -44,11 +45,14 @@ class StandardizedLifter(FittedLifter):
             n_new, mean_new = len(values), values.mean(dim=0)
             difference = mean_new - mean
             squares += (values - mean_new).square().sum(dim=0)
-            squares += difference.square() * n * n_new / (n + n_new)
-            mean += difference * n_new / (n + n_new)
-            n += n_new
+            squares += difference.square() * n_own * n_new / (n_own + n_new)
+            mean += difference * n_new / (n_own + n_new)
+            n_own += n_new
+        (n,) = summed_numbers(n_own)
         if n == 0:
             raise ValueError("No patterns to take the generator's input statistics from.")
+        shift = (summed(n_own * mean) - n * mean) / n
+        mean, squares = mean + shift, summed(squares + n_own * shift.square())
         deviation = (squares / n).sqrt()
         constant = deviation <= CONSTANT_PIXEL_DEVIATION * deviation.mean()
         return mean, torch.where(constant, 0.0, 1.0 / deviation.masked_fill(constant, 1.0))
