@@ -165,6 +165,8 @@ def _commented(inspection: Inspection, given: dict[str, Any]) -> list[str]:
             "# raster = { shape = [30, 40], step_m = 1e-7 }  # where there is no file of positions",
             '# datasets = { patterns = "group/frames", y = "group/y", x = "group/x" }',
         ]
+    if "frames" not in given:
+        lines.append("# frames = { stop = 500 }     # the first 500; or every = 2, window_px = 200")
     lines += [
         "# n_probe_modes = 3           # incoherent probe modes to start from",
         '# probe = { kind = "zone_plate", diameter_m = 180e-6, outermost_zone_width_m = 50e-9,'
