@@ -110,6 +110,13 @@ def test_a_run_writes_one_complete_folder(run_file, tmp_path):
     assert re.search(r"2 epochs in \d", output)
 
 
+def test_one_epoch_is_told_in_the_singular(run_file, tmp_path):
+    output = call("reconstruct", run_file, "--set=reconstructor_options.num_epochs=1").output
+    assert re.search(r"tiny: 1 epoch in \d", output)
+    product = read_product(tmp_path / "results" / "tiny" / "product.h5")
+    assert product.comments.endswith("Reconstructed: lsqml, 1 epoch.")
+
+
 def test_the_filled_in_run_file_gives_the_same_object_again(run_file, tmp_path):
     changes = ("--set", "reconstructor_options.batching_mode=random")
     call("reconstruct", run_file, "--output", tmp_path / "first", *changes)

@@ -14,6 +14,7 @@ from ptychi.api.task import PtychographyTask
 from ptychi.parallel import MultiprocessMixin
 from ptychi.utils import to_tensor
 
+from ptychi_neural.counted import counted
 from ptychi_neural.options import NeuralPtychographyOptions
 from ptychi_neural.physics.ranks import (
     Share,
@@ -80,8 +81,8 @@ def build_data(task: PtychographyTask, build: Callable[[PtychographyTask], None]
     n_frames = len(positions)
     if n_frames < n:
         raise ValueError(
-            f"diffraction_data: {n_frames} frames are too few for {n} processes; start at most "
-            "one for each frame (torchrun --nproc-per-node)."
+            f"diffraction_data: {counted(n_frames, 'frames')} for {n} processes; start at most one "
+            "for each frame (torchrun --nproc-per-node)."
         )
     own = shares(positions, n)[rank()]
     _check_dealt_once(own, n_frames)

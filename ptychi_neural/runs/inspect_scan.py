@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.constants import c, e, h
 
+from ptychi_neural.counted import counted
 from ptychi_neural.runs.measured import load_measured
 from ptychi_neural.runs.sections import DataSection
 from ptychi_neural.runs.summary import overlap, step
@@ -90,9 +91,9 @@ def inspect_scan(section: DataSection) -> Inspection:
         report += _defects(stored)
     facts = {"format": kind, "patterns": f"{tuple(shape)} {stored.patterns.dtype}"}
     if is_chosen:
-        facts["taken"] = f"{n_frames} of {shape[0]} frames"
+        facts["taken"] = f"{n_frames} of {counted(shape[0], 'frames')}"
     if stride > 1:
-        facts["looked at"] = f"{len(numbers)} of {n_frames} frames"
+        facts["looked at"] = f"{len(numbers)} of {counted(n_frames, 'frames')}"
     facts |= _of_counts(stored)
     shadow: Shadow | None = None
     if raw is not None:
@@ -103,8 +104,8 @@ def inspect_scan(section: DataSection) -> Inspection:
     positions_px: NDArray[np.float64] | None = None
     if raw is not None and not is_chosen and len(raw.positions) != shape[0]:
         suspicions.append(
-            f"there are {len(raw.positions)} positions for {shape[0]} frames: check that they "
-            "belong together, frame by frame"
+            f"there are {counted(len(raw.positions), 'positions')} for "
+            f"{counted(shape[0], 'frames')}: check that they belong together, frame by frame"
         )
     if scan is not None:
         positions_px = _all_positions(scan, raw)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ptychi.api.task import PtychographyTask
 
+from ptychi_neural.counted import counted
 from ptychi_neural.engine.ranks import join
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.engine.tasks import build_task
@@ -203,7 +204,9 @@ def _run_engines(
     engines = [stage.engine for stage in run.stages]
     losses = workflow.losses
     n_epochs = [int((losses.task == number).sum()) for number in range(len(engines))]
-    how = ", then ".join(f"{engine}, {n} epochs" for engine, n in zip(engines, n_epochs))
+    how = ", then ".join(
+        f"{engine}, {counted(n, 'epochs')}" for engine, n in zip(engines, n_epochs)
+    )
     if run.refine is not None:
         losses["engine"] = losses.task.map(dict(enumerate(engines)))
         losses["epoch"] = range(len(losses))

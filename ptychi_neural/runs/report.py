@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from ptychi_neural.counted import counted
 from ptychi_neural.runs.configuration import flattened, read_toml
 from ptychi_neural.runs.folders import add_to_list
 from ptychi_neural.runs.messages import noted_warnings
@@ -170,7 +171,7 @@ def _run_file(folder: Path) -> Path:
 
 
 def _outcome(told: Mapping[str, Any]) -> str:
-    text = f"{told['epochs']} epochs in {told['wall_time_s']:.3g} s on {told['device']}"
+    text = f"{counted(told['epochs'], 'epochs')} in {told['wall_time_s']:.3g} s on {told['device']}"
     stopped = told.get("stopped")
     return text if stopped is None else f"{text}. Stopped early: {stopped}"
 

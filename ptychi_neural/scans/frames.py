@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from ptychi_neural.counted import counted
 from ptychi_neural.scans.scan import Scan, middle, select_frames
 
 
@@ -52,10 +53,10 @@ class Frames(BaseModel):
             kept = kept[distance <= self.window_px / 2]
         kept = kept[:: self.every]
         if not len(kept):
-            keys = ", ".join(
-                f"{k} = {v}" for k, v in self.model_dump(exclude_defaults=True).items()
-            )
-            raise ValueError(f"frames = {{ {keys} }} leaves none of {len(positions_px)} frames.")
+            stated = self.model_dump(exclude_defaults=True).items()
+            keys = ", ".join(f"{key} = {value}" for key, value in stated)
+            n = counted(len(positions_px), "frames")
+            raise ValueError(f"frames = {{ {keys} }} leaves none of {n}.")
         return kept
 
     def of(self, scan: Scan) -> Scan:

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ptychi_neural.counted import counted
 from ptychi_neural.scans.checks import check_positions, check_start
 from ptychi_neural.scans.counts import OnBadData, remember, repair
 from ptychi_neural.scans.diffraction import PATTERNS, Diffraction
@@ -127,7 +128,7 @@ def load_scan(
         )
     report = list(repaired.report)
     if n_lost:
-        report.append(f"dropped {n_lost} frames with NaN or Inf positions")
+        report.append(f"dropped {counted(n_lost, 'frames')} with NaN or Inf positions")
     scan = dataclasses.replace(
         select_frames(scan, repaired.kept), patterns=patterns, valid_pixel_mask=valid
     )

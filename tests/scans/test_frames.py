@@ -80,7 +80,7 @@ def test_frames_without_a_position_are_in_no_window_and_told_elsewhere(tmp_path,
     positions_px = scan.positions_px.copy()
     positions_px[[1, 45]] = np.nan
     path = written(tmp_path, dataclasses.replace(scan, positions_px=positions_px))
-    with pytest.warns(UserWarning, match="dropped 1 frames with NaN or Inf positions"):
+    with pytest.warns(UserWarning, match="dropped 1 frame with NaN or Inf positions"):
         read = loaded(path, frames={"stop": 20})
     assert read.frame_indexes.tolist() == [0, *range(2, 20)]
     assert 45 not in loaded(path, frames={"window_px": 25.0}).frame_indexes
