@@ -397,8 +397,9 @@ def init(
 ) -> None:
     """Write a run file for a scan, filled in from its files, with comments.
 
-    The run file is <name of FILE>.toml in the current directory unless --output names another.
-    With RUN.toml in place of FILE, a template without a scan is written.
+    The run file is <name of FILE>.toml in the current directory unless --output names another; of
+    diffraction.h5 it has the name of the folder. With RUN.toml in place of FILE, a template without
+    a scan is written.
     """
     with _plain_errors():
         from ptychi_neural.runs.init_file import write_run_file

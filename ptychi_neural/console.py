@@ -184,6 +184,7 @@ def plain_errors() -> Iterator[None]:
             if _settings.quiet or _settings.events is not None:
                 style = "none"
             progress = Progress(style, _settings.events, _settings.log)  # type: ignore[arg-type]
+            progress.remarks = None if _settings.quiet else set()
             with told_once(), telling(progress):
                 try:
                     if _settings.track is not None and not is_silent():

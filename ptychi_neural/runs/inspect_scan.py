@@ -19,6 +19,7 @@ from ptychi_neural.runs.suspicions import (
     in_geometry,
     in_patterns,
     in_positions,
+    in_sides,
 )
 from ptychi_neural.scans import Scan, repair
 from ptychi_neural.scans.diffraction import Diffraction
@@ -123,6 +124,7 @@ def inspect_scan(section: DataSection) -> Inspection:
     facts |= {f"defects {i}": line for i, line in enumerate(report, 1)}
     near_field = scan is not None and scan.free_space_propagation_distance_m is not None
     used = stored if scan is None else Diffraction(scan.patterns, scan.valid_pixel_mask)
+    suspicions += in_sides(section.crop or shape[1:], section.bin)
     suspicions += in_patterns(*used, near_field or shadow is not None)
     return Inspection(facts, suspicions, stored, numbers, scan, positions_px, problem, shadow)
 

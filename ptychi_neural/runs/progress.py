@@ -44,6 +44,9 @@ class Progress:
     tracker: Tracker | None = None
     """What takes the events for another tool, see ``tracking``."""
 
+    remarks: set[str] | None = None
+    """What was remarked so far; None: nothing is to be."""
+
     started: float = field(default_factory=time.monotonic)
     """When the command began, in seconds of the monotonic clock."""
 
@@ -104,6 +107,13 @@ def say(message: str) -> None:
     with suppress(OSError, ValueError, RuntimeError):  # In the middle of another write.
         tqdm.tqdm.write(message, file=sys.stderr)
     _write(_present.log, message)
+
+
+def remark(message: str) -> None:
+    """Say once in a command what is no warning, unless it is to be quiet."""
+    if _present.remarks is not None and message not in _present.remarks:
+        _present.remarks.add(message)
+        say(message)
 
 
 @contextmanager
