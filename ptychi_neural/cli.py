@@ -28,7 +28,7 @@ from ptychi_neural.arguments import (
     Timeout,
     TrainedGenerator,
 )
-from ptychi_neural.console import FAILED, INTERRUPTED, Commands, complained, prepare, told
+from ptychi_neural.console import FAILED, INTERRUPTED, Commands, complained, prepared, told
 from ptychi_neural.console import plain_errors as _plain_errors
 from ptychi_neural.counted import counted
 
@@ -46,8 +46,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of the ``ptychi-neural`` command."""
-    prepare()
-    app(prog_name="ptychi-neural")
+    with prepared():
+        app(prog_name="ptychi-neural")
 
 
 @app.callback(invoke_without_command=True)
