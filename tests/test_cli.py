@@ -348,11 +348,12 @@ def test_neuraloperator_leaves_the_filters_of_warnings_as_they_are():
     assert ran.stdout.strip() == "False"
 
 
-def test_what_every_task_of_a_training_says_is_told_once(caplog):
+@pytest.mark.parametrize("logger", ["ptychi.api.task", "ptychi.forward_models"])
+def test_what_every_task_of_a_training_says_is_told_once(caplog, logger):
     for _ in range(2):
         with _plain_errors():
             for message in ("no GPU", "no GPU", "many frames"):
-                logging.getLogger("ptychi.api.task").warning(message)
+                logging.getLogger(logger).warning(message)
     assert caplog.messages == 2 * ["no GPU", "many frames"]
 
 
