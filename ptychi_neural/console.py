@@ -102,7 +102,7 @@ def _shared(
         typer.Option(
             "--track",
             metavar="TOOL:WHERE",
-            help="Curves for tensorboard:FOLDER or mlflow:URI, which are extras.",
+            help="Settings, curves and pictures for tensorboard:FOLDER or mlflow:URI (extras).",
         ),
     ] = None,
 ) -> None:

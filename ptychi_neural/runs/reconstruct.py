@@ -31,7 +31,7 @@ from ptychi_neural.runs.folders import PROVENANCE, ResultsFolder, results_folder
 from ptychi_neural.runs.launcher import is_launched
 from ptychi_neural.runs.messages import noted_warnings
 from ptychi_neural.runs.output_formats import write_formats
-from ptychi_neural.runs.progress import say, tell
+from ptychi_neural.runs.progress import say, tell, track_settings
 from ptychi_neural.runs.provenance import beginning, write_json
 from ptychi_neural.runs.quality import in_register, object_metrics
 from ptychi_neural.runs.ranks import accompany, check_launched, draw_missing_seeds
@@ -46,7 +46,7 @@ from ptychi_neural.runs.result import (
     save_provenance,
     what_fails_is_told,
 )
-from ptychi_neural.runs.run_file import RunFile
+from ptychi_neural.runs.run_file import RunFile, beside_defaults
 from ptychi_neural.runs.run_scan import is_refined, load, reconstructed
 from ptychi_neural.runs.warm_start import NeuralWarmStartWorkflow
 from ptychi_neural.scans import Scan
@@ -128,6 +128,7 @@ def reconstruct(
             num_patterns=len(scan.patterns),
             product_output=str(run.output_folder / "product.h5"),
         )
+        track_settings(beside_defaults(run.filled_in()))
         with interruptible("the batch") as stop:
             checkpoints = Checkpoints(results.temporary, 60 * run.output.checkpoint_minutes)
             workflow = NeuralWarmStartWorkflow(first, second, checkpoints)

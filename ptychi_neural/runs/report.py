@@ -13,10 +13,9 @@ import numpy as np
 import pandas as pd
 
 from ptychi_neural.counted import counted
-from ptychi_neural.runs.configuration import flattened, read_toml
+from ptychi_neural.runs.configuration import read_toml
 from ptychi_neural.runs.folders import add_to_list
 from ptychi_neural.runs.messages import noted_warnings
-from ptychi_neural.runs.option_groups import stated
 from ptychi_neural.runs.pictures import (
     amplitude_figure,
     phase_figure,
@@ -32,7 +31,7 @@ from ptychi_neural.runs.report_figures import (
     frames_figure,
     positions_figure,
 )
-from ptychi_neural.runs.run_file import ENGINES, read_run_file
+from ptychi_neural.runs.run_file import beside_defaults, read_run_file
 from ptychi_neural.runs.run_scan import load
 from ptychi_neural.runs.summary import overlap
 from ptychi_neural.scans import Scan, read_product
@@ -300,9 +299,7 @@ def _environment(told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _settings(run: dict[str, Any], folder: Path) -> list[str]:
-    usual = ENGINES[run["engine"]]()
-    default = flattened(stated(usual, usual))
-    changed = {name: value for name, value in flattened(run).items() if default.get(name) != value}
+    changed = beside_defaults(run)
     whole = escape((folder / "run.toml").read_text(encoding="utf-8"))
     return _section(
         "Settings",
