@@ -109,7 +109,9 @@ def test_the_notebook_of_own_data_finds_the_near_field_and_goes_on_to_objects(
     assert drawn == inspected | {"comparison.png", "error_over_time.png"}
     for name in ("near-field", "siemens-star"):
         with h5py.File(names["FOLDER"] / f"{name}-comparison" / "objects.h5") as file:
-            assert all(np.isfinite(file[engine][()]).all() for engine in ("neural", "lsqml"))
+            assert all(
+                np.isfinite(file[f"{engine}/object"]).all() for engine in ("neural", "lsqml")
+            )
 
 
 @pytest.mark.parametrize(
