@@ -31,6 +31,14 @@ Product = Annotated[
         metavar="[PRODUCT]", help="File of positions, where FILE and those beside it have none."
     ),
 ]
+Picture = Annotated[
+    Path | None,
+    typer.Option(
+        "--figure",
+        metavar="PICTURE",
+        help="By default <name of PATH>-inspect.png, replaced.",
+    ),
+]
 OfPatterns = Annotated[
     str,
     typer.Option(

@@ -19,6 +19,7 @@ from ptychi_neural.arguments import (
     Output,
     Overwrite,
     Page,
+    Picture,
     Product,
     ResumeFollowing,
     RunPath,
@@ -27,8 +28,9 @@ from ptychi_neural.arguments import (
     Timeout,
     TrainedGenerator,
 )
-from ptychi_neural.console import FAILED, INTERRUPTED, Commands, complained, prepare, told
+from ptychi_neural.console import FAILED, INTERRUPTED, Commands, complained, prepared, told
 from ptychi_neural.console import plain_errors as _plain_errors
+from ptychi_neural.counted import counted
 
 app = typer.Typer(
     cls=Commands,
@@ -44,8 +46,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of the ``ptychi-neural`` command."""
-    prepare()
-    app(prog_name="ptychi-neural")
+    with prepared():
+        app(prog_name="ptychi-neural")
 
 
 @app.callback(invoke_without_command=True)
@@ -84,7 +86,7 @@ def reconstruct(
         result = reconstruct(run, output, overwrite, resume=resume)
     for name, value in (result.metrics or {}).items():
         told(f"{name}: {value:.4f}")
-    told(f"{result.folder}: {len(result.losses)} epochs in {result.seconds:.0f} s")
+    told(f"{result.folder}: {counted(len(result.losses), 'epochs')} in {result.seconds:.0f} s")
     if result.unsaved:
         complained(f"Incomplete, without {', '.join(result.unsaved)}.")
     if result.stopped is not None:
@@ -120,10 +122,8 @@ def train(
 
         result = train(training, output, overwrite, resume)
     workflow = result.workflow
-    told(
-        f"{result.folder}: {workflow.epoch} epochs, best score {workflow.best_score:.6g} after "
-        f"{workflow.best_epoch}"
-    )
+    best = f"best score {workflow.best_score:.6g} after {workflow.best_epoch}"
+    told(f"{result.folder}: {counted(workflow.epoch, 'epochs')}, {best}")
     if result.stopped is not None:
         complained(f"Stopped early: {result.stopped}")
     if result.stopped == "interrupted":
@@ -166,8 +166,9 @@ def infer(
             page=page,
             accelerations=accelerate or [],
         )
+    frames = counted(len(result.scan.positions_px), "frames")
     told(
-        f"{result.folder}: {len(result.scan.positions_px)} frames in {result.seconds:.1f} s, "
+        f"{result.folder}: {frames} in {result.seconds:.1f} s, "
         f"re-projection error {result.prediction.reprojection_error.mean():.3f}"
     )
     if result.interrupted:
@@ -345,11 +346,12 @@ def benchmark(
         )
     n_recorded = int(result.cells["recorded"].sum())
     told(
-        f"{result.folder}: {result.n_run} cells run, {n_recorded} of {len(result.cells)} recorded; "
-        "see table.md"
+        f"{result.folder}: {counted(result.n_run, 'cells')} run, {n_recorded} of "
+        f"{len(result.cells)} recorded; see table.md"
     )
     if result.failed:
-        complained(f"{len(result.failed)} cells failed or diverged: {'; '.join(result.failed)}")
+        failed = counted(len(result.failed), "cells")
+        complained(f"{failed} failed or diverged: {'; '.join(result.failed)}")
         raise typer.Exit(FAILED)
 
 
@@ -395,8 +397,9 @@ def init(
 ) -> None:
     """Write a run file for a scan, filled in from its files, with comments.
 
-    The run file is <name of FILE>.toml in the current directory unless --output names another.
-    With RUN.toml in place of FILE, a template without a scan is written.
+    The run file is <name of FILE>.toml in the current directory unless --output names another; of
+    diffraction.h5 it has the name of the folder. With RUN.toml in place of FILE, a template without
+    a scan is written.
     """
     with _plain_errors():
         from ptychi_neural.runs.init_file import write_run_file
@@ -415,10 +418,7 @@ def inspect(
         typer.Argument(help="Diffraction file, product, run file, or a folder with a result."),
     ],
     product: Product = None,
-    figure: Annotated[
-        Path | None,
-        typer.Option(metavar="PICTURE", help="By default <name of PATH>-inspect.png, replaced."),
-    ] = None,
+    figure: Picture = None,
     orientations: Annotated[
         bool,
         typer.Option(

@@ -8,6 +8,7 @@ import errno
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +22,9 @@ from ptychi_neural.runs.launcher import is_launched, is_silent
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 """Exit codes."""
+
+LAST_S = 10.0
+"""Seconds that the first of several processes has to tell what failed."""
 
 OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.EROFS)
 """Numbers of system errors that are no wrong use."""
@@ -98,7 +102,7 @@ def _shared(
         typer.Option(
             "--track",
             metavar="TOOL:WHERE",
-            help="Curves for tensorboard:FOLDER or mlflow:URI, which are extras.",
+            help="Settings, curves and pictures for tensorboard:FOLDER or mlflow:URI (extras).",
         ),
     ] = None,
 ) -> None:
@@ -184,6 +188,7 @@ def plain_errors() -> Iterator[None]:
             if _settings.quiet or _settings.events is not None:
                 style = "none"
             progress = Progress(style, _settings.events, _settings.log)  # type: ignore[arg-type]
+            progress.remarks = None if _settings.quiet else set()
             with told_once(), telling(progress):
                 try:
                     if _settings.track is not None and not is_silent():
@@ -266,6 +271,22 @@ class _Surviving:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+@contextmanager
+def prepared() -> Iterator[None]:
+    """Run a command as a process of its own.
+
+    Of several that ``torchrun`` has started, those that are silent end after the first has told
+    why, for ``torchrun`` ends all as soon as one has failed.
+    """
+    prepare()
+    try:
+        yield
+    except SystemExit as end:
+        if is_silent() and end.code:
+            time.sleep(LAST_S)
+        raise
 
 
 def prepare() -> None:

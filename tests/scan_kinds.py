@@ -6,6 +6,7 @@ Each function writes a scan into a folder and returns the arguments: file names,
 import math
 
 import h5py
+import hdf5plugin
 import numpy as np
 import tifffile
 
@@ -102,7 +103,34 @@ def hdf5_by_names(folder, scan):
     ]
 
 
+def eiger(folder, scan):
+    """A master that links compressed frames in other files, with its mask of pixels."""
+    with h5py.File(folder / "scan_master.h5", "w") as file:
+        place = "entry/instrument/detector/detectorSpecific/pixel_mask"
+        file[place] = np.zeros(scan.patterns.shape[1:], np.uint32)
+        for i, part in enumerate(np.array_split(scan.patterns, 3), start=1):
+            name = f"scan_data_{i:06}.h5"
+            with h5py.File(folder / name, "w") as data:
+                packed = {"chunks": (1, *part.shape[1:]), **hdf5plugin.Bitshuffle(cname="lz4")}
+                data.create_dataset("entry/data/data", data=part, **packed)
+            file[f"entry/data/data_{i:06}"] = h5py.ExternalLink(name, "/entry/data/data")
+    np.savetxt(folder / "at.txt", scan.positions_px * scan.pixel_size_m)
+    return ["scan_master.h5", "at.txt", *numbers(scan)]
+
+
+def merlin(folder, scan):
+    """Merlin's format: a header of 384 bytes and a frame from its last row up, for each frame."""
+    with open(folder / "scan.mib", "wb") as file:
+        for i, frame in enumerate(scan.patterns):
+            h, w = frame.shape
+            header = f"MQ1,{i + 1:06},00384,01,{w:04},{h:04},U16,   1x1,01,2020-01-01 00:00:00,"
+            header += "0.001,0,0,0,2020-01-01T00:00:00.000000Z,1000000ns,12,"
+            file.write(header.encode().ljust(384, b"\0") + frame[::-1].astype(">u2").tobytes())
+    np.savetxt(folder / "at.txt", scan.positions_px * scan.pixel_size_m)
+    return ["scan.mib", "at.txt", *numbers(scan)]
+
+
 KINDS = (
     *(ptychodus, cxi, fold_slice, ptychopinn, numpy_stack, tiff, tiff_folder, emd),
-    hdf5_by_names,
+    *(hdf5_by_names, eiger, merlin),
 )

@@ -14,6 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import tomli_w
 from ptychi.api.task import PtychographyTask
 from ptychi.reconstructors.lsqml import LSQMLReconstructor
 from typer.testing import CliRunner
@@ -22,7 +23,7 @@ from ptychi_neural.cli import _plain_errors, app
 from ptychi_neural.runs import build_task
 from ptychi_neural.runs.attend import run_attended
 from ptychi_neural.runs.run_file import read_run_file
-from ptychi_neural.scans import read_product
+from ptychi_neural.scans import read_product, write_scan
 
 COMMAND = shutil.which("ptychi-neural", path=Path(sys.executable).parent)
 
@@ -108,6 +109,13 @@ def test_a_run_writes_one_complete_folder(run_file, tmp_path):
     assert 0 < metrics["complex_error"] < 1
     assert f"complex_error: {metrics['complex_error']:.4f}" in output
     assert re.search(r"2 epochs in \d", output)
+
+
+def test_one_epoch_is_told_in_the_singular(run_file, tmp_path):
+    output = call("reconstruct", run_file, "--set=reconstructor_options.num_epochs=1").output
+    assert re.search(r"tiny: 1 epoch in \d", output)
+    product = read_product(tmp_path / "results" / "tiny" / "product.h5")
+    assert product.comments.endswith("Reconstructed: lsqml, 1 epoch.")
 
 
 def test_the_filled_in_run_file_gives_the_same_object_again(run_file, tmp_path):
@@ -340,9 +348,52 @@ def test_neuraloperator_leaves_the_filters_of_warnings_as_they_are():
     assert ran.stdout.strip() == "False"
 
 
-def test_what_every_task_of_a_training_says_is_told_once(caplog):
+@pytest.mark.parametrize("logger", ["ptychi.api.task", "ptychi.forward_models"])
+def test_what_every_task_of_a_training_says_is_told_once(caplog, logger):
     for _ in range(2):
         with _plain_errors():
             for message in ("no GPU", "no GPU", "many frames"):
-                logging.getLogger("ptychi.api.task").warning(message)
+                logging.getLogger(logger).warning(message)
     assert caplog.messages == 2 * ["no GPU", "many frames"]
+
+
+def test_a_data_folder_that_takes_the_place_of_the_files_is_told_once(
+    tmp_path, monkeypatch, simulated
+):
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "elsewhere"
+    data.mkdir()
+    write_scan(data / "scan.h5", simulated.scan)
+    scan = '[data]\ndiffraction = "scan.h5"\n'
+    (tmp_path / "run.toml").write_text(scan)
+    one = {"data": {"diffraction": "scan.h5"}}
+    training = {"scans": [one, one], "validation": one}
+    (tmp_path / "train.toml").write_text(tomli_w.dumps(training))
+    taken = f"data.folder is {data}"
+    few = [
+        "--set=reconstructor_options.num_epochs=0",
+        "--set=reconstructor_options.start.n_iterations=1",
+    ]
+    output = call("reconstruct", "run.toml", "--data", data, *few).output
+    assert output.count(f"{taken} (--data)") == 1
+    monkeypatch.setenv("PTYCHI_NEURAL_DATA", str(data))
+    output = call("train", "train.toml", *few).output
+    assert output.count(f"{taken} (PTYCHI_NEURAL_DATA)") == 1
+    assert taken in call("inspect", "run.toml").output
+    assert taken not in call("inspect", "run.toml", "--quiet").output
+    assert taken not in call("inspect", data / "scan.h5").output  # names its folder itself
+    shutil.copy(data / "scan.h5", tmp_path)
+    (data / "scan.h5").unlink()
+    assert taken not in call("inspect", "run.toml").output
+
+
+def test_files_of_a_simulation_that_are_taken_from_the_data_folder_are_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save(tmp_path / "probe.npy", np.ones((16, 16), complex))
+    (tmp_path / "data").mkdir()
+    shutil.copy(tmp_path / "probe.npy", tmp_path / "data")
+    monkeypatch.setenv("PTYCHI_NEURAL_DATA", str(tmp_path / "data"))
+    changes = ["kind='file'", "path='probe.npy'"]
+    changes = [f"--set=simulation.probe.{change}" for change in changes]
+    output = call("simulate", "--set=simulation.frame_shape=[16,16]", *changes).output
+    assert f"simulation.probe.path is {tmp_path / 'data' / 'probe.npy'}" in output

@@ -4,7 +4,9 @@ import logging
 import re
 import shutil
 
+import h5py
 import nbformat
+import numpy as np
 import pytest
 from nbclient import NotebookClient
 
@@ -96,11 +98,20 @@ def test_the_notebook_of_training_predicts_better_than_an_empty_object(run_here)
 
 
 @pytest.mark.slow
-def test_the_notebook_of_own_data_finds_the_near_field(data_folder, run_here, monkeypatch):
+def test_the_notebook_of_own_data_finds_the_near_field_and_goes_on_to_objects(
+    data_folder, run_here, monkeypatch
+):
     monkeypatch.setenv("PTYCHI_NEURAL_DATA", str(data_folder))
-    _, text, drawn = run_here("own_data")
-    assert "propagation:      near field" in text
-    assert drawn == {"near-field-inspect.png"}
+    names, text, drawn = run_here("own_data")
+    assert re.findall(r"propagation: +(\w+ field)", text) == ["near field", "far field"]
+    assert re.findall(r"(neural|lsqml) +\S+ s, held-out NLL", text) == 2 * ["neural", "lsqml"]
+    inspected = {f"{name}-inspect.png" for name in ("near-field", "siemens-star")}
+    assert drawn == inspected | {"comparison.png", "error_over_time.png"}
+    for name in ("near-field", "siemens-star"):
+        with h5py.File(names["FOLDER"] / f"{name}-comparison" / "objects.h5") as file:
+            assert all(
+                np.isfinite(file[f"{engine}/object"]).all() for engine in ("neural", "lsqml")
+            )
 
 
 @pytest.mark.parametrize(

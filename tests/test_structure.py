@@ -15,6 +15,7 @@ PACKAGE = Path(ptychi_neural.__file__).parent
 FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 ROOMS = (
+    "counted",
     *("options", "scans", "physics", "projections", "generators", "engine"),
     *("simulation", "evaluation", "training", "prediction", "runs", "comparison"),
     "integrations",

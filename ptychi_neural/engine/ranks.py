@@ -16,6 +16,7 @@ from ptychi.io_handles import PtychographyDataset
 from ptychi.parallel import MultiprocessMixin
 from ptychi.utils import to_tensor
 
+from ptychi_neural.counted import counted
 from ptychi_neural.options import NeuralPtychographyOptions, NeuralReconstructorOptions
 from ptychi_neural.options.choices import StitchScopes
 from ptychi_neural.physics.ranks import (
@@ -85,8 +86,8 @@ def build_data(task: PtychographyTask, build: Callable[[PtychographyTask], None]
     n_frames = len(positions)
     if n_frames < n:
         raise ValueError(
-            f"diffraction_data: {n_frames} frames are too few for {n} processes; start at most "
-            "one for each frame (torchrun --nproc-per-node)."
+            f"diffraction_data: {counted(n_frames, 'frames')} for {n} processes; start at most one "
+            "for each frame (torchrun --nproc-per-node)."
         )
     _check_same(positions)
     own = shares(n_frames, n)[rank()]

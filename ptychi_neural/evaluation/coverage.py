@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, stats
+from scipy import ndimage
 
 SMOOTHING_PX = 5
 """Side of the square over which a deviation and errors are averaged before they are ranked."""
@@ -53,6 +53,8 @@ def coverage(
     >>> found.amplitude, found.phase, round(found.rank_correlation, 3)
     (0.5, 1.0, 1.0)
     """
+    from scipy.stats import spearmanr  # importing it takes a second
+
     off = np.abs(np.abs(aligned) - np.abs(truth))
     turned = np.abs(np.angle(aligned * truth.conj()))
     smoothed = [
@@ -61,7 +63,7 @@ def coverage(
     return Coverage(
         float((off <= amplitude)[area].mean()),
         float((turned <= phase)[area].mean()),
-        float(stats.spearmanr(*smoothed).statistic),
+        float(spearmanr(*smoothed).statistic),
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychi_neural.counted import counted
 from ptychi_neural.evaluation.figures import save_figure
 from ptychi_neural.scans.hdf5 import StrPath
 
@@ -95,7 +96,7 @@ def _draw_mean(ax: Axes, patterns: NDArray[np.generic], valid: NDArray[np.bool_]
         ax.plot(columns, rows, "rs", markersize=4, markerfacecolor="none")
     height, width = mean.shape
     ax.plot(width // 2, height // 2, "w+", markersize=10)
-    ax.set(title=f"log10 of the mean pattern, {len(rows)} pixels masked, + centre")
+    ax.set(title=f"log10 of the mean pattern, {counted(len(rows), 'pixels')} masked, + centre")
 
 
 def _draw_variation(ax: Axes, patterns: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:

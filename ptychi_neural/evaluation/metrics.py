@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from skimage.restoration import unwrap_phase
 
 from ptychi_neural.evaluation.alignment import align, checked_mask
@@ -159,6 +158,8 @@ def ssim_amplitude_phase(
     >>> tuple(round(value, 6) for value in ssim_amplitude_phase(1j * ref, ref))
     (1.0, 1.0)
     """
+    from skimage.metrics import structural_similarity  # importing it takes a second
+
     mask = checked_mask(rec, ref, mask)
     inside = ndimage.binary_erosion(mask, np.ones((SSIM_WINDOW, SSIM_WINDOW)))
     if not inside.any():
@@ -204,6 +205,8 @@ def psnr_amplitude_phase(
     >>> psnr_amplitude_phase(ref, ref).amplitude > 200
     True
     """
+    from skimage.metrics import peak_signal_noise_ratio  # importing it takes a second
+
     mask = checked_mask(rec, ref, mask)
     values = []
     for image, reference in _amplitudes_and_phases(rec, ref, mask):

@@ -33,6 +33,7 @@ from ptychodus.api.reconstruct import (
 )
 from scipy.constants import c, e, h
 
+from ptychi_neural.counted import counted
 from ptychi_neural.engine.tasks import build_task
 from ptychi_neural.generators.files import load_generator
 from ptychi_neural.options import NeuralPtychographyOptions
@@ -326,7 +327,7 @@ def _product(scan: Scan, task: PtychographyTask) -> Product:
     assert isinstance(reconstructor, IterativeReconstructor)
     table = reconstructor.loss_tracker.table
     n_epochs = len(table)
-    found = reconstructed(scan, task, f"neural, {n_epochs} epochs")
+    found = reconstructed(scan, task, f"neural, {counted(n_epochs, 'epochs')}")
     return product_of(found, _losses(table.epoch, table.loss))
 
 

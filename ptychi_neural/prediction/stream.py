@@ -9,6 +9,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ptychi_neural.counted import counted
 from ptychi_neural.engine.scan_task import ScanTask
 from ptychi_neural.engine.state_files import (
     damage_told,
@@ -164,7 +165,7 @@ class PredictionStream:
         lost = self._waiting.put(ids[new[~placed]].tolist(), counts[new[~placed]])
         if lost:
             warnings.warn(
-                f"stream: {len(lost)} frames without a position were left out, as "
+                f"stream: left out {counted(len(lost), 'frames')} without a position, as "
                 f"{self._waiting.ring_size} others wait for theirs: {lost[:8]}"
                 f"{' ...' if len(lost) > 8 else ''}. Send positions before frames, or give a "
                 "larger ring_size.",

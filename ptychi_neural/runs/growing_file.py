@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychi_neural.counted import counted
 from ptychi_neural.runs.frame_sources import BATCH_SIZE, Block, Look, Source
 from ptychi_neural.scans.diffraction import PATTERNS, pixel_mask
 from ptychi_neural.scans.hdf5 import dataset
@@ -96,7 +97,8 @@ class GrowingFile(Source):
         if self.told:
             warnings.warn(f"{path}: {', '.join(sorted(self.told))}.", stacklevel=2)
         if pending:
-            warnings.warn(f"{path}: {len(pending)} frames have no counts, left out.", stacklevel=2)
+            empty = counted(len(pending), "frames without counts")
+            warnings.warn(f"{path}: left out {empty}.", stacklevel=2)
 
     def _numbers(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The numbers of the frames in these rows."""

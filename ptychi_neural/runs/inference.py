@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ptychi_neural.counted import counted
 from ptychi_neural.engine.state_files import write_state
 from ptychi_neural.evaluation.prediction_figures import prediction_figure
 from ptychi_neural.prediction import NeuralPredictor, PredictedObject
@@ -102,7 +103,7 @@ def write_inference(
             prediction.object,
             prediction.standard_deviation,
             result.errors,
-            title=f"{result.scan.name}, {len(result.scan.positions_px)} frames",
+            title=f"{result.scan.name}, {counted(len(result.scan.positions_px), 'frames')}",
             pixel_size_m=result.scan.pixel_size_m,
             mask=prediction.covered,
         )

@@ -9,17 +9,24 @@ from typing import Any
 import tomli_w
 
 from ptychi_neural.runs.configuration import parse_changes
-from ptychi_neural.runs.inspect_scan import Inspection, inspect_scan
-from ptychi_neural.runs.measured import section_of
+from ptychi_neural.runs.found_keys import in_line, inspect_file
+from ptychi_neural.runs.inspect_scan import Inspection
 from ptychi_neural.runs.template import BEGINNING, OPTIONS, TEMPLATE
-from ptychi_neural.scans import Scan
-from ptychi_neural.scans.shadow_images import Shadow
 
-PARALLEL = 1.02
-"""Magnification below which a near-field beam is taken for a parallel one."""
+OF_EVERY_SCAN = ("diffraction", "patterns", "frames", "data")
+"""Names of files that tell nothing of a scan."""
 
-OTHER_PIXEL = 0.1
-"""Relative difference from which a pixel size is another one than shadow images show."""
+ENDINGS = ("_dp", "_master")
+"""Endings of the names of files of patterns."""
+
+_TURNED = "patterns move in another direction than the positions"
+REASONS = {
+    "crop": "sides have to be even, after binning too",
+    "focus_object_distance_m": "patterns move with the sample, as shadow images of a cone beam do",
+    "free_space_propagation_distance_m": "patterns move with the sample, as shadow images do",
+    **dict.fromkeys(("transpose", "flip_y", "flip_x"), _TURNED),
+}
+"""Why keys are written that nobody has asked for."""
 
 COMMENTED = {
     "photon_energy_eV": "1e4          # or electron_energy_eV = 300e3, or wavelength_m",
@@ -41,7 +48,8 @@ def write_run_file(
     product : Path, optional
         File of positions that belongs to it.
     output : Path, optional
-        The run file; None: ``<name of path>.toml`` in the current directory.
+        The run file; None: ``<name of the scan>.toml`` in the current directory. A scan has the
+        name of its file, or of its folder where the file is called as in every folder.
     changes : sequence of str
         Keys of ``[data]``, see ``parse_changes``.
 
@@ -66,52 +74,32 @@ def write_run_file(
             f"--set names {', '.join(sorted(set(contents) - {'data'}))}; init takes keys of [data] "
             "alone, and the run file can be changed afterwards."
         )
-    target = output or Path(f"{path.stem}.toml")
+    target = output or Path(f"{_scan_name(path)}.toml")
     if target.exists():
         raise FileExistsError(f"{target} exists; name another with --output.")
     keys: dict[str, Any] = contents.get("data", {})
-    inspection = inspect_scan(section_of(path, product, changes))
+    inspection, found = inspect_file(path, product, changes)
     hints = list(inspection.suspicions)
-    found = _found_keys(inspection, keys)
-    if found:
-        told = [f"data.{name}={tomli_w.dumps({'x': value})[4:]}" for name, value in found.items()]
-        inspection = inspect_scan(section_of(path, product, [*changes, *told]))
-        hints = list(inspection.suspicions)
     if inspection.problem is not None:
         hints.insert(0, f"it cannot be reconstructed yet: {inspection.problem}")
     _write(target, _text(target, path, product, keys, found, inspection, hints))
     return target, hints
 
 
-def _found_keys(inspection: Inspection, given: dict[str, Any]) -> dict[str, Any]:
-    """Keys of ``[data]`` that the data tell."""
-    found: dict[str, Any] = {}
-    height, width = inspection.stored.patterns.shape[1:]
-    if "crop" not in given and (height % 2 or width % 2):
-        found["crop"] = [height - height % 2, width - width % 2]
-    shadow, scan = inspection.shadow, inspection.scan
-    if shadow is None:
-        return found
-    is_near = not {"focus_object_distance_m", "free_space_propagation_distance_m"}.isdisjoint(given)
-    is_near |= scan is not None and scan.free_space_propagation_distance_m is not None
-    distance = {} if is_near or scan is None else _near_field(scan, shadow, given)
-    turned = shadow if is_near or distance else shadow.in_far_field()
-    names = ("transpose", "flip_y", "flip_x")
-    orientation = {name: True for name in names if getattr(turned, name) and name not in given}
-    return found | distance | orientation
+def _scan_name(path: Path) -> str:
+    """The name of a scan, from that of its file or folder.
 
-
-def _near_field(scan: Scan, shadow: Shadow, given: dict[str, Any]) -> dict[str, float]:
-    """The key of the near field's distance, where shadow images tell of another pixel size."""
-    distance_m = scan.detector_distance_m
-    detector_m = scan.attributes.get("detector_pixel_size_m", given.get("detector_pixel_size_m"))
-    is_known = abs(shadow.pixel_size / scan.pixel_size_m - 1) < OTHER_PIXEL
-    if is_known or not distance_m or detector_m is None:
-        return {}
-    magnification = float(detector_m) / shadow.pixel_size
-    if magnification > PARALLEL:
-        return {"focus_object_distance_m": _rounded(-distance_m / (magnification - 1))}
-    return {"free_space_propagation_distance_m": _rounded(distance_m)}
+    Examples
+    --------
+    >>> _scan_name(Path("S012.cxi")), _scan_name(Path("S012_dp.hdf5"))
+    ('S012', 'S012')
+    >>> _scan_name(Path("scans/S012/diffraction.h5"))
+    'S012'
+    """
+    name = path.stem
+    for ending in ENDINGS:
+        name = name.removesuffix(ending) or name
+    return (name not in OF_EVERY_SCAN and name) or path.resolve().parent.name or name
 
 
 def _text(
@@ -146,10 +134,10 @@ def _text(
         lines.append(tomli_w.dumps(tables).rstrip())
     for name, value in given.items():
         if isinstance(value, dict):
-            lines.append(f"{name} = {_inline(value)}")
+            lines.append(f"{name} = {in_line(value)}")
     if found:
-        lines.append("# As the data tell: sides of frames are odd, or patterns are shadow images.")
-        lines.append(tomli_w.dumps(found).rstrip())
+        lines.append("# As the data tell:")
+        lines += [f"{name} = {in_line(value)}  # {REASONS[name]}" for name, value in found.items()]
     lines += _commented(inspection, given)
     return "\n".join(lines) + "\n" + OPTIONS
 
@@ -165,6 +153,8 @@ def _commented(inspection: Inspection, given: dict[str, Any]) -> list[str]:
             "# raster = { shape = [30, 40], step_m = 1e-7 }  # where there is no file of positions",
             '# datasets = { patterns = "group/frames", y = "group/y", x = "group/x" }',
         ]
+    if "frames" not in given:
+        lines.append("# frames = { stop = 500 }     # the first 500; or every = 2, window_px = 200")
     lines += [
         "# n_probe_modes = 3           # incoherent probe modes to start from",
         '# probe = { kind = "zone_plate", diameter_m = 180e-6, outermost_zone_width_m = 50e-9,'
@@ -174,19 +164,8 @@ def _commented(inspection: Inspection, given: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _inline(value: Any) -> str:
-    """A value in one line of TOML."""
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_inline(v)}" for key, v in value.items()) + " }"
-    return tomli_w.dumps({"x": value})[4:].strip()
-
-
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _rounded(number: float) -> float:
-    return float(f"{number:.5g}")
 
 
 def _write(path: Path, text: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.constants import c, e, h
 
+from ptychi_neural.counted import counted
 from ptychi_neural.runs.measured import load_measured
 from ptychi_neural.runs.sections import DataSection
 from ptychi_neural.runs.summary import overlap, step
@@ -18,12 +19,13 @@ from ptychi_neural.runs.suspicions import (
     in_geometry,
     in_patterns,
     in_positions,
+    in_sides,
 )
 from ptychi_neural.scans import Scan, repair
 from ptychi_neural.scans.diffraction import Diffraction
 from ptychi_neural.scans.formats import reader_of
-from ptychi_neural.scans.load import read_patterns, read_positions
-from ptychi_neural.scans.named_datasets import named_shape
+from ptychi_neural.scans.load import chosen_frames, read_patterns
+from ptychi_neural.scans.named_datasets import stack_shape
 from ptychi_neural.scans.shadow_images import Shadow, find_shadow
 
 SAMPLE_BYTES = 64 * 2**20
@@ -74,22 +76,26 @@ def inspect_scan(section: DataSection) -> Inspection:
         If the patterns cannot be read.
     """
     path = section.diffraction_path
-    named = section.datasets.get("patterns")
-    kind = "named datasets" if named else reader_of(path).name
-    shape = named_shape(path, named) if named else reader_of(path).stack_shape(path)
-    stride = max(1, math.ceil(2 * math.prod(shape) / SAMPLE_BYTES))
-    numbers = np.arange(0, shape[0], stride)
+    kind = "named datasets" if "patterns" in section.datasets else reader_of(path).name
+    shape = stack_shape(path, section.datasets)
+    raw = _raw_positions(section, shape)
+    is_chosen = section.frames is not None and raw is not None
+    n_frames = len(raw.numbers) if raw is not None and is_chosen else shape[0]
+    stride = max(1, math.ceil(2 * n_frames * math.prod(shape[1:]) / SAMPLE_BYTES))
     scan, problem, report = _loaded(section, stride)
-    if scan is not None and scan.frame_indexes is not None and stride > 1:
-        numbers = np.unique(np.append(scan.frame_indexes, numbers[:1]))
-    stored = read_patterns(path, numbers if stride > 1 else None, section.datasets)
+    is_part = is_chosen or stride > 1
+    numbers = np.arange(0, shape[0], stride)
+    if scan is not None and is_part and (sample := _raw_positions(section, shape, stride)):
+        numbers = np.unique(sample.numbers)
+    stored = read_patterns(path, numbers if is_part else None, section.datasets)
     if scan is None:
         report += _defects(stored)
     facts = {"format": kind, "patterns": f"{tuple(shape)} {stored.patterns.dtype}"}
+    if is_chosen:
+        facts["taken"] = f"{n_frames} of {counted(shape[0], 'frames')}"
     if stride > 1:
-        facts["looked at"] = f"{len(numbers)} of {shape[0]} frames"
+        facts["looked at"] = f"{len(numbers)} of {counted(n_frames, 'frames')}"
     facts |= _of_counts(stored)
-    raw = _raw_positions(section)
     shadow: Shadow | None = None
     if raw is not None:
         _, rows, here = np.intersect1d(numbers, raw.numbers, return_indices=True)
@@ -97,10 +103,10 @@ def inspect_scan(section: DataSection) -> Inspection:
         shadow = find_shadow(frames, stored.valid_pixel_mask, raw.positions[here])
     suspicions: list[str] = []
     positions_px: NDArray[np.float64] | None = None
-    if raw is not None and len(raw.positions) != shape[0]:
+    if raw is not None and not is_chosen and len(raw.positions) != shape[0]:
         suspicions.append(
-            f"there are {len(raw.positions)} positions for {shape[0]} frames: check that they "
-            "belong together, frame by frame"
+            f"there are {counted(len(raw.positions), 'positions')} for "
+            f"{counted(shape[0], 'frames')}: check that they belong together, frame by frame"
         )
     if scan is not None:
         positions_px = _all_positions(scan, raw)
@@ -118,6 +124,7 @@ def inspect_scan(section: DataSection) -> Inspection:
     facts |= {f"defects {i}": line for i, line in enumerate(report, 1)}
     near_field = scan is not None and scan.free_space_propagation_distance_m is not None
     used = stored if scan is None else Diffraction(scan.patterns, scan.valid_pixel_mask)
+    suspicions += in_sides(section.crop or shape[1:], section.bin)
     suspicions += in_patterns(*used, near_field or shadow is not None)
     return Inspection(facts, suspicions, stored, numbers, scan, positions_px, problem, shadow)
 
@@ -163,18 +170,19 @@ def _defects(stored: Diffraction) -> list[str]:
         return [str(error)]
 
 
-def _raw_positions(section: DataSection) -> _Raw | None:
+def _raw_positions(section: DataSection, shape: tuple[int, ...], stride: int = 1) -> _Raw | None:
     """Finite positions in metres, or in the unit of a file that tells no other."""
     try:
-        known, _ = read_positions(section.product_path, section.preparation())
+        known, _, _ = chosen_frames(
+            *(section.product_path, section.preparation(), shape[1:], slice(None, None, stride))
+        )
     except (ValueError, FileNotFoundError):
         return None
     positions, numbers = known.positions_px, known.frame_indexes
     if not math.isnan(known.pixel_size_m):
         positions = positions * known.pixel_size_m
-    numbers = np.arange(len(positions)) if numbers is None else numbers
-    finite = np.isfinite(positions).all(axis=1)
-    return _Raw(positions[finite], numbers[finite])
+    assert numbers is not None
+    return _Raw(positions, numbers)
 
 
 def _all_positions(scan: Scan, raw: _Raw | None) -> NDArray[np.float64]:

@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+LOGGERS = ("ptychi.api.task", "ptychi.forward_models")
+"""Loggers of pty-chi that say the same of each task."""
+
 
 @contextmanager
-def told_once(logger: str = "ptychi.api.task") -> Iterator[None]:
-    """Let a logger tell each message once.
+def told_once() -> Iterator[None]:
+    """Let pty-chi tell each message once.
 
-    A training or a benchmark builds hundreds of tasks, and pty-chi says of each of them, for
-    instance, that there is no GPU.
+    A training or a benchmark builds hundreds of tasks and forward models, and pty-chi says of each
+    of them, for instance, that there is no GPU or that the scan is in the near field.
     """
     told: set[str] = set()
 
@@ -21,12 +24,13 @@ def told_once(logger: str = "ptychi.api.task") -> Iterator[None]:
         told.add(record.getMessage())
         return is_first
 
-    filtered = logging.getLogger(logger)
-    filtered.addFilter(is_new)
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(is_new)
     try:
         yield
     finally:
-        filtered.removeFilter(is_new)
+        for name in LOGGERS:
+            logging.getLogger(name).removeFilter(is_new)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import Any, Literal, TextIO
 
 import tqdm
 
-from ptychi_neural.runs.tracking import Tracker
+from ptychi_neural.runs.tracking import SETTINGS, Tracker
 
 EVENTS_VERSION = 1
 """Version of the events, which changes when a field is renamed or removed."""
@@ -43,6 +43,9 @@ class Progress:
 
     tracker: Tracker | None = None
     """What takes the events for another tool, see ``tracking``."""
+
+    remarks: set[str] | None = None
+    """What was remarked so far; None: nothing is to be."""
 
     started: float = field(default_factory=time.monotonic)
     """When the command began, in seconds of the monotonic clock."""
@@ -89,14 +92,25 @@ def tell(event: str, **values: Any) -> None:
     told: dict[str, Any] = {"version": EVENTS_VERSION} if event == "started" else {}
     told |= {name: _finite(value) for name, value in values.items()}
     if _present.tracker is not None:
-        try:
-            _present.tracker(event, told)
-        except Exception as error:  # A tool that does not answer ends no run.
-            _present.tracker = None
-            say(f"warning: nothing is tracked any more: {error}")
+        _track(event, told)
     if event not in ("started", "cancelling", "error"):
         told["elapsed_s"] = round(time.monotonic() - _present.started, 3)
     _write(_present.events, json.dumps({"event": event, **told}, allow_nan=False, default=str))
+
+
+def track_settings(values: dict[str, Any]) -> None:
+    """Tell a tracking tool, if there is one, what differs from the defaults."""
+    if _present.tracker is not None:
+        _track(SETTINGS, values)
+
+
+def _track(event: str, values: dict[str, Any]) -> None:
+    assert _present.tracker is not None
+    try:
+        _present.tracker(event, values)
+    except Exception as error:  # A tool that does not answer ends no run.
+        _present.tracker = None
+        say(f"warning: nothing is tracked any more: {error}")
 
 
 def say(message: str) -> None:
@@ -104,6 +118,13 @@ def say(message: str) -> None:
     with suppress(OSError, ValueError, RuntimeError):  # In the middle of another write.
         tqdm.tqdm.write(message, file=sys.stderr)
     _write(_present.log, message)
+
+
+def remark(message: str) -> None:
+    """Say once in a command what is no warning, unless it is to be quiet."""
+    if _present.remarks is not None and message not in _present.remarks:
+        _present.remarks.add(message)
+        say(message)
 
 
 @contextmanager

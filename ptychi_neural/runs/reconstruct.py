@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ptychi.api.task import PtychographyTask
 
+from ptychi_neural.counted import counted
 from ptychi_neural.engine.ranks import join
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.engine.tasks import build_task
@@ -29,7 +30,7 @@ from ptychi_neural.runs.folders import PROVENANCE, ResultsFolder, results_folder
 from ptychi_neural.runs.launcher import is_launched
 from ptychi_neural.runs.messages import noted_warnings
 from ptychi_neural.runs.output_formats import write_formats
-from ptychi_neural.runs.progress import say, tell
+from ptychi_neural.runs.progress import say, tell, track_settings
 from ptychi_neural.runs.provenance import beginning, write_json
 from ptychi_neural.runs.quality import in_register, object_metrics
 from ptychi_neural.runs.ranks import (
@@ -50,7 +51,7 @@ from ptychi_neural.runs.result import (
     save_provenance,
     what_fails_is_told,
 )
-from ptychi_neural.runs.run_file import RunFile
+from ptychi_neural.runs.run_file import RunFile, beside_defaults
 from ptychi_neural.runs.run_scan import is_refined, load, reconstructed
 from ptychi_neural.runs.warm_start import NeuralWarmStartWorkflow
 from ptychi_neural.scans import Scan
@@ -132,6 +133,7 @@ def reconstruct(
             num_patterns=len(scan.patterns),
             product_output=str(run.output_folder / "product.h5"),
         )
+        track_settings(beside_defaults(run.filled_in()))
         with interruptible("the batch") as stop:
             checkpoints = Checkpoints(results.temporary, 60 * run.output.checkpoint_minutes)
             workflow = NeuralWarmStartWorkflow(first, second, checkpoints)
@@ -208,7 +210,9 @@ def _run_engines(
     engines = [stage.engine for stage in run.stages]
     losses = workflow.losses
     n_epochs = [int((losses.task == number).sum()) for number in range(len(engines))]
-    how = ", then ".join(f"{engine}, {n} epochs" for engine, n in zip(engines, n_epochs))
+    how = ", then ".join(
+        f"{engine}, {counted(n, 'epochs')}" for engine, n in zip(engines, n_epochs)
+    )
     if run.refine is not None:
         losses["engine"] = losses.task.map(dict(enumerate(engines)))
         losses["epoch"] = range(len(losses))

@@ -12,10 +12,10 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from ptychi_neural.runs.configuration import flattened, read_toml
+from ptychi_neural.counted import counted
+from ptychi_neural.runs.configuration import read_toml
 from ptychi_neural.runs.folders import add_to_list
 from ptychi_neural.runs.messages import noted_warnings
-from ptychi_neural.runs.option_groups import stated
 from ptychi_neural.runs.pictures import (
     amplitude_figure,
     phase_figure,
@@ -31,7 +31,7 @@ from ptychi_neural.runs.report_figures import (
     frames_figure,
     positions_figure,
 )
-from ptychi_neural.runs.run_file import ENGINES, read_run_file
+from ptychi_neural.runs.run_file import beside_defaults, read_run_file
 from ptychi_neural.runs.run_scan import load
 from ptychi_neural.runs.summary import overlap
 from ptychi_neural.scans import Scan, read_product
@@ -170,7 +170,7 @@ def _run_file(folder: Path) -> Path:
 
 
 def _outcome(told: Mapping[str, Any]) -> str:
-    text = f"{told['epochs']} epochs in {told['wall_time_s']:.3g} s on {told['device']}"
+    text = f"{counted(told['epochs'], 'epochs')} in {told['wall_time_s']:.3g} s on {told['device']}"
     stopped = told.get("stopped")
     return text if stopped is None else f"{text}. Stopped early: {stopped}"
 
@@ -299,9 +299,7 @@ def _environment(told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _settings(run: dict[str, Any], folder: Path) -> list[str]:
-    usual = ENGINES[run["engine"]]()
-    default = flattened(stated(usual, usual))
-    changed = {name: value for name, value in flattened(run).items() if default.get(name) != value}
+    changed = beside_defaults(run)
     whole = escape((folder / "run.toml").read_text(encoding="utf-8"))
     return _section(
         "Settings",

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ptychi_neural.evaluation.inspection_figure import inspection_figure
+from ptychi_neural.runs.found_keys import as_changes, in_line, inspect_file
 from ptychi_neural.runs.inspect_scan import Inspection, inspect_scan
 from ptychi_neural.runs.measured import section_of
 from ptychi_neural.runs.summary import summarize
@@ -43,8 +45,16 @@ def report(
     if not _may_hold_patterns(path, changes):
         yield from _rows(summarize(path))
         return
-    inspection = inspect_scan(section_of(path, product, changes))
+    keys: dict[str, Any] = {}
+    if path.suffix.lower() == ".toml":  # which says itself how its scan is stored
+        inspection = inspect_scan(section_of(path, product, changes))
+    else:
+        inspection, keys = inspect_file(path, product, changes)
+    changes = [*changes, *as_changes(keys)]
     yield from _rows(inspection.facts)
+    if keys:
+        told = ", ".join(f"{name} = {in_line(value)}" for name, value in keys.items())
+        yield f"This is with what the data tell, which init writes too: {told}"
     if inspection.problem is not None:
         yield f"It cannot be reconstructed yet: {inspection.problem}"
     for suspicion in inspection.suspicions:

@@ -235,6 +235,13 @@ def run_from(
     )
 
 
+def beside_defaults(contents: dict[str, Any]) -> dict[str, Any]:
+    """What contents of ``filled_in`` say beside the engine's defaults, by dotted name."""
+    usual = ENGINES[contents.get("engine", "neural")]()
+    default = flattened(stated(usual, usual))
+    return {name: v for name, v in flattened(contents).items() if default.get(name) != v}
+
+
 def run_of(
     path: Path,
     product: Path | None,

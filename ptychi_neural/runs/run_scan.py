@@ -15,12 +15,8 @@ from ptychi_neural.simulation import simulate
 __all__ = ["begun", "is_refined", "load", "reconstructed"]
 
 
-def load(
-    run: RunFile, frames: slice | None = None
-) -> tuple[Scan, NDArray[np.complexfloating] | None]:
+def load(run: RunFile) -> tuple[Scan, NDArray[np.complexfloating] | None]:
     """Read or simulate the scan, and the (n_slices, H, W) object to compare with, if there is one.
-
-    Of a measured scan ``frames`` chooses some.
 
     Raises
     ------
@@ -31,7 +27,7 @@ def load(
         simulated = simulate(run.simulation)
         return simulated.scan, simulated.truth.object
     assert run.data is not None
-    return load_measured(run.data, frames)
+    return load_measured(run.data)
 
 
 def is_refined(options: PtychographyTaskOptions) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ptychi_neural.runs.probe_guess import ProbeGuess
+from ptychi_neural.runs.progress import remark
 from ptychi_neural.scans.load import product_of
 from ptychi_neural.scans.preparation import Preparation
 
@@ -55,11 +56,19 @@ class DataSection(Preparation):
         problems : list of str
             Lines are added to it.
         """
-        own = (base / self.folder).resolve()
-        first, *_ = folders = [*data_folders(data_folder), own]
+        own, others = (base / self.folder).resolve(), data_folders(data_folder)
         if data_folder is None:  # Not all run files are of the data that the variable names.
-            folders = [folder for folder in folders if (folder / self.diffraction).exists()]
-        self.folder, *_ = [*folders, first]
+            is_own = (own / self.diffraction).exists()  # so is an absolute path
+            others = [
+                folder
+                for folder in others
+                if not self.diffraction.is_absolute()
+                and ((folder / self.diffraction).exists() or not is_own)
+            ]
+        self.folder, *_ = [*others, own]
+        if others:
+            how = DATA_VARIABLE if data_folder is None else "--data"
+            remark(f"data.folder is {self.folder} ({how})")
         for name in ("diffraction", "product", "reference", "background", "mask"):
             file = getattr(self, name)
             if isinstance(file, Path) and not (self.folder / file).exists():
@@ -159,6 +168,8 @@ def located(model: Model, folders: list[Path], prefix: str, problems: list[str])
             by_name = [] if value.is_absolute() else [folder / value.name for folder in before]
             found = [path for path in (*by_name, base / value) if path.is_file()]
             updates[name] = [*found, base / value][0].resolve()
+            if found and found[0] in by_name:
+                remark(f"{prefix}.{name} is {found[0]} (in the data folder)")
             if not found:
                 problems.append(_missing(f"{prefix}.{name}", updates[name]))
         elif isinstance(value, BaseModel):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ptychi_neural.counted import counted
 from ptychi_neural.engine.state_files import with_arrays, with_tensors
 from ptychi_neural.runs.frame_sources import BATCH_SIZE, Block, Look, Source
 from ptychi_neural.scans import StreamedCounts
@@ -193,11 +194,11 @@ class SentFrames(Source):
         if others != (shape, dtype):
             raise Refused("images of another shape or type than the header or the first image")
         if int(np.prod(shape)) * dtype.itemsize > LARGEST_IMAGE:
-            raise Refused("images that are too large")
+            raise Refused("images of too large a size")
 
     def _tell(self) -> None:
         told = [*sorted(self.told)]
-        told += [f"left out {n} {what}" for what, n in sorted(self._refused.items())]
+        told += [f"left out {counted(n, what)}" for what, n in sorted(self._refused.items())]
         if self._seen:
             first = min(self.lowest_number, *self._seen)
             end = max(self._seen) + 1 if self._n_expected is None else self._n_expected
@@ -206,6 +207,6 @@ class SentFrames(Source):
                 missing = (str(k) for k in range(first, end) if k not in self._seen)
                 named = ", ".join(itertools.islice(missing, MOST_NAMED))
                 more = " ..." if n_missing > MOST_NAMED else ""
-                told.append(f"{n_missing} frames never came: {named}{more}")
+                told.append(f"{counted(n_missing, 'frames')} never came: {named}{more}")
         if told:
             warnings.warn(f"{self._address}: {', '.join(told)}.", stacklevel=3)

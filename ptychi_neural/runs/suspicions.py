@@ -1,5 +1,6 @@
 """Likely mistakes in a scan, told in words, with the key of ``[data]`` that mends each."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -18,17 +19,35 @@ JITTER = 0.02
 """Deviation from a lattice, in steps, below which a raster has no jitter."""
 
 
+def even_crop(shape: Sequence[int], bin: int) -> list[int] | None:
+    """[height, width] to cut out of frames, so that sides are even after binning; None: as it is.
+
+    Examples
+    --------
+    >>> even_crop((101, 100), 1), even_crop((100, 96), 4), even_crop((96, 96), 4)
+    ([100, 100], [96, 96], None)
+    """
+    even = [side - side % (2 * bin) for side in shape]
+    return even if even != list(shape) and all(even) else None
+
+
+def in_sides(shape: Sequence[int], bin: int) -> list[str]:
+    """Whether (h, w) frames have sides that no reconstruction takes, after binning."""
+    crop = even_crop(shape, bin)
+    if crop is None:
+        return []
+    after = "" if bin == 1 else f" after bin = {bin}"
+    return [f"frames have odd sides{after}, which pty-chi refuses: set crop = {crop}"]
+
+
 def in_patterns(
     patterns: NDArray[np.generic], valid: NDArray[np.bool_] | None, is_near_field: bool
 ) -> list[str]:
-    """What stored frames suggest: a direct beam elsewhere, odd sides, no counts."""
+    """What frames suggest: a direct beam elsewhere, no counts."""
     found = []
     height, width = patterns.shape[1:]
     mean = patterns.mean(axis=0, dtype=np.float64)
     mean = mean if valid is None else np.where(valid, mean, 0)
-    if height % 2 or width % 2:
-        even = [height - height % 2, width - width % 2]
-        found.append(f"frames have odd sides, which pty-chi refuses: set crop = {even}")
     if not is_near_field and mean.sum() > 0:
         quarter = slice(height // 4, height - height // 4), slice(width // 4, width - width // 4)
         share = mean[quarter].sum() / mean.sum()

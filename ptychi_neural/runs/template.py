@@ -13,6 +13,7 @@ EXAMPLE = """
 folder = "."                  # --data FOLDER or PTYCHI_NEURAL_DATA go before it
 diffraction = "diffraction.h5"  # counts, DC at the image centre: dp (n, h, w)
 product = "product.h5"        # ptychodus product: positions, probe, object to start from
+# frames = { stop = 500 }     # the first 500 alone; also start, every = 2, window_px = 200
 # n_probe_modes = 3           # incoherent probe modes to start from
 # reference = "reference.h5"  # an object to compare the result with
 """

@@ -1,8 +1,9 @@
-"""Curves of a run for TensorBoard and MLflow, made of the events that it tells."""
+"""Settings, curves and pictures of a run for TensorBoard and MLflow, made of what it tells."""
 
 import importlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
 Tracker = Callable[[str, dict[str, Any]], None]
 """A function that takes the name of an event and its values."""
@@ -13,9 +14,28 @@ STEPS = {"epoch": "epoch", "validation": "epoch", "iteration": "iteration"}
 EXTRAS = {"tensorboard": "torch.utils.tensorboard", "mlflow": "mlflow"}
 """Kinds of trackers, which are extras of this package, and the modules that they need."""
 
+SETTINGS = "settings"
+"""The event that tells trackers, and nobody else, what differs from the defaults."""
+
+LONGEST_VALUE = 500
+"""Characters of a setting that are tracked."""
+
+
+class Tool(Protocol):
+    """A tracking tool."""
+
+    def settings(self, values: Mapping[str, str]) -> None:
+        """Take settings by their names."""
+
+    def number(self, name: str, value: float, step: int) -> None:
+        """Take a point of a curve."""
+
+    def picture(self, path: Path) -> None:
+        """Take a picture from its file."""
+
 
 def tracker(destination: str) -> Tracker:
-    """What writes the numbers of events to a tracking tool.
+    """What writes the settings, numbers and pictures of a run to a tracking tool.
 
     Parameters
     ----------
@@ -27,7 +47,7 @@ def tracker(destination: str) -> Tracker:
     Raises
     ------
     ValueError
-        If it is neither, or the tool is not installed.
+        If it is neither, or the tool is not installed or does not answer.
     """
     kind, _, where = destination.partition(":")
     if kind not in EXTRAS or (kind == "tensorboard" and not where):
@@ -41,36 +61,72 @@ def tracker(destination: str) -> Tracker:
             f"--track {kind}: it is not installed ({error}); install the extra: "
             f"pip install 'ptychi-neural[{kind}]'."
         ) from error
-    log = _tensorboard(module, where) if kind == "tensorboard" else _mlflow(module, where)
+    try:
+        if kind == "tensorboard":
+            tool: Tool = _TensorBoard(module, where)
+        else:
+            tool = _MLflow(module, where)
+    except Exception as error:
+        raise ValueError(
+            f"--track {destination}: it cannot be written to, check it or leave it out: {error}"
+        ) from error
 
     def take(event: str, values: dict[str, Any]) -> None:
+        if event == SETTINGS:
+            tool.settings({name: str(value)[:LONGEST_VALUE] for name, value in values.items()})
+        if event == "finished":
+            result = Path(values["path"])
+            for path in sorted((result if result.is_dir() else result.parent).glob("*.png")):
+                tool.picture(path)
         if event not in STEPS:
             return
         counter = STEPS[event]
         for name, value in values.items():
             if name not in (counter, "num_epochs", "elapsed_s") and isinstance(value, int | float):
-                log(f"projections/{name}" if event == "iteration" else name, value, values[counter])
+                curve = f"projections/{name}" if event == "iteration" else name
+                tool.number(curve, value, values[counter])
 
     return take
 
 
-def _tensorboard(module: Any, folder: str) -> Callable[[str, float, int], None]:
-    writer = module.SummaryWriter(folder)
+class _TensorBoard:
+    """A folder of TensorBoard's."""
 
-    def log(name: str, value: float, step: int) -> None:
-        writer.add_scalar(name, value, step)
-        writer.flush()
+    def __init__(self, module: Any, folder: str) -> None:
+        self.writer = module.SummaryWriter(folder)
 
-    return log
+    def settings(self, values: Mapping[str, str]) -> None:
+        rows = "\n".join(f"| {name} | {value} |" for name, value in values.items())
+        self.writer.add_text("settings", f"| key | value |\n|---|---|\n{rows}")
+        self.writer.flush()
+
+    def number(self, name: str, value: float, step: int) -> None:
+        self.writer.add_scalar(name, value, step)
+        self.writer.flush()
+
+    def picture(self, path: Path) -> None:
+        from matplotlib.image import imread
+
+        self.writer.add_image(path.stem, imread(path)[..., :3], dataformats="HWC")
+        self.writer.flush()
 
 
-def _mlflow(module: Any, uri: str) -> Callable[[str, float, int], None]:
-    if uri:
-        module.set_tracking_uri(uri)
-    module.set_experiment("ptychi-neural")
-    module.start_run()  # It ends with the process.
+class _MLflow:
+    """A run of MLflow's."""
 
-    def log(name: str, value: float, step: int) -> None:
-        module.log_metric(name, value, step=step)
+    def __init__(self, module: Any, uri: str) -> None:
+        self.module = module
+        if uri:
+            module.set_tracking_uri(uri)
+        module.set_experiment("ptychi-neural")
+        module.start_run()  # It ends with the process.
 
-    return log
+    def settings(self, values: Mapping[str, str]) -> None:
+        for name, value in values.items():  # Many at a time are refused.
+            self.module.log_param(name, value)
+
+    def number(self, name: str, value: float, step: int) -> None:
+        self.module.log_metric(name, value, step=step)
+
+    def picture(self, path: Path) -> None:
+        self.module.log_artifact(str(path))

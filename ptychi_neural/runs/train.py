@@ -14,8 +14,16 @@ from ptychi_neural import evaluation
 from ptychi_neural.options import NeuralPtychographyOptions
 from ptychi_neural.runs.attend import interruptible
 from ptychi_neural.runs.folders import PROVENANCE, ResultsFolder, results_folder
-from ptychi_neural.runs.progress import TIMES, Bar, say, tell, what_fails_is_said
+from ptychi_neural.runs.progress import (
+    TIMES,
+    Bar,
+    say,
+    tell,
+    track_settings,
+    what_fails_is_said,
+)
 from ptychi_neural.runs.provenance import provenance, write_json
+from ptychi_neural.runs.run_file import beside_defaults
 from ptychi_neural.runs.run_scan import load
 from ptychi_neural.runs.training_file import ScanRun, TrainingFile
 from ptychi_neural.scans.hdf5 import replacing
@@ -132,6 +140,7 @@ def _train(training: TrainingFile, results: ResultsFolder, show_progress: bool) 
         num_scans=len(training.scans),
         product_output=str(best),
     )
+    track_settings(beside_defaults(training.filled_in()))
     per_epoch = len(training.scans)
     bar = Bar(
         total=options.num_epochs * per_epoch,

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import tomli_w
 
+from ptychi_neural.counted import counted
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.options import NeuralReconstructorOptions
 from ptychi_neural.runs.configuration import flattened, merged, parse_changes, read_toml
@@ -181,7 +182,9 @@ def tune(
         with replacing(folder / "table.csv", overwrite=True) as temporary:
             table.to_csv(temporary, index=False)
     if not table.held_out_loss.notna().any():
-        raise ValueError(f"none of {len(table)} trials could be run; see the warnings of Optuna.")
+        raise ValueError(
+            f"none of {counted(len(table), 'trials')} could be run; see the warnings of Optuna."
+        )
     best = {choice.key: choice.of(study.best_params[choice.key]) for choice in choices}
     best_run = run_from(merged(contents, best), path, data_folder).filled_in()
     with replacing(folder / "best.toml", overwrite=True) as temporary:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ptychi_neural.counted import counted
 from ptychi_neural.runs.configuration import RunFileError, key_names, merged, read_toml, validated
 from ptychi_neural.runs.folders import PROVENANCE
 from ptychi_neural.runs.provenance import write_json
@@ -206,7 +207,7 @@ class FolderWatch:
         if result.stopped == "interrupted":
             self._note(name, files, "interrupted", "it will be reconstructed anew")
             return True
-        how = result.stopped or f"{len(result.losses)} epochs in {result.seconds:.1f} s"
+        how = result.stopped or f"{counted(len(result.losses), 'epochs')} in {result.seconds:.1f} s"
         if result.unsaved:
             how += f", incomplete, without {', '.join(result.unsaved)}"
         self._note(name, files, "done", how)

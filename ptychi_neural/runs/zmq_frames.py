@@ -138,9 +138,9 @@ def _description(part: bytes) -> dict[str, Any]:
     try:
         description = json.loads(part)
     except (ValueError, RecursionError) as error:
-        raise Refused("messages that are no JSON") from error
+        raise Refused("messages other than JSON") from error
     if not isinstance(description, dict):
-        raise Refused("messages that are no JSON objects")
+        raise Refused("messages other than JSON objects")
     return description
 
 

@@ -21,6 +21,7 @@ from weakref import ref
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ptychi_neural.counted import counted
 from ptychi_neural.scans.blocks import blocks_without_counts
 from ptychi_neural.scans.defects import dead, flashing, hot, saturated, stuck, unit_of_counts
 from ptychi_neural.scans.hdf5 import native
@@ -320,12 +321,12 @@ class _Search:
     def report(self, numbers: NDArray[np.integer]) -> list[str]:
         """What was masked and dropped, with the places of pixels and the numbers of frames."""
         told = [
-            f"masked {bad.sum()} {what} at {_places(bad)}"
+            f"masked {counted(bad.sum(), what)} at {_places(bad)}"
             for what, bad in self.pixels.items()
             if bad.any()
         ]
         return told + [
-            f"dropped {bad.sum()} {what}: {_ranges(np.sort(numbers[bad]))}"
+            f"dropped {counted(bad.sum(), what)}: {_ranges(np.sort(numbers[bad]))}"
             for what, bad in self.frames.items()
             if bad.any()
         ]

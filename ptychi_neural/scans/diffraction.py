@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ptychi_neural.counted import counted
 from ptychi_neural.scans.hdf5 import StrPath, check_size, find, names_like, opened, read, replacing
 from ptychi_neural.scans.hdf5 import dataset as dataset
 from ptychi_neural.scans.masks import pixel_mask as pixel_mask
@@ -215,8 +216,9 @@ def _rows(file: h5py.File, n_frames: int, wanted: NDArray[np.int64]) -> NDArray[
     missing = wanted[numbers[rows] != wanted]
     if len(missing):
         raise ValueError(
-            f"probe_position_indexes asks for {len(wanted)} frames, but {file.filename} holds "
-            f"{n_frames} and lacks {len(missing)} of them (the first: {missing[0]}); remove "
-            "these positions from the product or use the diffraction file that belongs to it."
+            f"probe_position_indexes asks for {counted(len(wanted), 'frames')}, but "
+            f"{file.filename} holds {n_frames} and lacks {len(missing)} of them (the first: "
+            f"{missing[0]}); remove these positions from the product or use the diffraction file "
+            "that belongs to it."
         )
     return rows

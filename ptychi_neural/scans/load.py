@@ -1,6 +1,7 @@
 """A scan from its files, checked."""
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ptychi_neural.counted import counted
 from ptychi_neural.scans.checks import check_positions, check_start
 from ptychi_neural.scans.counts import OnBadData, remember, repair
 from ptychi_neural.scans.diffraction import PATTERNS, Diffraction
@@ -16,11 +18,11 @@ from ptychi_neural.scans.formats import READERS, WRITERS, reader_of
 from ptychi_neural.scans.hdf5 import StrPath, replacing
 from ptychi_neural.scans.links import links_outside_allowed
 from ptychi_neural.scans.masks import telling
-from ptychi_neural.scans.named_datasets import named_diffraction, named_positions
+from ptychi_neural.scans.named_datasets import named_diffraction, named_positions, stack_shape
 from ptychi_neural.scans.preparation import Named, Preparation, Unit
 from ptychi_neural.scans.prepared_frames import cut, finished
 from ptychi_neural.scans.prepared_positions import placed
-from ptychi_neural.scans.scan import Scan, scan_of_positions, select_frames
+from ptychi_neural.scans.scan import Scan, recentred, scan_of_positions, select_frames
 from ptychi_neural.scans.starts import empty_object, mean_pattern_probe
 
 MOST_OBJECT_PIXELS = 2**15
@@ -56,7 +58,8 @@ def load_scan(
         (``product.h5`` beside ``diffraction.h5``, ``X_para.hdf5`` beside ``X_dp.hdf5``), or
         ``diffraction`` itself.
     frames : slice, optional
-        Part of the scan to read, in the order of the product's positions. None: all of it.
+        Part of the scan to read, in the order of the product's positions. None: all of it. Where
+        ``preparation.frames`` chooses some, it is a part of those.
     valid_pixel_mask : ndarray, optional
         (h, w) True where the detector works, in addition to the file's own mask. Where there is
         a mask, by argument or one in the file that masks a pixel, dead and hot pixels are not
@@ -94,7 +97,10 @@ def load_scan(
     preparation = Preparation.model_validate((preparation or Preparation()).model_dump() | given)
     with links_outside_allowed(allow_outside_links):
         product = product_of(diffraction) if product is None else product
-        scan, unit, n_lost = _with_finite_positions(product, preparation, frames)
+        chosen = preparation.frames
+        placing = chosen is not None and chosen.window_px is not None
+        shape = stack_shape(diffraction, preparation.datasets)[1:] if placing else ()
+        scan, unit, n_lost = chosen_frames(product, preparation, shape, frames)
         stored = read_patterns(diffraction, scan.frame_indexes, preparation.datasets)
     stored_shape = stored.patterns.shape[-2:]
     scan = _placed(product, preparation, scan, stored_shape, unit)
@@ -122,7 +128,7 @@ def load_scan(
         )
     report = list(repaired.report)
     if n_lost:
-        report.append(f"dropped {n_lost} frames with NaN or Inf positions")
+        report.append(f"dropped {counted(n_lost, 'frames')} with NaN or Inf positions")
     scan = dataclasses.replace(
         select_frames(scan, repaired.kept), patterns=patterns, valid_pixel_mask=valid
     )
@@ -152,7 +158,7 @@ def planned_scan(product: StrPath, preparation: Preparation, stored_shape: tuple
     FileNotFoundError, ValueError
         As ``load_scan``.
     """
-    scan, unit, _ = _with_finite_positions(product, preparation, None)
+    scan, unit, _ = chosen_frames(product, preparation, stored_shape)
     return _placed(product, preparation, scan, stored_shape, unit)
 
 
@@ -274,11 +280,49 @@ def read_patterns(
     return named_diffraction(path, datasets, PATTERNS, frame_indexes)
 
 
-def _with_finite_positions(
-    product: StrPath, preparation: Preparation, frames: slice | None
+def chosen_frames(
+    product: StrPath,
+    preparation: Preparation,
+    stored_shape: tuple[int, ...],
+    frames: slice | None = None,
 ) -> tuple[Scan, Unit, int]:
-    """Chosen frames with finite positions, their unit, and the number of frames without."""
+    """All but the patterns of the frames that are taken and have finite positions.
+
+    Parameters
+    ----------
+    product : path
+        File of positions.
+    preparation : Preparation
+        How positions are stored, and which frames are taken.
+    stored_shape : tuple of int
+        (h, w) of frames as they are stored, of which a window asks.
+    frames : slice, optional
+        Part of those frames.
+
+    Returns
+    -------
+    Scan, str, int
+        The scan as its file has it, the unit of its positions, and the number of frames that were
+        left out because they have none.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If a file cannot be read, or no frame is left.
+    """
     scan, unit = read_positions(product, preparation)
+    if preparation.frames is not None:
+        positions_px = np.full_like(scan.positions_px, np.nan)
+        finite = np.asarray(np.isfinite(scan.positions_px).all(axis=1))
+        if preparation.frames.window_px is not None and finite.any():
+            whole = _placed(product, preparation, select_frames(scan, finite), stored_shape, unit)
+            positions_px[finite] = whole.positions_px
+        try:
+            scan = select_frames(scan, preparation.frames.indexes(positions_px))
+        except ValueError as error:
+            raise ValueError(f"{product}: {error}") from error
+        if not scan.object.size and math.isfinite(scan.pixel_size_m):
+            scan = recentred(scan)
     if frames is not None:
         scan = select_frames(scan, frames)
     finite = np.asarray(np.isfinite(scan.positions_px).all(axis=1))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ptychi_neural.scans.beamline import length_in_metres
 from ptychi_neural.scans.diffraction import Diffraction, read_stack
+from ptychi_neural.scans.formats import reader_of
 from ptychi_neural.scans.formats.numpy_stack import selected
 from ptychi_neural.scans.formats.ptychodus import expanded
 from ptychi_neural.scans.hdf5 import StrPath, dataset, opened, read
@@ -91,8 +92,11 @@ def named_diffraction(
     return Diffraction(selected(path, stack, rows), mask)
 
 
-def named_shape(path: StrPath, name: str) -> tuple[int, ...]:
-    """Shape of a dataset, without reading it."""
+def stack_shape(path: StrPath, datasets: Mapping[Any, str]) -> tuple[int, ...]:
+    """(n, h, w) of the patterns under their name, or in the usual place, without reading them."""
+    name = datasets.get("patterns")
+    if name is None:
+        return reader_of(path).stack_shape(path)
     if npz_names(Path(path)):
         return npz_header(path, name)[0]
     with opened(path) as file:

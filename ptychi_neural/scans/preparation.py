@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.constants import c, e, h, m_e
 
+from ptychi_neural.scans.frames import Frames
+
 Unit = Literal["m", "mm", "um", "nm", "px"]
 """Units of positions."""
 
@@ -55,6 +57,11 @@ class Preparation(BaseModel):
     datasets: dict[Named, str] = {}
     """Names of datasets in HDF5 files where they are unusual: ``patterns`` and ``mask`` in the file
     of patterns, ``y``, ``x`` (positions) and ``probe`` in that of positions."""
+
+    frames: Frames | None = None
+    """Which frames of the scan are taken; None: all. ``{ stop = 500 }`` are the first 500,
+    ``{ every = 2 }`` is every second one, ``{ window_px = 200 }`` those whose positions are in a
+    square in the middle."""
 
     dc_at_corner: bool = False
     """Whether the direct beam is at the corner of stored frames, as a Fourier transform leaves it,

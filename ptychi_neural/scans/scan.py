@@ -94,6 +94,15 @@ def middle(positions: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray((finite.min(axis=0) + finite.max(axis=0)) / 2 if len(finite) else np.zeros(2))
 
 
+def recentred(scan: Scan) -> Scan:
+    """A scan of known pixel size, without an object, with position 0, 0 in its middle."""
+    center = middle(scan.positions_px)
+    y_m, x_m = np.asarray(scan.object_center_m) + center * scan.pixel_size_m
+    return dataclasses.replace(
+        scan, positions_px=scan.positions_px - center, object_center_m=(float(y_m), float(x_m))
+    )
+
+
 def position_origin(object_shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Where pty-chi puts position 0, 0 in the object array.
 

@@ -486,4 +486,4 @@ def test_a_cell_that_fails_does_not_end_the_others(suite_file, tmp_path, monkeyp
     monkeypatch.setattr(run_cell, "run_engine", whole_run)
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0
-    assert f"1 cells run, {n_cells} of {n_cells} recorded" in result.output
+    assert f"1 cell run, {n_cells} of {n_cells} recorded" in result.output

@@ -1,17 +1,14 @@
 """Suite files: those of the package, where they are found, and what is refused."""
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from ptychi_neural.cli import app
 from ptychi_neural.comparison.benchmark import benchmark, offered
-from ptychi_neural.comparison.benchmark.cell import Frames
 from ptychi_neural.comparison.benchmark.suite_files import SUITES as FOLDER
 from ptychi_neural.comparison.benchmark.suite_files import read_suite, run_file
 from ptychi_neural.comparison.engines import engine_options
 from ptychi_neural.runs.run_file import RunFileError
-from ptychi_neural.scans import Scan
 
 SUITES = sorted(FOLDER.glob("*.toml"))
 
@@ -221,11 +218,3 @@ def test_a_change_of_a_key_that_is_none_is_refused_before_anything_is_run(
     with pytest.raises(RunFileError, match=message):
         benchmark(path, tmp_path / "results", whole=True, show_progress=False)
     assert not (tmp_path / "results").exists()
-
-
-def test_a_window_keeps_the_positions_in_the_middle_and_every_some_of_them():
-    positions = np.array([[y, x] for y in (-9.0, 0.0, 9.0) for x in (11.0, 20.0, 29.0)])
-    scan = Scan(np.arange(9)[:, None, None], positions, np.ones((1, 1, 4, 4)), np.ones(1), 1e-8)
-    assert Frames().of(scan).patterns.ravel().tolist() == list(range(9))
-    assert Frames(window_px=2.0).of(scan).positions_px.tolist() == [[0.0, 20.0]]
-    assert Frames(every=4).of(scan).frame_indexes.tolist() == [0, 4, 8]

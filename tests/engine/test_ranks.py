@@ -190,7 +190,7 @@ def test_epochs_are_refused_when_networks_would_differ(simulated):
 def test_scans_that_cannot_be_shared_are_refused(simulated):
     one = {"patterns": simulated.scan.patterns[:1], "positions_px": simulated.scan.positions_px[:1]}
     for error in on_ranks(2, make_task, default_options(0), replace(simulated.scan, **one)):
-        assert "1 frames are too few for 2 processes" in str(error)
+        assert "1 frame for 2 processes" in str(error)
     for error in on_ranks(2, with_own_positions, simulated.scan):
         assert "differ between the processes" in str(error)
 

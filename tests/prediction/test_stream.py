@@ -130,7 +130,7 @@ def test_defects_of_arriving_frames_are_masked_and_told(one_shot, scan):
     clean = predictor.stream(scan.probe, scan.object.shape[-2:], valid_pixel_mask=valid)
     assert clean.add(patterns[others] * valid, scan.positions_px[others], others) == 35
     stream = predictor.stream(scan.probe, scan.object.shape[-2:])
-    with pytest.warns(UserWarning, match=r"masked 1 pixels .* at \(3, 5\), dropped 1 .*frames: 4"):
+    with pytest.warns(UserWarning, match=r"masked 1 pixel .* at \(3, 5\), dropped 1 .*frame: 4"):
         assert stream.add(bad, scan.positions_px, np.arange(36)) == 35
     np.testing.assert_array_equal(stream.valid_pixel_mask, valid)
     assert stream.n_frames == 35

@@ -92,7 +92,7 @@ def test_a_stream_goes_on_only_from_its_own_state(expected, jittered, tmp_path):
 
 def test_frames_wait_in_a_bounded_ring_and_may_come_again(expected, jittered):
     stream = begun(expected, jittered, ring_size=10)
-    with pytest.warns(UserWarning, match=r"2 frames without a position were left out.*\[0, 1\]"):
+    with pytest.warns(UserWarning, match=r"left out 2 frames without a position.*\[0, 1\]"):
         assert stream.add_patterns(jittered.patterns[:12], np.arange(12)) == 0
     assert stream.n_waiting == 10
     assert stream.add_positions(jittered.positions_px, np.arange(36)) == 10

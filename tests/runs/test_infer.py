@@ -229,6 +229,18 @@ def test_keys_of_data_undo_how_frames_are_stored(more, centred, expected, one_sh
 
 
 @pytest.mark.usefixtures("without_pictures")
+@pytest.mark.parametrize("more", [(), ("--follow", "--every=0.1", "--timeout=0.3")])
+def test_some_frames_are_predicted_as_a_scan_of_their_own(more, files, scan, one_shot):
+    arguments = ["diffraction.h5", "product.h5", "--set=data.frames={ start = 3, every = 2 }"]
+    found = predicted(one_shot, files, arguments, *more)
+    canvas = empty_object(scan.positions_px, scan.probe.shape).shape[-2:]
+    expected = predictor_of(one_shot).reconstruct(
+        *(scan.patterns[3::2], scan.positions_px[3::2], scan.probe, canvas)
+    )
+    np.testing.assert_allclose(found, expected.object, atol=1e-4)
+
+
+@pytest.mark.usefixtures("without_pictures")
 def test_a_run_file_names_the_scan_and_a_near_field_stays_one(centred, one_shot, tmp_path):
     planned = dataclasses.replace(centred, free_space_propagation_distance_m=1e-3)
     write_product(tmp_path / "product.h5", planned)

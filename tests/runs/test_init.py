@@ -4,8 +4,12 @@ import tomllib
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from ptychi_neural.cli import app
 from ptychi_neural.runs.init_file import write_run_file
+from ptychi_neural.runs.measured import load_measured, section_of
+from ptychi_neural.scans import write_diffraction, write_product
 from shadow_scans import shadow_scan
 
 PIXEL_M = 2.5e-7
@@ -37,3 +41,77 @@ def test_upside_down_shadows_are_turned_in_the_near_field_alone(
     found = {name: data[name] for name in ("transpose", "flip_y", "flip_x") if name in data}
     assert found == orientation
     assert any("out of focus" in hint for hint in hints) == (not changes[1:])
+
+
+def call(*arguments):
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+CONE = {"photon_energy_eV": 1e4, "detector_distance_m": 0.3, "detector_pixel_size_m": 1e-6}
+"""Detector pixels of 1 um, which shadow images of 0.25 um magnify 4 times: focus at -0.1 m."""
+
+
+@pytest.mark.parametrize("keys", [{}, {"bin": 2}])
+def test_a_look_at_shadow_images_of_a_cone_beam_tells_the_near_field_that_init_writes(
+    tmp_path, monkeypatch, keys
+):
+    monkeypatch.chdir(tmp_path)
+    frames, positions = shadow_scan(PIXEL_M)
+    np.save("frames.npy", frames)
+    np.savetxt("at.csv", positions, delimiter=",", header="y,x")
+    changes = [f"--set=data.{name}={value}" for name, value in (CONE | keys).items()]
+    output = call("inspect", "frames.npy", "at.csv", *changes)
+    facts = dict(line.split(":", 1) for line in output.splitlines() if ":" in line)
+    assert facts["propagation"].split(",")[0].strip() == "near field"
+    size_m = float(facts["pixel size"].split()[0])
+    assert size_m == pytest.approx(PIXEL_M * keys.get("bin", 1), rel=0.02)
+    assert "- patterns move" not in output
+    call("init", "frames.npy", "at.csv", *changes, "--output=run.toml")
+    with open("run.toml", "rb") as file:
+        data = tomllib.load(file)["data"]
+    assert data["focus_object_distance_m"] == pytest.approx(-0.1, rel=0.03)
+    assert f"focus_object_distance_m = {data['focus_object_distance_m']}" in output
+
+
+@pytest.mark.parametrize(
+    ("side", "bin", "crop"),
+    [(33, 1, [32, 32]), (36, 2, None), (38, 2, [36, 36]), (32, 5, [30, 30])],
+)
+def test_binned_sides_are_even(tmp_path, monkeypatch, side, bin, crop):
+    monkeypatch.chdir(tmp_path)
+    np.save("frames.npy", np.random.default_rng(0).poisson(30.0, (9, side, side)))
+    np.savetxt("at.csv", np.random.default_rng(1).random((9, 2)) * 1e-7, delimiter=",")
+    keys = [f"--set=data.bin={bin}", "--set=data.pixel_size_m=1e-8"]
+    call("init", "frames.npy", "at.csv", *keys, "--output=run.toml")
+    text = (tmp_path / "run.toml").read_text()
+    assert tomllib.loads(text)["data"].get("crop") == crop
+    assert ("sides have to be even" in text) == (crop is not None)
+    scan, _ = load_measured(section_of(tmp_path / "run.toml", None, []))
+    assert scan.patterns.shape[1] % 2 == 0
+
+
+def test_odd_sides_after_binning_are_told_with_a_crop_in_stored_pixels(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("frames.npy", np.random.default_rng(0).poisson(30.0, (9, 40, 40)))
+    np.savetxt("at.csv", np.random.default_rng(1).random((9, 2)) * 1e-7, delimiter=",")
+    (tmp_path / "run.toml").write_text(
+        '[data]\ndiffraction = "frames.npy"\nproduct = "at.csv"\n'
+        "pixel_size_m = 1e-8\nbin = 2\ncrop = [38, 38]\n"
+    )
+    assert "odd sides after bin = 2" in (output := call("inspect", "run.toml"))
+    assert "set crop = [36, 36]" in output
+
+
+def test_a_run_has_the_name_of_its_scan(tmp_path, monkeypatch, simulated):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "S012"
+    folder.mkdir()
+    write_diffraction(folder / "diffraction.h5", simulated.scan.patterns)
+    write_product(folder / "product.h5", simulated.scan)
+    assert "S012.toml" in call("init", "S012/diffraction.h5")
+    assert (tmp_path / "S012.toml").exists()
+    monkeypatch.chdir(folder)
+    call("init", "diffraction.h5")
+    assert (folder / "S012.toml").exists()

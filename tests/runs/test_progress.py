@@ -7,7 +7,9 @@ import signal
 import sys
 import types
 
+import numpy as np
 import pytest
+from matplotlib.image import imsave
 from typer.testing import CliRunner
 
 from ptychi_neural import evaluation
@@ -37,8 +39,12 @@ FIELDS = {
 @pytest.fixture
 def run_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+
+    def draw(path, *args, **kwargs):
+        imsave(path, np.zeros((4, 4)))
+
     for figure in ("loss_figure", "reconstruction_figure"):  # They take most of the time.
-        monkeypatch.setattr(evaluation, figure, lambda *args, **kwargs: None)
+        monkeypatch.setattr(evaluation, figure, draw)
     path = tmp_path / "tiny.toml"
     path.write_text(RUN.replace("num_epochs = 6", "num_epochs = 2"))
     return path
@@ -209,6 +215,11 @@ def test_curves_are_tracked_for_tensorboard(run_file, tmp_path):
     assert tracked == pytest.approx(losses)
     assert len(curves.Scalars("projections/held_out_loss")) == 4
     assert curves.Scalars("held_out_loss")
+    assert {"figure", "loss"} <= set(curves.Tags()["images"])
+    (settings,) = curves.Tensors("settings/text_summary")
+    assert (
+        "reconstructor_options.generator.width | 4" in settings.tensor_proto.string_val[0].decode()
+    )
 
 
 def test_a_tool_that_fails_ends_no_run(monkeypatch, capsys):
@@ -221,19 +232,50 @@ def test_a_tool_that_fails_ends_no_run(monkeypatch, capsys):
     assert capsys.readouterr().err.count("no server") == 1
 
 
-def test_curves_go_to_mlflow(monkeypatch):
+def test_settings_curves_and_pictures_go_to_mlflow(monkeypatch, tmp_path):
     calls = []
     module = types.ModuleType("mlflow")
     module.set_tracking_uri = lambda uri: calls.append(uri)
     module.set_experiment = lambda name: calls.append(name)
     module.start_run = lambda: calls.append("run")
     module.log_metric = lambda name, value, step: calls.append((name, value, step))
+    module.log_param = lambda name, value: calls.append((name, value))
+    module.log_artifact = lambda path: calls.append(path)
     monkeypatch.setitem(sys.modules, "mlflow", module)
     take = tracker("mlflow:sqlite:///runs.db")
     take("started", {"pid": 1})
+    take("settings", {"generator.width": 4, "scans": list(range(1000))})
     take("epoch", {"epoch": 3, "num_epochs": 9, "loss": 0.5})
     take("validation", {"epoch": 3, "held_out_loss": None})
-    assert calls == ["sqlite:///runs.db", "ptychi-neural", "run", ("loss", 0.5, 3)]
+    (tmp_path / "figure.png").touch()
+    take("finished", {"path": str(tmp_path / "product.h5"), "epoch": 3})
+    assert calls[:4] == ["sqlite:///runs.db", "ptychi-neural", "run", ("generator.width", "4")]
+    assert len(calls[4][1]) == 500
+    assert calls[5:] == [("loss", 0.5, 3), str(tmp_path / "figure.png")]
+
+
+def test_a_run_is_in_the_database_of_mlflow(run_file, tmp_path):
+    mlflow = pytest.importorskip("mlflow")
+    call(run_file, "--track", f"mlflow:sqlite:///{tmp_path / 'runs.db'}")
+    try:
+        (run,) = mlflow.search_runs(experiment_names=["ptychi-neural"], output_format="list")
+        kept = mlflow.MlflowClient().list_artifacts(run.info.run_id)
+    finally:
+        mlflow.end_run()
+    assert run.data.params["reconstructor_options.generator.width"] == "4"
+    assert {"loss", "held_out_loss", "projections/held_out_loss"} <= set(run.data.metrics)
+    assert {"figure.png", "loss.png"} <= {file.path for file in kept}
+
+
+def test_a_tool_that_does_not_answer_is_refused_before_the_run(monkeypatch, run_file):
+    def fails(uri):
+        raise ConnectionError("no server")
+
+    module = types.ModuleType("mlflow")
+    module.set_tracking_uri = fails
+    monkeypatch.setitem(sys.modules, "mlflow", module)
+    output = call(run_file, "--track", "mlflow:http://nowhere", code=2).output
+    assert "--track mlflow:http://nowhere: it cannot be written to" in output
 
 
 @pytest.mark.parametrize("where", ["wandb", "tensorboard", "tensorboard:"])

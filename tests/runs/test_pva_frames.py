@@ -162,7 +162,7 @@ def test_an_image_of_an_earlier_scan_is_not_taken():
         numbers, counts, told = queued(of_earlier + [value(k, FRAMES[k]) for k in range(1, 9)])
         assert numbers == list(range(1, 9))
         np.testing.assert_array_equal(counts, FRAMES[1:9])
-        assert "left out 1 images of an earlier scan" in told
+        assert "left out 1 image of an earlier scan" in told
     with pytest.raises(ValueError, match="no frame came within"):
         queued(stale)
 
@@ -177,7 +177,7 @@ def test_a_counter_that_begins_anew_ends_the_scan():
     late = [value(k, FRAMES[k % 12]) for k in range(100, 120)]
     numbers, _, told = queued([*late, value(60, FRAMES[0]), value(1, FRAMES[0])])
     assert numbers == [60, *range(100, 120)]
-    assert "left out 1 images after" in told
+    assert "left out 1 image after" in told
 
 
 def test_a_connection_that_is_made_anew_goes_on():

@@ -89,3 +89,22 @@ def test_a_signal_to_the_launcher_ends_all_and_keeps_the_result(run_file, tmp_pa
     assert complaints.count("Finishing the batch") == 1
     assert '"cancelled": true' in events.read_text()
     assert np.isfinite(array_in(tmp_path / "two")).all()
+
+
+@pytest.mark.slow
+def test_what_is_refused_is_told_first_and_once(run_file):
+    """Although the other process refuses it too, here before the first has told it."""
+    late = "import os, time; time.sleep(6 * (os.environ['RANK'] == '0'))"
+    program = run_file.with_name("late.py")
+    program.write_text(f"{late}\nfrom ptychi_neural.cli import main\nmain()\n")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    ended = subprocess.run(
+        [*launcher, str(program), "reconstruct", str(run_file), "--resume"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode != 0
+    assert ended.stderr.startswith("error: --resume: needs one process")
+    assert ended.stderr.count("needs one process") == 1

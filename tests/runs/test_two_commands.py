@@ -1,6 +1,7 @@
 """From the files of a scan to a reconstruction in two commands: init, reconstruct."""
 
 import dataclasses
+import re
 import shutil
 import subprocess
 import sys
@@ -62,7 +63,7 @@ def test_two_commands_lead_from_files_to_a_result(kind, scan, tmp_path, monkeypa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS[::4], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_two_commands_of_the_shell_lead_to_a_result(kind, scan, tmp_path):
     arguments = kind(tmp_path, scan)
     for command in (["init", *arguments, "--output=run.toml"], ["reconstruct", "run.toml", *SHORT]):
@@ -72,6 +73,17 @@ def test_two_commands_of_the_shell_lead_to_a_result(kind, scan, tmp_path):
         assert done.returncode == 0, done.stderr
     positions_m, _ = positions_of(tmp_path / "results" / "run")
     np.testing.assert_allclose(positions_m, expected(scan, kind), atol=1e-11)
+
+
+def test_the_table_of_the_documentation_names_the_files_of_every_kind(scan, tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "at_the_beamline.md").read_text()
+    rows = re.findall(r"^\| .* \| `init ([^`]*)`", page, re.M)
+    files = []
+    for kind in KINDS:
+        (folder := tmp_path / kind.__name__).mkdir()
+        names = [name for name in kind(folder, scan) if not name.startswith("--")]
+        files.append(" ".join(names))
+    assert [row.partition(" --set")[0].replace("S012/", "") for row in rows] == files
 
 
 def test_init_finds_the_focus_of_a_measured_near_field_scan(data_folder, tmp_path, monkeypatch):

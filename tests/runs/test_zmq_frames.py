@@ -144,10 +144,10 @@ def malformed():
     compressed = bitshuffled(good)
     longer = bytearray(compressed)
     longer[12:16] = struct.pack(">I", 2**31)
-    yield [b"\xff\x00 no json"], "no JSON"
-    yield [b"[1, 2]"], "no JSON objects"
-    yield [b"[" * 100000], "no JSON"
-    yield [b""], "no JSON"
+    yield [b"\xff\x00 no json"], "other than JSON"
+    yield [b"[1, 2]"], "other than JSON objects"
+    yield [b"[" * 100000], "other than JSON"
+    yield [b""], "other than JSON"
     yield [part(htype="dimage-9")], "a kind that is not known"
     yield image(1, good, series=9), "another series"
     yield image(1, good)[:2], "missing parts"
@@ -177,7 +177,7 @@ def test_malformed_messages_are_told_and_left_out(sender):
     numbers, counts, told = received(sender, [*messages, end()])
     assert numbers == [0, 2]
     np.testing.assert_array_equal(counts, FRAMES[[0, 2]])
-    assert "1 messages before the header" in told
+    assert "1 message before the header" in told
     for _, what in bad:
         assert what in told
 

@@ -216,7 +216,7 @@ class TestFrames:
         counts[3] = 0
         numbers = np.arange(len(counts)) + 1000
         report = repair(counts, frame_numbers=numbers).report
-        assert report == ["dropped 1 empty frames: 1003"]
+        assert report == ["dropped 1 empty frame: 1003"]
 
 
 class TestRefusals:

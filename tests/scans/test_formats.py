@@ -224,7 +224,7 @@ class TestPtychodus:
         counts[:, 16, 16] = 0
         write_diffraction(tmp_path / "diffraction.h5", counts)
         write_product(tmp_path / "product.h5", simulated().scan())
-        with pytest.warns(UserWarning, match="1 dead pixels"):
+        with pytest.warns(UserWarning, match="1 dead pixel at"):
             read = load_scan(tmp_path / "diffraction.h5")
         assert np.argwhere(~read.valid_pixel_mask).tolist() == [[16, 16]]
 

@@ -323,7 +323,7 @@ class TestDefects:
         patterns = scan.patterns.astype(np.float64)
         patterns[2] = np.nan
         read, message = self.defective(files, patterns)
-        assert "dropped 1 broken frames" in message
+        assert "dropped 1 broken frame:" in message
         assert read.valid_pixel_mask is None
         assert read.frame_indexes.tolist() == [0, 1, 3, 4, 5, 6, 7, 8]
         np.testing.assert_allclose(read.positions_px, np.delete(scan.positions_px, 2, axis=0))
@@ -339,7 +339,7 @@ class TestDefects:
         with h5py.File(files[1], "a") as file:
             file["probe_position_x_m"][4] = np.nan
         read, message = self.defective(files, scan.patterns)
-        assert "dropped 1 frames with NaN or Inf positions" in message
+        assert "dropped 1 frame with NaN or Inf positions" in message
         np.testing.assert_array_equal(read.patterns, np.delete(scan.patterns, 4, axis=0))
 
     def test_dead_and_hot_pixels_are_masked(self, files, scan):
@@ -347,8 +347,8 @@ class TestDefects:
         patterns[:, 3, 3] = 0
         patterns[:, 9, 9] = 5000
         read, message = self.defective(files, patterns)
-        assert "masked 1 dead pixels" in message
-        assert "masked 1 hot pixels" in message
+        assert "masked 1 dead pixel at" in message
+        assert "masked 1 hot pixel at" in message
         assert np.argwhere(~read.valid_pixel_mask).tolist() == [[3, 3], [9, 9]]
 
     def test_a_given_mask_is_trusted_about_dead_and_hot_pixels(self, files, scan):

@@ -3,28 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
-
-from ptychi_neural.scans import Scan, select_frames
-
-
-class Frames(BaseModel):
-    """The part of a scan that is reconstructed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    window_px: float = Field(default=float("inf"), gt=0)
-    """Side of the square in the middle of the scan in which positions are kept."""
-
-    every: int = Field(default=1, ge=1)
-    """Of the positions in the square, one of so many is kept."""
-
-    def of(self, scan: Scan) -> Scan:
-        """The scan with these frames only."""
-        middle = (scan.positions_px.max(axis=0) + scan.positions_px.min(axis=0)) / 2
-        distance = np.abs(scan.positions_px - middle).max(axis=1)
-        return select_frames(scan, np.flatnonzero(distance <= self.window_px / 2)[:: self.every])
+from ptychi_neural.scans.frames import Frames
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from ptychi_neural.comparison.benchmark.report import write_report
 from ptychi_neural.comparison.benchmark.run_cell import run_cell
 from ptychi_neural.comparison.benchmark.suite_files import read_suite
 from ptychi_neural.comparison.target import Target, load_with_target
+from ptychi_neural.counted import counted
 from ptychi_neural.runs.messages import told_once
 from ptychi_neural.runs.progress import TIMES, Bar, say, tell
 from ptychi_neural.scans import Scan
@@ -123,7 +124,7 @@ def benchmark(
                 bar.update()
         except BaseException as error:
             n_done = sum(record_path(cell, records).exists() for cell in cells)
-            error.add_note(f"{n_done} of {len(cells)} cells have their records in {records}.")
+            error.add_note(f"{n_done} of {counted(len(cells), 'cells')} recorded in {records}.")
             raise
     found = {cell.key: kept for cell in cells if (kept := find_record(cell, records))}
     result = BenchmarkResult(folder, *write_report(suite, cells, found, folder), n_run, failed)

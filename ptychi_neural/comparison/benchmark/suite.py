@@ -10,11 +10,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ptychi_neural.comparison.benchmark.cell import Cell, Frames
+from ptychi_neural.comparison.benchmark.cell import Cell
 from ptychi_neural.comparison.benchmark.record import score_columns
 from ptychi_neural.comparison.engines import ENGINES
 from ptychi_neural.comparison.held_out_pixels import HELD_OUT_FRACTION
 from ptychi_neural.runs.configuration import merged
+from ptychi_neural.scans.frames import Frames
 
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]+$")]
 """Part of a file name."""

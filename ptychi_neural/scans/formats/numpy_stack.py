@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ptychi_neural.counted import counted
 from ptychi_neural.scans.diffraction import Diffraction
 from ptychi_neural.scans.formats.registry import Reader, register_reader
 from ptychi_neural.scans.hdf5 import StrPath, native
@@ -53,7 +54,7 @@ def selected(path: StrPath, stack: np.ndarray, frame_indexes: ArrayLike | None) 
     missing = rows[(rows < 0) | (rows >= len(stack))]
     if len(missing):
         raise ValueError(
-            f"{path} holds {len(stack)} frames and lacks {len(missing)} of the {len(rows)} that "
-            f"the product asks for (the first: {missing[0]})."
+            f"{path} holds {counted(len(stack), 'frames')} and lacks {len(missing)} of the "
+            f"{len(rows)} that the product asks for (the first: {missing[0]})."
         )
     return np.asarray(stack[rows])

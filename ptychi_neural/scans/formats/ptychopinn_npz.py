@@ -63,7 +63,7 @@ class PtychoPinn(Reader):
             )
         probe = _guess(path, "probeGuess", names, 4)
         object_ = _guess(path, "objectGuess", names, 3)
-        shape = probe.shape[-2:] if probe.size else _stack(path).shape[1:]
+        shape = probe.shape[-2:] if probe.size else self.stack_shape(path)[1:]
         positions, object_ = _placed(np.stack([y_px, x_px], axis=1), shape, object_)
         return Scan(
             patterns=np.empty((0, *shape), dtype=np.float32),
