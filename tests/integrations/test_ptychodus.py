@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -248,6 +249,7 @@ class TestSubprocess:
         process = start(100_000)
         for line in process.stdout:
             if json.loads(line)["event"] == "checkpoint":
+                time.sleep(0.2)  # ptychodus cannot tell of a signal while it tells something else.
                 process.send_signal(signal.SIGTERM)
                 break
         out, _ = process.communicate(timeout=300)
