@@ -57,6 +57,7 @@ class Commands(TyperGroup):
         """Find a command, and give it the shared options."""
         global _settings
         if cmd_name != "reconstruct" and is_launched():
+            self.suggest_commands = False  # It would suggest the same one.
             ctx.fail(f"{cmd_name}: runs in one process, start it without torchrun.")
         _settings = Settings()
         ctx.call_on_close(_put_back(sys.stdout))

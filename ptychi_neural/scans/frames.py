@@ -56,7 +56,7 @@ class Frames(BaseModel):
             stated = self.model_dump(exclude_defaults=True).items()
             keys = ", ".join(f"{key} = {value}" for key, value in stated)
             n = counted(len(positions_px), "frames")
-            raise ValueError(f"frames = {{ {keys} }} leaves none of {n}.")
+            raise ValueError(f"data.frames = {{ {keys} }} leaves none of {n}: choose others.")
         return kept
 
     def of(self, scan: Scan) -> Scan:

@@ -30,7 +30,7 @@ def test_frames_are_a_range_then_a_window_of_it_then_every_some_of_those(keys, k
 
 
 def test_none_left_and_unknown_keys_are_refused():
-    with pytest.raises(ValueError, match=r"frames = \{ start = 12 \} leaves none of 12 frames"):
+    with pytest.raises(ValueError, match=r"data.frames = \{ start = 12 \} leaves none of 12"):
         Frames(start=12).indexes(GRID)
     for wrong in ({"stop": 0}, {"every": 0}, {"start": -1}, {"window_px": 0}, {"first": 3}):
         with pytest.raises(ValidationError):
@@ -107,5 +107,5 @@ def test_an_object_that_is_made_holds_these_frames_and_not_the_whole_scan(tmp_pa
 
 def test_none_that_are_left_name_the_file(tmp_path, scan):
     path = written(tmp_path, scan)
-    with pytest.raises(ValueError, match=r"product.h5: frames = \{ start = 100 \} leaves none"):
+    with pytest.raises(ValueError, match=r"product.h5: data.frames = \{ start = 100 \}"):
         loaded(path, frames={"start": 100})
