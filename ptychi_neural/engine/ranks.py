@@ -78,7 +78,8 @@ def build_data(task: PtychographyTask, build: Callable[[PtychographyTask], None]
         build(task)
         return
     assert isinstance(task.options, NeuralPtychographyOptions)
-    check_options(task.options)
+    reconstructor = task.options.reconstructor_options
+    check_epochs(reconstructor, reconstructor.num_epochs)
     data = task._task_data
     # pty-chi's annotation knows less than it takes.
     y, x = map(to_tensor, (data.probe_position_y_px, data.probe_position_x_px))  # type: ignore[arg-type]
@@ -117,18 +118,6 @@ def _check_same(positions: torch.Tensor) -> None:
             "probe_position_x_px, probe_position_y_px: differ between the processes; give all of "
             "them the same scan, and the same random_seed where it is drawn."
         )
-
-
-def check_options(options: NeuralPtychographyOptions) -> None:
-    """Refuse what needs one process.
-
-    Raises
-    ------
-    ValueError
-        Naming the option and the remedy.
-    """
-    reconstructor = options.reconstructor_options
-    check_epochs(reconstructor, reconstructor.num_epochs)
 
 
 def check_run(

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat, PositiveInt, model_validator
 
+from ptychi_neural.scans import mean_pattern_probe
 from ptychi_neural.simulation.objects import AnyObject, DeadLeaves
 from ptychi_neural.simulation.probes import AnyProbe, Gaussian, Probe, mixed_states
 from ptychi_neural.simulation.scans import AnyScan, Positions, Raster
@@ -112,17 +113,21 @@ class SimulationOptions(Section):
         """Compute the true probe, (n_modes, h, w) of unit power."""
         return self._with_modes(self.probe.build(self.frame_shape))
 
-    def build_probe_guess(self, mean_pattern: Probe) -> Probe:
+    def build_probe_guess(
+        self, patterns: NDArray[np.generic], valid_pixel_mask: NDArray[np.bool_] | None
+    ) -> Probe:
         """Compute the probe that a reconstruction starts from, (n_modes, h, w) of unit power.
 
         Parameters
         ----------
-        mean_pattern : ndarray
-            (1, h, w) probe whose pattern is the mean of the measured ones.
+        patterns : ndarray
+            (n, h, w) measured counts, of which a guess may be made.
+        valid_pixel_mask : ndarray, optional
+            (h, w) True where the detector works.
         """
         if self.probe_guess == "mean_pattern":
             return mixed_states(
-                mean_pattern,
+                mean_pattern_probe(patterns, valid_pixel_mask)[0].astype(complex),
                 n_modes=len(self.build_probe()),
                 secondary_fraction=self.secondary_mode_fraction,
             )

@@ -23,7 +23,7 @@ from ptychi.data_structures.probe_positions import ProbePositions
 from ptychi.forward_models import PlanarPtychographyForwardModel
 from ptychi.utils import get_suggested_object_size, to_tensor
 
-from ptychi_neural.scans import mean_pattern_probe, write_diffraction, write_product
+from ptychi_neural.scans import write_diffraction, write_product
 from ptychi_neural.scans.beamline import detector_pixel_sizes
 from ptychi_neural.scans.scan import Scan
 from ptychi_neural.simulation.options import SimulationOptions
@@ -103,8 +103,7 @@ def simulate(options: SimulationOptions) -> SimulatedScan:
         detector_rng = np.random.default_rng((options.seed, options.noise_seed))
     patterns = _detect(expected, mask, options, detector_rng)
 
-    mean_pattern = mean_pattern_probe(patterns, mask)[0].astype(complex)
-    guess, guessed_weights = options.build_probe_guess(mean_pattern)[None] * np.sqrt(scale), None
+    guess, guessed_weights = options.build_probe_guess(patterns, mask)[None] * np.sqrt(scale), None
     if options.probe_variation is not None:
         guess, guessed_weights = options.probe_variation.guess(guess[0], n, probe_rng)
 

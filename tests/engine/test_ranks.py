@@ -204,36 +204,35 @@ def test_three_processes_take_moments_and_halves_as_one(dim):
     assert_same(dim.scan, options, 3)
 
 
-@pytest.mark.slow
-def test_three_processes_refine_what_one_refines():
-    scan = Raster(n_y=9, n_x=9, step_px=3.0)
-    errors = {"photons_per_frame": 1e4, "probe_defocus_error": 0.3, "position_error_px": 0.5}
-    simulated = simulate(SimulationOptions(seed=5, frame_shape=(24, 24), scan=scan, **errors))
-    options = default_options(0)
+def with_unknowns(options):
+    """A scan whose probe, positions and intensities are not known, which the options refine."""
     options.probe_options.optimizable = options.probe_position_options.optimizable = True
     weights = options.opr_mode_weight_options
     weights.optimizable = weights.optimize_intensity_variation = True
     weights.optimize_eigenmode_weights = False
+    scan = Raster(n_y=9, n_x=9, step_px=3.0)
+    errors = {"photons_per_frame": 1e4, "probe_defocus_error": 0.3, "position_error_px": 0.5}
+    return simulate(SimulationOptions(seed=5, frame_shape=(24, 24), scan=scan, **errors)).scan
+
+
+@pytest.mark.slow
+def test_three_processes_refine_what_one_refines():
+    options = default_options(0)
+    scan = with_unknowns(options)
     options.reconstructor_options.batch_size = 30
     start = options.reconstructor_options.start
     start.n_iterations, start.first_position_iteration = 60, 20
-    assert_same(simulated.scan, options, 3)
+    assert_same(scan, options, 3)
 
 
 @pytest.mark.slow
 def test_three_processes_fit_positions_and_intensities_as_one():
-    scan = Raster(n_y=9, n_x=9, step_px=3.0)
-    errors = {"photons_per_frame": 1e4, "probe_defocus_error": 0.3, "position_error_px": 0.5}
-    simulated = simulate(SimulationOptions(seed=5, frame_shape=(24, 24), scan=scan, **errors))
     options = fit_options(6)
-    options.probe_options.optimizable = options.probe_position_options.optimizable = True
-    weights = options.opr_mode_weight_options
-    weights.optimizable = weights.optimize_intensity_variation = True
-    weights.optimize_eigenmode_weights = False
+    scan = with_unknowns(options)
     options.object_options.total_variation.enabled = True
     options.object_options.total_variation.weight = 1e-3
     for n in (2, 3):
-        assert_same(simulated.scan, options, n)
+        assert_same(scan, options, n)
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import queue
 import threading
-import warnings
 
 import h5py
 import hdf5plugin  # noqa: F401  (registers bitshuffle)
@@ -21,6 +20,7 @@ from ptychi_neural.runs.frame_sources import opened_source
 from ptychi_neural.scans import empty_object, read_product, write_diffraction, write_product
 from ptychi_neural.scans.preparation import Preparation
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
+from sent_frames import taken
 from trained_generators import saved
 
 NAME = "TEST:Pva1:Image"
@@ -76,24 +76,14 @@ def detector(monkeypatch):
         yield found
 
 
-def taken(source, timeout_s):
-    """Numbers and counts of the frames of a source, and what is told."""
-    numbers, counts = [], []
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        assert source.stored_shape == (20, 24)
-        for _, blocks in source.looks(0.05, timeout_s, lambda: False, False):
-            for some, patterns, _ in blocks:
-                numbers += some.tolist()
-                counts += list(patterns)
-    order = np.argsort(numbers, kind="stable")
-    text = " ".join(str(warning.message) for warning in told)
-    return [numbers[i] for i in order], np.array([counts[i] for i in order]), text
+def of_detector(source, timeout_s):
+    assert source.stored_shape == (20, 24)
+    return taken(source, timeout_s)
 
 
 def received(detector, images, timeout_s=1.0):
     with detector.sending(images), opened_source(f"pva://{NAME}", Preparation(), 10) as source:
-        return taken(source, timeout_s)
+        return of_detector(source, timeout_s)
 
 
 def queued(updates):
@@ -101,7 +91,7 @@ def queued(updates):
     waiting = queue.Queue()
     for update in updates:
         waiting.put(update)
-    return taken(pva_frames.PvaFrames("pva://x", waiting, Preparation(), 0.1), 0.1)
+    return of_detector(pva_frames.PvaFrames("pva://x", waiting, Preparation(), 0.1), 0.1)
 
 
 def bitshuffled(counts):
@@ -150,7 +140,7 @@ def test_images_that_the_server_leaves_out_are_told(detector):
         assert detector.looked_at.wait(20)
         for number in range(2000):
             detector.variable.post(value(number, FRAMES[0]))
-        numbers, _, told = taken(source, 1.0)
+        numbers, _, told = of_detector(source, 1.0)
     assert 100 < len(numbers) < 1000
     assert numbers[-1] == 1999
     assert f"{2000 - numbers.index(1999) - 1} frames never came" in told

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import warnings
 
 import h5py
 import hdf5plugin  # noqa: F401  (registers bitshuffle)
@@ -25,6 +24,7 @@ from ptychi_neural.runs.inference import write_inference
 from ptychi_neural.scans import empty_object, read_product, write_diffraction, write_product
 from ptychi_neural.scans.preparation import Preparation
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
+from sent_frames import taken
 from trained_generators import predictor_of, saved
 
 FRAMES = np.random.default_rng(0).poisson(5, (12, 20, 24)).astype(np.uint16)
@@ -93,20 +93,6 @@ def sending(socket, messages):
     thread.start()
     yield
     thread.join()
-
-
-def taken(source, timeout_s):
-    """Numbers and counts of the frames of a source, and what is told."""
-    numbers, counts = [], []
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        for _, blocks in source.looks(0.05, timeout_s, lambda: False, False):
-            for some, patterns, _ in blocks:
-                numbers += some.tolist()
-                counts += list(patterns)
-    order = np.argsort(numbers, kind="stable")
-    text = " ".join(str(warning.message) for warning in told)
-    return [numbers[i] for i in order], np.array([counts[i] for i in order]), text
 
 
 def received(sender, messages, timeout_s=1.0):
