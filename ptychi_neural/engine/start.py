@@ -335,7 +335,7 @@ def _transfer_floor(scan: ScanPhysics, split: int | None) -> float | None:
     small detector or of blurred patterns.
     """
     is_sought = split is None and scan.model.probe.optimizable and not seeks_defocus(scan)
-    if is_sought or not scan.model.writes_down_corrections:
+    if is_sought or not scan.model.is_one_product:
         return None
     return scan.options.start.transfer_floor
 
@@ -345,9 +345,7 @@ def _waits_for_probe(scan: ScanPhysics) -> bool:
     slowly because updates are not divided."""
     model = scan.model
     return bool(
-        model.probe_positions.optimizable
-        or _refines_opr_modes(scan)
-        or not model.writes_down_corrections
+        model.probe_positions.optimizable or _refines_opr_modes(scan) or not model.is_one_product
     )
 
 

@@ -2,15 +2,15 @@
 
     d = F^-1[c Psi],     Psi = F(P o),     c: the relative change that the counts ask for.
 
-Where the detector sees all of one exit wave, d is written down. With several slices, a detector
-that is smaller than the probe, or blurred patterns, what d asks for is the gradient of the loss
-through pty-chi's forward model, with the factor that makes both the same where both can be had.
+Where the detector sees all of the exit wave, d is written down, and is propagated back from slice
+to slice. With a detector that is smaller than the probe, or blurred patterns, what d asks for is
+the gradient of the loss through pty-chi's forward model, with the factor that makes both the same
+where both can be had.
 """
 
 from typing import NamedTuple, Protocol, cast
 
 import torch
-from ptychi.image_proc import shift_images
 from ptychi.propagate import WavefieldPropagator
 from torch import Tensor
 
@@ -53,11 +53,12 @@ class Correction(Protocol):
 class ExitWaveCorrection(NamedTuple):
     """The change of the exit waves of some frames."""
 
-    probe: Tensor
-    """(n, n_modes, h, w) probes at their sub-pixel shifts."""
+    incident: list[Tensor]
+    """(n, n_modes, h, w) waves that fall on each slice; on the first one the probes at their
+    sub-pixel shifts."""
 
-    exit_waves: Tensor
-    """(n, n_modes, h, w) change of the exit waves."""
+    exit_waves: list[Tensor]
+    """(n, n_modes, h, w) change of the exit wave of each slice."""
 
     predicted: Tensor
     """(n, h, w) predicted counts."""
@@ -69,24 +70,20 @@ class ExitWaveCorrection(NamedTuple):
     """(n, n_modes, h, w) predicted waves on the detector."""
 
     def back_projected(self) -> Tensor:
-        return (self.probe.conj() * self.exit_waves).sum(1, keepdim=True)
+        of_slices = [
+            (wave.conj() * change).sum(1) for wave, change in zip(self.incident, self.exit_waves)
+        ]
+        # Each of several slices takes its share of the step.
+        return torch.stack(of_slices, 1) / len(of_slices)
 
     @torch.no_grad()
     def intensity(self) -> Tensor:
-        return squared_modulus(self.probe).sum(1, keepdim=True)
+        return torch.stack([squared_modulus(wave).sum(1) for wave in self.incident], 1)
 
     def probe_change(self, model: ScanForwardModel, frames: Tensor, patches: Tensor) -> Tensor:
-        directions = patches.conj() * self.exit_waves
-        shifted_back = shift_images(
-            directions[:, 0],
-            model.get_probe_grid_position_data()[2][frames],
-            method=model.object.options.patch_interpolation_method,
-            adjoint=True,
-        )
+        directions = patches[:, :1].conj() * self.exit_waves[0]
         change = torch.zeros_like(model.probe.data)
-        change[:, 0] = torch.einsum(
-            "jk,jhw->khw", model.weights(frames).to(shifted_back.dtype), shifted_back
-        )
+        change[:, 0] = model.shifted_back(frames, directions[:, 0])
         change[0, 1:] = directions[:, 1:].sum(0)
         return change
 
@@ -141,7 +138,7 @@ def correct_exit_waves(
     frames : Tensor
         (n,) indices of frames.
     patches : Tensor
-        (n, 1, h, w) object patches.
+        (n, n_slices, h, w) object patches.
     measured : Tensor
         (n, h, w) counts.
     seen : Tensor
@@ -149,8 +146,11 @@ def correct_exit_waves(
     largest_change : float, optional
         The largest step of the Poisson likelihood. None: the change is that of the modulus.
     """
-    probe = model.incident_probes(frames)
-    far = model.forward_far_field(model.propagate_through_object(probe, patches))
+    incident = [model.incident_probes(frames)]
+    for slice_ in range(patches.shape[1] - 1):
+        exit_wave = patches[:, slice_, None] * incident[-1]
+        incident.append(model.propagate_to_next_slice(exit_wave, slice_))
+    far = model.forward_far_field(patches[:, -1, None] * incident[-1])
     power = squared_modulus(far).sum(1)
     # The floor bounds the gradient where nothing is predicted.
     floor = INTENSITY_FLOOR * power.detach().mean(dim=(-2, -1), keepdim=True)
@@ -161,8 +161,11 @@ def correct_exit_waves(
         change = ((measured / predicted - 1) / 2).clamp(max=largest_change)
     change = torch.where(seen, change, 0.0)
     propagator = cast(WavefieldPropagator, model.free_space_propagator)
-    exit_waves = propagator.propagate_backward(change[:, None] * far)
-    return ExitWaveCorrection(probe, exit_waves, predicted, seen, far)
+    exit_waves = [propagator.propagate_backward(change[:, None] * far)]
+    for slice_ in range(patches.shape[1] - 1, 0, -1):
+        before = patches[:, slice_, None].conj() * exit_waves[0]
+        exit_waves.insert(0, model.propagate_to_previous_slice(before, slice_))
+    return ExitWaveCorrection(incident, exit_waves, predicted, seen, far)
 
 
 def correct_by_gradient(
@@ -180,7 +183,7 @@ def correct_by_gradient(
     Poisson likelihood, g being torch's gradient of the sum of the losses by the patches. Each of
     several slices takes its share of the step.
 
-    Parameters are those of ``correct_exit_waves``, with (n, n_slices, h, w) patches.
+    Parameters are those of ``correct_exit_waves``.
     """
     differentiable = torch.is_grad_enabled() and patches.requires_grad
     refines_probe = bool(model.probe.optimizable)
@@ -213,7 +216,8 @@ def correct_by_gradient(
         wave = probe
         for slice_ in range(patches.shape[1]):
             if slice_ > 0:
-                wave = model.propagate_to_next_slice(wave, slice_ - 1)
+                exit_wave = patches[:, slice_ - 1, None] * wave
+                wave = model.propagate_to_next_slice(exit_wave, slice_ - 1)
             incident.append(squared_modulus(wave).sum(1))
     of_patches = factor * gradients[0] / patches.shape[1]
     return GradientCorrection(

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGroup
 from ptychi.forward_models import PlanarPtychographyForwardModel
+from ptychi.image_proc import shift_images
 from ptychi.io_handles import PtychographyDataset
 from ptychi.propagate import FourierPropagator
 from scipy.spatial import cKDTree
@@ -23,7 +24,7 @@ from ptychi_neural.options import NeuralReconstructorOptions
 from ptychi_neural.options.choices import StitchWeightings
 from ptychi_neural.physics.intensity_scale import IntensityScale
 from ptychi_neural.physics.ranks import Share
-from ptychi_neural.physics.shifted_probes import ShiftedProbes
+from ptychi_neural.physics.shifted_probes import FourierShifts, ShiftedProbes
 from ptychi_neural.physics.stitching import Stitching
 
 
@@ -122,13 +123,18 @@ class ScanForwardModel(PlanarPtychographyForwardModel):
 
     @property
     def writes_down_corrections(self) -> bool:
-        """Whether the change of exit waves by the counts can be written down: one slice, on a
-        detector of the probe's size, without blur."""
+        """Whether the change of exit waves by the counts can be written down: on a detector of the
+        probe's size, without blur."""
         return (
-            self.object.n_slices == 1
-            and tuple(self.dataset.patterns.shape[-2:]) == tuple(self.probe.get_spatial_shape())
+            tuple(self.dataset.patterns.shape[-2:]) == tuple(self.probe.get_spatial_shape())
             and self.diffraction_pattern_blur_sigma is None
         )
+
+    @property
+    def is_one_product(self) -> bool:
+        """Whether the counts are those of a single product of probe and patch, for which a
+        contrast transfer and frames' own systems are known."""
+        return self.writes_down_corrections and self.object.n_slices == 1
 
     @cached_property
     def power_gain(self) -> float:
@@ -181,6 +187,9 @@ class ScanForwardModel(PlanarPtychographyForwardModel):
         pty-chi leaves out the weights of a probe of one OPR mode, so that the beam's intensity
         could not be refined there.
         """
+        if not self.uses_weights and always_return_probe_batch:
+            probe: Tensor = self.probe.get_opr_mode(0)
+            return probe.expand(len(indices), -1, -1, -1)
         if not self.uses_weights or self.probe.has_multiple_opr_modes:
             probes: Tensor = super().get_unique_probes(indices, always_return_probe_batch)
             return probes
@@ -199,12 +208,8 @@ class ScanForwardModel(PlanarPtychographyForwardModel):
 
     def opr_modes(self, frames: Tensor, which: slice) -> Tensor:
         """(n, k, h, w) some of the first mode's OPR modes at the sub-pixel shifts."""
-        modes = self.probe.data[which, :1]
-        of_frames = frames.repeat_interleave(len(modes))
-        shifted = super().shift_unique_probes(
-            of_frames, modes.repeat(len(frames), 1, 1, 1), first_mode_only=True
-        )
-        return shifted[:, 0].unflatten(0, (len(frames), len(modes)))
+        modes = self.probe.data[which, :1].expand(-1, len(frames), -1, -1)
+        return torch.stack([self._shift(frames, mode[:, None])[:, 0] for mode in modes], 1)
 
     def shift_unique_probes(
         self, indices: Tensor, unique_probes: Tensor, first_mode_only: bool = False
@@ -216,10 +221,38 @@ class ScanForwardModel(PlanarPtychographyForwardModel):
         return self._shifted_probes.get(
             self._places(indices),
             sources,
-            lambda: super(ScanForwardModel, self).shift_unique_probes(
-                indices, unique_probes, first_mode_only
-            ),
+            lambda: self._shift(indices, unique_probes),
         )
+
+    def _shift(self, frames: Tensor, probes: Tensor) -> Tensor:
+        """(n, n_modes, h, w) probes, the first mode at its sub-pixel shifts."""
+        if not self._shifts_by_factors:
+            shifted: Tensor = super().shift_unique_probes(frames, probes, first_mode_only=True)
+            return shifted
+        the_same = probes.stride(0) == 0
+        first = self._fourier_shifts(frames).shift(probes[: 1 if the_same else None, 0])
+        return torch.cat([first[:, None], probes[:, 1:]], 1)
+
+    def shifted_back(self, frames: Tensor, changes: Tensor) -> Tensor:
+        """(n_opr_modes, h, w) change of the first mode's OPR modes that (n, h, w) changes of the
+        frames' shifted probes ask for, summed with the frames' weights."""
+        if self._shifts_by_factors:
+            return self._fourier_shifts(frames).summed_back(changes, self.weights(frames))
+        method = self.object.options.patch_interpolation_method
+        back = shift_images(changes, self._sub_pixel_shifts(frames), method=method, adjoint=True)
+        return torch.einsum("jk,jhw->khw", self.weights(frames).to(back.dtype), back)
+
+    @property
+    def _shifts_by_factors(self) -> bool:
+        method = self.object.options.patch_interpolation_method
+        return method == "fourier" and not self.pad_for_shift
+
+    def _sub_pixel_shifts(self, frames: Tensor) -> Tensor:
+        shifts: Tensor = self.get_probe_grid_position_data()[2][frames]
+        return shifts
+
+    def _fourier_shifts(self, frames: Tensor) -> FourierShifts:
+        return FourierShifts.of(self._sub_pixel_shifts(frames), self.probe.data)
 
     def neighbours(self, grid_size: int) -> Tensor:
         """(n, g^2) indices of each position and its nearest others, in order of y, then x.

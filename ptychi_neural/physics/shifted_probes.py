@@ -4,12 +4,52 @@ Shifting takes a pair of Fourier transforms for each pattern: a third of a proje
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
+from ptychi.image_proc import shift_images
+from ptychi.maths import fft2_precise, ifft2_precise
 from torch import Tensor
 
 LARGEST_SIZE = 2**25
 """Complex numbers that are kept at most (256 MiB)."""
+
+
+class FourierShifts(NamedTuple):
+    """pty-chi's Fourier shifts of some frames, factorised into rows and columns.
+
+    Most of the time of pty-chi's ``fourier_shift`` goes into a complex exponential of every pixel
+    of every frame. It is a product of one of the rows and one of the columns, which pty-chi gives
+    for images of a single row and a single column.
+    """
+
+    rows: Tensor
+    """(n, h, 1) factors of the Fourier transform."""
+
+    columns: Tensor
+    """(n, 1, w) factors of the Fourier transform."""
+
+    @classmethod
+    def of(cls, shifts: Tensor, probe: Tensor) -> "FourierShifts":
+        """Of (n, 2) shifts in pixels, for (..., h, w) probes."""
+        factors = []
+        for shape in ((probe.shape[-2], 1), (1, probe.shape[-1])):
+            impulse = probe.new_zeros(len(shifts), *shape)
+            impulse[:, 0, 0] = 1
+            factors.append(fft2_precise(shift_images(impulse, shifts, method="fourier")))
+        return cls(*factors)
+
+    def shift(self, images: Tensor) -> Tensor:
+        """(n, h, w) shifted images; of (1, h, w) the same one at all shifts."""
+        shifted: Tensor = ifft2_precise(fft2_precise(images) * self.rows * self.columns)
+        return shifted
+
+    def summed_back(self, images: Tensor, weights: Tensor) -> Tensor:
+        """(k, h, w) sums over (n, h, w) images shifted back, with (n, k) weights."""
+        transforms = fft2_precise(images) * self.rows.conj() * self.columns.conj()
+        summed = torch.einsum("jk,jhw->khw", weights.to(transforms.dtype), transforms)
+        back: Tensor = ifft2_precise(summed)
+        return back
 
 
 class ShiftedProbes:

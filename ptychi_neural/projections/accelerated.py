@@ -179,7 +179,7 @@ class AcceleratedProjections:
     def join(self, of_modulus: bool) -> None:
         """Begin to refine the probe."""
         self._joined = True
-        if self.scan.model.writes_down_corrections:
+        if self.scan.model.is_one_product:
             self._first_divided = self.n_iterated
         self.lower(of_modulus)
 

@@ -137,6 +137,6 @@ def first_divided_iteration(scan: ScanPhysics) -> int | None:
     probe, which is nearly found by then; None where they never are, or all are."""
     if not scan.model.probe.optimizable or seeks_defocus(scan):
         return None
-    if not scan.model.writes_down_corrections:
+    if not scan.model.is_one_product:
         return None
     return scan.options.start.first_divided_iteration

@@ -193,7 +193,7 @@ def find_defocus(scan: ScanPhysics, loss_function: torch.nn.Module, bar: tqdm) -
             mean = MeanLoss()
             for seen, predicted, mask in predictions:
                 transfer, n_iterations = None, UNDIVIDED * options.defocus_iterations
-                if scan.model.writes_down_corrections:
+                if scan.model.is_one_product:
                     known = known_responses.get(radians)
                     transfer = ContrastTransfer(seen, options.joint_transfer_floor, known)
                     known_responses[radians] = transfer.response

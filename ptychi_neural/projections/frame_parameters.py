@@ -66,7 +66,7 @@ class FrameParameters:
         self.model, self.damping = scan.model, scan.options.start.frame_damping
         self.batch_size = scan.options.batch_size
         self._refinements: list[Refinement] = []
-        if scan.model.writes_down_corrections:
+        if scan.model.is_one_product:
             if scan.model.probe_positions.optimizable:
                 self._refinements.append(PositionRefinement(scan))
             if scan.model.opr_mode_weights.optimizable:
@@ -99,9 +99,9 @@ class FrameParameters:
         waves = [
             change
             for each in self._due
-            for change in each.wave_changes(correction.probe, patches, frames)
+            for change in each.wave_changes(correction.incident[0], patches, frames)
         ]
-        scale, wanted = self.model.intensity_scale.value, correction.exit_waves
+        scale, wanted = self.model.intensity_scale.value, correction.exit_waves[0]
         along = [(wanted[:, : wave.shape[1]].conj() * wave).real.sum((1, 2, 3)) for wave in waves]
         self._asked[frames, :, 0] = scale * self.model.power_gain * torch.stack(along, 1)
         if not self._known[frames].all():

@@ -17,7 +17,7 @@ def test_a_correction_takes_a_fully_lit_patch_to_the_measured_modulus(n_modes):
     model, patches = scan.model, scan.start_patches(scan.frames)
     correction = scan.correction(scan.frames, patches)
     far = model.forward_far_field(
-        model.forward_real_space(scan.frames, patches) + correction.exit_waves
+        model.forward_real_space(scan.frames, patches) + correction.exit_waves[0]
     )
     predicted = model.intensities(scan.frames, patches)
     floor = INTENSITY_FLOOR * predicted.mean(dim=(-2, -1), keepdim=True)
@@ -36,7 +36,7 @@ def test_a_poisson_correction_is_the_gradient_of_the_likelihood_up_to_its_limit(
     predicted = (np.abs(far) ** 2).sum(axis=1)
     change = np.minimum((scan.model.dataset.patterns.numpy() / predicted - 1) / 2, 3)
     expected = np.fft.ifft2(change[:, None] * far)
-    np.testing.assert_allclose(correction.exit_waves.detach(), expected, atol=1e-4)
+    np.testing.assert_allclose(correction.exit_waves[0].detach(), expected, atol=1e-4)
     np.testing.assert_allclose(correction.predicted.detach(), predicted, rtol=1e-4, atol=1e-4)
 
 
@@ -47,7 +47,7 @@ def test_a_summed_update_is_the_least_squares_object_for_the_corrected_exit_wave
     change = torch.tensor(complex_random(rng, 1, H, W))
     probe = scan.model.incident_probes(scan.frames).detach()
     wanted = probe * scan.extract(change, scan.frames)
-    correction = ExitWaveCorrection(probe, wanted, *[torch.ones(1)] * 3)
+    correction = ExitWaveCorrection([probe], [wanted], *[torch.ones(1)] * 3)
     canvas = Canvas(
         scan.back_project(correction, scan.frames), scan.illumination(correction, scan.frames)
     )
@@ -70,7 +70,7 @@ def test_the_probes_update_is_the_adjoint_of_what_a_probe_does_to_the_exit_waves
     shifted = PlanarPtychographyForwardModel.shift_unique_probes(
         model, frames, change.expand(9, -1, -1, -1), first_mode_only=True
     )
-    correction = ExitWaveCorrection(shifted, exit_waves, *[torch.ones(1)] * 3)
+    correction = ExitWaveCorrection([shifted], [exit_waves], *[torch.ones(1)] * 3)
     update = correction.probe_change(model, frames, patches)
     ahead = (shifted * patches).conj() * exit_waves
     torch.testing.assert_close(ahead.sum(), (change.conj() * update).sum(), rtol=1e-3, atol=1e-3)

@@ -5,9 +5,11 @@ import pytest
 import torch
 from ptychi.api import LossFunctions
 from ptychi.api.task import PtychographyTask
+from ptychi.image_proc import shift_images
 
-from irregular_scan import PATCH, H, W, make_scan, make_task
+from irregular_scan import PATCH, H, W, complex_random, make_scan, make_task
 from ptychi_neural.physics.losses import MeanLoss, build_loss_function, losses_of_pixels
+from ptychi_neural.physics.shifted_probes import FourierShifts
 
 
 def predicted_through_patches(scan):
@@ -126,3 +128,24 @@ def test_shifted_probes_are_made_anew_when_probe_or_positions_change():
         torch.testing.assert_close(model.incident_probes(frames), 2 * first)
         task.probe_positions.set_data(task.probe_positions.data + 0.3)
         assert not torch.allclose(model.incident_probes(frames), 2 * first)
+
+
+@pytest.mark.parametrize("shape", [(12, 9), (8, 16)])
+def test_factors_shift_as_pty_chi_does(shape):
+    """Also the same image to all positions, and back, summed with weights."""
+    rng = np.random.default_rng(3)
+    images = torch.tensor(complex_random(rng, 5, *shape))
+    shifts = torch.tensor(rng.uniform(-0.5, 0.5, (5, 2)))
+    factors = FourierShifts.of(shifts, images)
+    close = {"rtol": 1e-10, "atol": 1e-12}
+    expected = shift_images(images, shifts, method="fourier")
+    torch.testing.assert_close(factors.shift(images), expected, **close)
+    torch.testing.assert_close(
+        factors.shift(images[:1]),
+        shift_images(images[:1].expand(5, -1, -1), shifts, method="fourier"),
+        **close,
+    )
+    back = shift_images(images, shifts, method="fourier", adjoint=True)
+    weights = torch.tensor(rng.normal(size=(5, 2)))
+    expected = torch.einsum("jk,jhw->khw", weights.to(back.dtype), back)
+    torch.testing.assert_close(factors.summed_back(images, weights), expected, **close)

@@ -26,8 +26,8 @@ def options_for(num_epochs=0, n_iterations=60):
 
 
 @pytest.mark.parametrize("poisson", [True, False])
-@pytest.mark.parametrize("n_modes", [1, 2])
-def test_the_gradient_is_the_written_down_correction(simulated, poisson, n_modes):
+@pytest.mark.parametrize(("n_modes", "n_slices"), [(1, 1), (2, 1), (2, 3)])
+def test_the_gradient_is_the_written_down_correction(simulated, poisson, n_modes, n_slices):
     options = options_for()
     options.reconstructor_options.default_dtype = "float64"
     options.probe_options.optimizable = True
@@ -36,10 +36,15 @@ def test_the_gradient_is_the_written_down_correction(simulated, poisson, n_modes
     rng = np.random.default_rng(0)
     probe = simulated.scan.probe.repeat(n_modes, axis=1)
     probe = probe * (1 + 0.3 * rng.normal(size=probe.shape))
-    scan = make_task(options, simulated.scan, probe_data=probe).reconstructor.scan
+    given = {"probe_data": probe}
+    if n_slices > 1:
+        options.data_options.wavelength_m = 1e-9
+        options.object_options.slice_spacings_m = [1e-5, 2e-5]
+        given["object_data"] = np.ones((n_slices, *simulated.scan.object.shape[1:]), complex)
+    scan = make_task(options, simulated.scan, **given).reconstructor.scan
     frames = scan.frames[:7]
     patches = scan.start_patches(frames) * torch.polar(
-        1 + 0.1 * torch.rand(7, 1, 32, 32), torch.rand(7, 1, 32, 32)
+        1 + 0.1 * torch.rand(7, n_slices, 32, 32), torch.rand(7, n_slices, 32, 32)
     )
     measured, seen = scan.model.measured(frames), scan.seen(frames)
     largest = 3.0 if poisson else None

@@ -15,12 +15,12 @@ def test_held_out_pixels_reach_neither_input_nor_update():
     assert 0.15 < held_out.float().mean() < 0.25
     before = [
         scan.patterns(frames),
-        scan.correction(frames, scan.start_patches(frames)).exit_waves,
+        scan.correction(frames, scan.start_patches(frames)).exit_waves[0],
     ]
     task.dataset.patterns = torch.where(held_out, 1000.0, task.dataset.patterns)
     torch.testing.assert_close(before[0], scan.patterns(frames))
     after = scan.correction(frames, scan.start_patches(frames))
-    torch.testing.assert_close(before[1], after.exit_waves)
+    torch.testing.assert_close(before[1], after.exit_waves[0])
 
 
 def test_splits_partition_the_pixels_that_are_not_held_out():
