@@ -215,13 +215,14 @@ class ScanForwardModel(PlanarPtychographyForwardModel):
         self, indices: Tensor, unique_probes: Tensor, first_mode_only: bool = False
     ) -> Tensor:
         """Shift probes as pty-chi does, and keep them while nothing changes."""
+        if not first_mode_only:
+            shifted: Tensor = super().shift_unique_probes(indices, unique_probes)
+            return shifted
         sources = [cast(Tensor, self.probe.tensor.data), cast(Tensor, self.probe_positions.tensor)]
         if self.opr_mode_weights is not None:
             sources.append(cast(Tensor, self.opr_mode_weights.tensor))
         return self._shifted_probes.get(
-            self._places(indices),
-            sources,
-            lambda: self._shift(indices, unique_probes),
+            self._places(indices), sources, lambda: self._shift(indices, unique_probes)
         )
 
     def _shift(self, frames: Tensor, probes: Tensor) -> Tensor:

@@ -130,6 +130,16 @@ def test_shifted_probes_are_made_anew_when_probe_or_positions_change():
         assert not torch.allclose(model.incident_probes(frames), 2 * first)
 
 
+def test_probes_are_shifted_as_by_pty_chi():
+    model = make_task(14, n_modes=3).reconstructor.model
+    frames = torch.arange(5)
+    with torch.no_grad():
+        probes = model.get_unique_probes(frames)
+        expected = super(type(model), model).shift_unique_probes(frames, probes, True)
+        shifted = model.shift_unique_probes(frames, probes, True)
+    torch.testing.assert_close(shifted, expected, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(12, 9), (8, 16)])
 def test_factors_shift_as_pty_chi_does(shape):
     """Also the same image to all positions, and back, summed with weights."""
