@@ -5,13 +5,14 @@ Gauss-Newton step of the frame's own small system,
 
     (sum D D^T) s = sum D (sqrt(Y_meas) - sqrt(Y_pred)),     D_i = Re(Psi^* F(psi_i)) / |Psi|,
 
-where psi_i is the change of its exit waves. The modulus has the same variance at all counts, so
-that the sums need no weights. With the corrections d of the exit waves the right side is
+where psi_i is the change of its last exit waves. The modulus has the same variance at all counts,
+so that the sums need no weights. With the corrections d of the exit waves the right side is
 
     sum D (sqrt(Y_meas) - sqrt(Y_pred)) = S N sum Re(d^* psi_i),
 
-N being the factor by which propagation multiplies the power of a wave, so that it takes no
-propagation; the left side, which changes slowly, is computed every few iterations only.
+N being the factor by which propagation multiplies the power of a wave. Of several slices it is the
+sum over what changes in each of them, so that it takes no propagation; the left side, which changes
+slowly, is computed every few iterations only.
 """
 
 from collections.abc import Sequence
@@ -32,6 +33,11 @@ NORMAL_STRIDE = 4
 that halves that are seen in turn have theirs."""
 
 
+WaveChange = list[Tensor]
+"""(n, n_modes, h, w) changes of the exit waves of the first slices by what happens in each of them;
+(n, 1, h, w) where only the first mode changes."""
+
+
 class Refinement(Protocol):
     """Steps of something that each frame has of its own."""
 
@@ -41,10 +47,12 @@ class Refinement(Protocol):
         """Whether an iteration of this number takes steps."""
 
     def begin(self, object_: Tensor) -> None:
-        """Take the (1, H, W) object from which patches will be cut."""
+        """Take the (n_slices, H, W) object from which patches will be cut."""
 
-    def wave_changes(self, probe: Tensor, patches: Tensor, frames: Tensor) -> list[Tensor]:
-        """Changes of the exit waves, (n, n_modes or 1, h, w) for each unknown."""
+    def wave_changes(
+        self, correction: ExitWaveCorrection, patches: Tensor, frames: Tensor
+    ) -> list[WaveChange]:
+        """What each unknown changes."""
 
     def take(self, steps: Tensor) -> None:
         """Take (n, n_unknowns) steps."""
@@ -66,7 +74,7 @@ class FrameParameters:
         self.model, self.damping = scan.model, scan.options.start.frame_damping
         self.batch_size = scan.options.batch_size
         self._refinements: list[Refinement] = []
-        if scan.model.is_one_product:
+        if scan.model.writes_down_corrections:
             if scan.model.probe_positions.optimizable:
                 self._refinements.append(PositionRefinement(scan))
             if scan.model.opr_mode_weights.optimizable:
@@ -77,7 +85,7 @@ class FrameParameters:
         self._known = torch.empty(0, dtype=torch.bool)
 
     def begin(self, iteration: int, object_: Tensor) -> None:
-        """Begin an iteration of the (1, H, W) object."""
+        """Begin an iteration of the (n_slices, H, W) object."""
         due = [each for each in self._refinements if each.is_due(iteration)]
         for each in due:
             each.begin(object_)
@@ -95,17 +103,17 @@ class FrameParameters:
         return self._asked.numel() > 0
 
     def accumulate(self, correction: ExitWaveCorrection, patches: Tensor, frames: Tensor) -> None:
-        """Take in some frames with their (n, 1, h, w) patches."""
+        """Take in some frames with their (n, n_slices, h, w) patches."""
         waves = [
             change
             for each in self._due
-            for change in each.wave_changes(correction.incident[0], patches, frames)
+            for change in each.wave_changes(correction, patches, frames)
         ]
-        scale, wanted = self.model.intensity_scale.value, correction.exit_waves[0]
-        along = [(wanted[:, : wave.shape[1]].conj() * wave).real.sum((1, 2, 3)) for wave in waves]
+        along = [changed_along(correction.exit_waves, of_slices) for of_slices in waves]
+        scale = self.model.intensity_scale.value
         self._asked[frames, :, 0] = scale * self.model.power_gain * torch.stack(along, 1)
         if not self._known[frames].all():
-            changes = modulus_changes(self.model, correction.far, waves)
+            changes = modulus_changes(self.model, correction.far, waves, patches)
             changes = torch.where(correction.seen[..., None, :, :], changes, 0.0).flatten(2)
             self._normal[frames] = scale * changes @ changes.mT
             self._known[frames] = True
@@ -135,7 +143,18 @@ class FrameParameters:
             each.take(of_each)
 
 
-def modulus_changes(model: ScanForwardModel, far: Tensor, changes: Sequence[Tensor]) -> Tensor:
+def changed_along(wanted: Sequence[Tensor], changes: WaveChange) -> Tensor:
+    """(n,) sums of Re(d^* psi) over pixels, modes and slices, d being wanted of each slice."""
+    of_slices = [
+        (each[:, : change.shape[1]].conj() * change).real.sum((1, 2, 3))
+        for each, change in zip(wanted, changes)
+    ]
+    return torch.stack(of_slices).sum(0)
+
+
+def modulus_changes(
+    model: ScanForwardModel, far: Tensor, changes: Sequence[WaveChange], patches: Tensor
+) -> Tensor:
     """(n, n_unknowns, h, w) derivatives of the patterns' moduli, without the scale.
 
     Parameters
@@ -144,14 +163,20 @@ def modulus_changes(model: ScanForwardModel, far: Tensor, changes: Sequence[Tens
         The propagation.
     far : Tensor
         (n, n_modes, h, w) waves on the detector.
-    changes : sequence of Tensor
-        (n, n_modes, h, w) derivatives of the exit waves by each unknown; (n, 1, h, w) where only
-        the first mode changes.
+    changes : sequence of list of Tensor
+        Derivatives of the exit waves by each unknown.
+    patches : Tensor
+        (n, n_slices, h, w) patches, through which changes of the first slices go on.
     """
     modulus = squared_modulus(far).sum(1).sqrt()
     modulus = modulus + 1e-6 * modulus.mean(dim=(-2, -1), keepdim=True)
-    along = [
-        (far[:, : change.shape[1]].conj() * model.forward_far_field(change)).real.sum(1) / modulus
-        for change in changes
-    ]
+    along = []
+    for first, *others in changes:
+        wave = first
+        for slice_ in range(1, patches.shape[1]):
+            wave = patches[:, slice_, None] * model.propagate_to_next_slice(wave, slice_ - 1)
+            if slice_ <= len(others):
+                wave = wave + others[slice_ - 1]
+        change = model.forward_far_field(wave)
+        along.append((far[:, : change.shape[1]].conj() * change).real.sum(1) / modulus)
     return torch.stack(along, 1)

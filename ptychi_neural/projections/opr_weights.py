@@ -7,6 +7,7 @@ Express 24, 8360 (2016)).
 
 from torch import Tensor
 
+from ptychi_neural.physics.exit_waves import ExitWaveCorrection
 from ptychi_neural.physics.scan_physics import ScanPhysics
 
 
@@ -38,10 +39,12 @@ class WeightRefinement:
     def begin(self, object_: Tensor) -> None:
         """Weights need nothing of the object but its patches."""
 
-    def wave_changes(self, probe: Tensor, patches: Tensor, frames: Tensor) -> list[Tensor]:
-        """(n, 1, h, w) changes of the first mode's exit waves with each weight."""
+    def wave_changes(
+        self, correction: ExitWaveCorrection, patches: Tensor, frames: Tensor
+    ) -> list[list[Tensor]]:
+        """Changes of the first mode's exit waves with each weight, in the first slice."""
         modes = self.model.opr_modes(frames, self.refined)
-        return [mode[:, None] * patches for mode in modes.unbind(1)]
+        return [[mode[:, None] * patches[:, :1]] for mode in modes.unbind(1)]
 
     def take(self, steps: Tensor) -> None:
         """Change the weights by (n, n_unknowns) steps, whose mean the probe itself takes."""

@@ -14,6 +14,7 @@ import ptychi.maths as pmath
 import torch
 from torch import Tensor
 
+from ptychi_neural.physics.exit_waves import ExitWaveCorrection
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.projections.contrast_transfer import first_divided_iteration
 
@@ -48,13 +49,19 @@ class PositionRefinement:
         return iteration >= self._first and self.positions.optimization_enabled(iteration)
 
     def begin(self, object_: Tensor) -> None:
-        """Take the slopes of the (1, H, W) object from which patches will be cut."""
+        """Take the slopes of the (n_slices, H, W) object from which patches will be cut."""
         self._slopes = slopes(object_)
 
-    def wave_changes(self, probe: Tensor, patches: Tensor, frames: Tensor) -> list[Tensor]:
-        """(n, n_modes, h, w) changes of the exit waves along y and along x, per pixel."""
+    def wave_changes(
+        self, correction: ExitWaveCorrection, patches: Tensor, frames: Tensor
+    ) -> list[list[Tensor]]:
+        """Changes along y and along x, per pixel, in each slice."""
         where = self.model.positions(frames)
-        return [probe * self.model.stitching.extract(s, where) for s in self._slopes]
+        of_axes = [self.model.stitching.extract(slope, where) for slope in self._slopes]
+        return [
+            [wave * along[:, slice_, None] for slice_, wave in enumerate(correction.incident)]
+            for along in of_axes
+        ]
 
     def take(self, steps: Tensor) -> None:
         """Move the positions by (n, 2) steps, within the limits of pty-chi's options.
@@ -99,7 +106,7 @@ def affine_part(displacements: Tensor, positions: Tensor) -> Tensor:
 
 
 def slopes(object_: Tensor) -> Tensor:
-    """(2, 1, H, W) derivatives of a (1, H, W) object along y and x, per pixel."""
+    """(2, n_slices, H, W) derivatives of an (n_slices, H, W) object along y and x, per pixel."""
     spectrum = torch.fft.fft2(object_)
     ky, kx = (2j * math.pi * torch.fft.fftfreq(n) for n in object_.shape[-2:])
     return torch.stack([torch.fft.ifft2(ky[:, None] * spectrum), torch.fft.ifft2(kx * spectrum)])

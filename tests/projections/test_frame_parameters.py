@@ -86,10 +86,63 @@ def test_changes_of_the_modulus_are_those_of_a_moved_object():
     canvas = torch.as_tensor(moved(0, 0))[None]
     cut = (..., slice(5, 29), slice(7, 31))
     probe = torch.as_tensor(probe)[None]
-    waves = [probe * slope[cut][None] for slope in slopes(canvas)]
-    model = task.reconstructor.model
-    found = modulus_changes(model, model.forward_far_field(probe * canvas[cut][None]), waves)
+    waves = [[probe * slope[cut][None]] for slope in slopes(canvas)]
+    model, patches = task.reconstructor.model, canvas[cut][None]
+    found = modulus_changes(model, model.forward_far_field(probe * patches), waves, patches)
     assert found[0].numpy() == pytest.approx(np.array(expected), rel=1e-3, abs=1e-5)
+
+
+@torch.no_grad()
+def test_changes_go_on_through_several_slices():
+    """Against finite differences, and the right side of the systems against its definition."""
+    options = options_for(0, "float64")
+    options.data_options.wavelength_m = 1e-9
+    options.object_options.slice_spacings_m = [2e-5]
+    options.probe_position_options.optimizable = True
+    options.opr_mode_weight_options.optimizable = True
+    options.opr_mode_weight_options.optimize_intensity_variation = True
+    simulated = small_scan(3, n_probe_modes=2)
+    object_ = np.repeat(simulated.truth.object, 2, axis=0)
+    probe = tilted(simulated.truth.probe)
+    weights = np.tile([1.0, 0.1], (N, 1))
+    scan = replace(simulated.scan, object=object_, probe=probe, opr_mode_weights=weights)
+    physics = make_opr_task(options, scan).reconstructor.scan
+    model, frames = physics.model, torch.arange(5)
+
+    def corrected(moved_by=(0.0, 0.0), weighted_by=0.0):
+        height, width = physics.start.shape[-2:]
+        ky, kx = torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)
+        turn = torch.exp(2j * np.pi * (ky * moved_by[0] + kx * moved_by[1]))
+        model.opr_mode_weights.set_data(torch.as_tensor(weights + weighted_by))
+        moved = torch.fft.ifft2(torch.fft.fft2(physics.start) * turn)
+        patches = physics.extract(moved, frames)
+        return physics.correction(frames, patches, of_modulus=True), patches
+
+    def difference(**change):
+        ahead, behind = (
+            corrected(**{name: h * np.asarray(by) for name, by in change.items()})[0].far
+            for h in (1e-4, -1e-4)
+        )
+        moduli = [far.abs().square().sum(1).sqrt() for far in (ahead, behind)]
+        return (moduli[0] - moduli[1]) / 2e-4
+
+    expected = [difference(moved_by=axis) for axis in ([1.0, 0.0], [0.0, 1.0])]
+    expected += [difference(weighted_by=axis) for axis in ([1.0, 0.0], [0.0, 1.0])]
+    correction, patches = corrected()
+    parameters = FrameParameters(physics)
+    parameters.begin(100, physics.start)
+    parameters.accumulate(correction, patches, frames)
+    seen, scale = correction.seen, model.intensity_scale.value
+    expected = torch.where(seen[..., None, :, :], torch.stack(expected, 1), 0.0).flatten(2)
+    normal = scale * expected @ expected.mT
+    torch.testing.assert_close(
+        parameters._normal[frames], normal, rtol=1e-3, atol=1e-4 * float(normal.abs().max())
+    )
+    left = model.measured(frames).sqrt() - correction.predicted.sqrt()
+    asked = scale.sqrt() * (expected @ left.flatten(1)[..., None])
+    torch.testing.assert_close(
+        parameters._asked[frames], asked, rtol=1e-3, atol=1e-4 * float(asked.abs().max())
+    )
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ptychi_neural.engine.tasks import build_task
 from ptychi_neural.projections.positions import affine_part
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
 from small_tasks import default_options, make_task
@@ -32,8 +33,7 @@ def small_scan(seed, **options):
             seed=seed,
             frame_shape=(24, 24),
             scan=Raster(n_y=9, n_x=9, step_px=3.0),
-            n_probe_modes=2,
-            **options,
+            **{"n_probe_modes": 2, **options},
         )
     )
 
@@ -50,6 +50,21 @@ def test_affine_part_of_an_affine_map_is_all_of_it():
 def test_positions_are_found_along_with_the_probe(seed):
     simulated = small_scan(seed, probe_defocus_error=0.3, position_error_px=0.7)
     task = task_of(simulated.scan, 80)
+    task.run()
+    found = task.get_data_to_cpu("probe_positions", as_numpy=True)
+    assert off_by(simulated, found) < 0.5 * off_by(simulated, simulated.scan.positions_px)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_positions_are_found_through_two_slices(seed):
+    object_ = {"kind": "dead_leaves", "amplitude_range": (0.77, 1), "phase_range": (-0.6, 0.6)}
+    simulated = small_scan(
+        seed, position_error_px=0.7, n_slices=2, slice_spacing_m=1e-5, object=object_
+    )
+    options = default_options(num_epochs=0)
+    options.reconstructor_options.start.n_iterations = 80
+    options.probe_position_options.optimizable = True
+    task = build_task(options, simulated.scan)
     task.run()
     found = task.get_data_to_cpu("probe_positions", as_numpy=True)
     assert off_by(simulated, found) < 0.5 * off_by(simulated, simulated.scan.positions_px)
