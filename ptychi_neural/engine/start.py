@@ -217,9 +217,9 @@ class Start:
     def halves(self, scan: ScanPhysics) -> list[ScanPhysics]:
         """Either half of the frames, with a start reconstructed from it alone.
 
-        The list is empty where nothing was reconstructed.
+        The list is empty where nothing was reconstructed, or there is one frame.
         """
-        if self.unprojected is None:
+        if self.unprojected is None or len(scan.frames) < 2:
             return []
         self._transfer = None  # As after a run that has gone on from a file.
         halves = interleaved_halves(scan.model.positions(scan.frames))

@@ -84,7 +84,9 @@ def found_keys(inspection: Inspection, given: Mapping[str, Any]) -> dict[str, An
         return found
     is_near = not {"focus_object_distance_m", "free_space_propagation_distance_m"}.isdisjoint(given)
     is_near |= scan is not None and scan.free_space_propagation_distance_m is not None
-    distance = {} if is_near or scan is None else _near_field(scan, shadow, given)
+    distance: dict[str, float] = {}
+    if scan is not None and not (is_near or inspection.is_defocused):
+        distance = _near_field(scan, shadow, given)
     turned = shadow if is_near or distance else shadow.in_far_field()
     names = ("transpose", "flip_y", "flip_x")
     orientation = {name: True for name in names if getattr(turned, name) and name not in given}

@@ -22,6 +22,7 @@ from ptychi_neural.runs.suspicions import (
     in_sides,
 )
 from ptychi_neural.scans import Scan, repair
+from ptychi_neural.scans.beamline import METRES
 from ptychi_neural.scans.diffraction import Diffraction
 from ptychi_neural.scans.formats import reader_of
 from ptychi_neural.scans.load import chosen_frames, read_patterns
@@ -58,8 +59,10 @@ class Inspection:
     """Why it cannot be loaded."""
 
     shadow: Shadow | None
-    """What shadow images tell, where patterns move with the sample, with pixel sizes in the unit of
-    the file's positions."""
+    """What shadow images tell, where patterns move with the sample, with pixel sizes in metres."""
+
+    is_defocused: bool
+    """Whether they are those of a far-field beam out of focus."""
 
 
 def inspect_scan(section: DataSection) -> Inspection:
@@ -101,7 +104,10 @@ def inspect_scan(section: DataSection) -> Inspection:
         _, rows, here = np.intersect1d(numbers, raw.numbers, return_indices=True)
         frames = stored.patterns[rows]
         shadow = find_shadow(frames, stored.valid_pixel_mask, raw.positions[here])
+        if shadow is not None and raw.in_pixels and scan is not None:
+            shadow = shadow._replace(pixel_size=shadow.pixel_size * scan.pixel_size_m)
     suspicions: list[str] = []
+    is_defocused = False
     positions_px: NDArray[np.float64] | None = None
     if raw is not None and not is_chosen and len(raw.positions) != shape[0]:
         suspicions.append(
@@ -116,9 +122,12 @@ def inspect_scan(section: DataSection) -> Inspection:
             now = find_shadow(scan.patterns, scan.valid_pixel_mask, scan.positions_px)
         suspicions += in_geometry(scan, now)
         is_far = scan.free_space_propagation_distance_m is None
-        if len(positions_px) > 2 and not (now is not None and is_far):
-            steps = overlap(positions_px, scan.probe), step(positions_px)
-            suspicions += in_positions(positions_px, scan.probe, *steps)
+        is_defocused = is_far and now is not None and now.fits_far_field
+        if now is None or not is_far or is_defocused:
+            common, step_px = overlap(positions_px, scan.probe), step(positions_px)
+            if now is not None and is_defocused:  # the beam may be wider than the probe in focus
+                common = max(common, 1 - step_px / now.beam_px(scan.patterns.shape[1:]))
+            suspicions += in_positions(positions_px, scan.probe, common, step_px)
     elif raw is not None:
         suspicions += _unit_that_loads(section, stride)
     facts |= {f"defects {i}": line for i, line in enumerate(report, 1)}
@@ -126,7 +135,9 @@ def inspect_scan(section: DataSection) -> Inspection:
     used = stored if scan is None else Diffraction(scan.patterns, scan.valid_pixel_mask)
     suspicions += in_sides(section.crop or shape[1:], section.bin)
     suspicions += in_patterns(*used, near_field or shadow is not None)
-    return Inspection(facts, suspicions, stored, numbers, scan, positions_px, problem, shadow)
+    return Inspection(
+        *(facts, suspicions, stored, numbers, scan, positions_px, problem, shadow, is_defocused)
+    )
 
 
 def _unit_that_loads(section: DataSection, stride: int) -> list[str]:
@@ -148,6 +159,9 @@ class _Raw(NamedTuple):
     positions: NDArray[np.float64]
     numbers: NDArray[np.int64]
     """Numbers of their frames."""
+
+    in_pixels: bool
+    """Whether they are in object pixels instead of metres."""
 
 
 def _loaded(section: DataSection, stride: int) -> tuple[Scan | None, str | None, list[str]]:
@@ -171,18 +185,20 @@ def _defects(stored: Diffraction) -> list[str]:
 
 
 def _raw_positions(section: DataSection, shape: tuple[int, ...], stride: int = 1) -> _Raw | None:
-    """Finite positions in metres, or in the unit of a file that tells no other."""
+    """Finite positions in metres, or in object pixels where a file has these."""
     try:
-        known, _, _ = chosen_frames(
-            *(section.product_path, section.preparation(), shape[1:], slice(None, None, stride))
+        known, native_unit, _ = chosen_frames(
+            *(section.product_path, section.preparation(), shape[1:], slice(None, None, stride)),
+            section.diffraction_path,
         )
     except (ValueError, FileNotFoundError):
         return None
     positions, numbers = known.positions_px, known.frame_indexes
-    if not math.isnan(known.pixel_size_m):
+    unit = section.position_units or native_unit
+    if not math.isnan(known.pixel_size_m) and native_unit != "px":
         positions = positions * known.pixel_size_m
     assert numbers is not None
-    return _Raw(positions, numbers)
+    return _Raw(positions * METRES.get(unit, 1.0), numbers, unit == "px")
 
 
 def _all_positions(scan: Scan, raw: _Raw | None) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ from ptychi_neural import evaluation
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.prediction.deviation_intervals import Intervals
 from ptychi_neural.runs.checkpoints import CHECKPOINT
+from ptychi_neural.runs.pictures import shown_area
 from ptychi_neural.runs.provenance import provenance, write_json
 from ptychi_neural.runs.run_file import RunFile
 from ptychi_neural.scans import Scan, write_product
@@ -211,6 +212,6 @@ def _draw_object(result: ReconstructionResult, run: RunFile, folder: Path) -> No
         pixel_size_m=scan.pixel_size_m,
         standard_deviation=result.standard_deviation,
         intervals=None if intervals is None else (intervals.amplitude, intervals.phase),
-        mask=evaluation.scanned_area(scan.positions_px, scan.object.shape),
+        mask=shown_area(scan),
         overwrite=True,
     )

@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychi_neural.counted import counted
 from ptychi_neural.scans import Scan
 from ptychi_neural.scans.shadow_images import Shadow
 
@@ -14,6 +15,9 @@ LOW_OVERLAP, HIGH_OVERLAP = 0.5, 0.97
 
 FEWEST_STEPS, MOST_STEPS = 0.01, 0.5
 """Usual steps between positions, in fields of view."""
+
+LINE_PX = 0.25
+"""Standard deviation from a line, in object pixels, below which positions span no area."""
 
 JITTER = 0.02
 """Deviation from a lattice, in steps, below which a raster has no jitter."""
@@ -82,9 +86,18 @@ def in_positions(
     overlap: float,
     step_px: float,
 ) -> list[str]:
-    """What the positions suggest: other units, little overlap, a raster without jitter."""
+    """What the positions suggest: no area, other units, little overlap, an unjittered raster."""
     found = []
     side = min(probe.shape[-2:])
+    widths = np.linalg.svd(positions_px - positions_px.mean(axis=0), compute_uv=False)
+    if len(positions_px) < 3 or widths[-1] < LINE_PX * np.sqrt(len(positions_px)):
+        found.append(
+            f"no area is spanned by {counted(len(positions_px), 'positions')}: metrics and "
+            "intervals need one, and the probe is hard to refine along; take frames from more than "
+            "one line"
+        )
+    if len(positions_px) < 3:
+        return found
     if step_px > side:
         found.append(
             f"steps of {step_px:.3g} pixels are larger than the field of view of {side} pixels: "
@@ -98,7 +111,8 @@ def in_positions(
     elif overlap < 0:
         found.append(
             f"neighbouring positions do not overlap: steps of {step_px:.3g} pixels are wider than "
-            "the beam that is started from; check position_units and the geometry"
+            "the beam that is started from; check its defocus (probe), position_units and the "
+            "geometry"
             f"{_unit_that_fits(step_px, side)}"
         )
     elif overlap < LOW_OVERLAP:
@@ -128,12 +142,13 @@ def in_geometry(scan: Scan, shadow: Shadow | None) -> list[str]:
         )
     near_field = scan.free_space_propagation_distance_m is not None
     if shadow is not None and not near_field:
+        if not shadow.fits_far_field:
+            found.append(
+                "patterns move with the sample, as shadow images do, of a beam that is wider than "
+                "the field of view: if this is the near field set "
+                "free_space_propagation_distance_m or focus_object_distance_m, which init measures"
+            )
         shadow = shadow.in_far_field()
-        found.append(
-            "patterns move with the sample, as shadow images do: in the near field set "
-            "free_space_propagation_distance_m or focus_object_distance_m, which init measures; in "
-            "the far field the beam is out of focus, and nothing is wrong"
-        )
     if shadow is not None and near_field and not 0.9 < shadow.pixel_size < 1.1:
         found.append(
             f"patterns move as if an object pixel were {shadow.pixel_size:.3g} times as large: "

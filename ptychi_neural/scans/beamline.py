@@ -1,4 +1,8 @@
-"""Numbers of the beamline in HDF5 files: lengths with units, and the wavelength."""
+"""Numbers of the beamline in HDF5 files: lengths with units, the wavelength, the detector."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -24,6 +28,41 @@ METRES = {
 """Units of length, as files spell them, in metres."""
 
 
+PHOTON_J = (e, 1e6 * e)
+"""Least and largest energy of a photon of an experiment: that of a machine is larger."""
+
+
+class Instrument(NamedTuple):
+    """What a file of patterns tells of beam and detector."""
+
+    wavelength_m: float | None = None
+    detector_distance_m: float | None = None
+    attributes: Mapping[str, float | str] = MappingProxyType({})
+    """Those of a scan that tell the size of a detector pixel."""
+
+
+def instrument(
+    file: h5py.File, detector: str, wavelengths: tuple[str, ...], energies: tuple[str, ...]
+) -> Instrument:
+    """Beam and detector of an HDF5 file.
+
+    Parameters
+    ----------
+    file : h5py.File
+        The file.
+    detector : str
+        Pattern of the names of the detector's group.
+    wavelengths, energies : tuple of str
+        Patterns of the names of wavelengths and photon energies, in the order of trust.
+    """
+    size_m = number(file, f"{detector}/x_pixel_size", f"{detector}/y_pixel_size")
+    return Instrument(
+        number(file, *wavelengths) or _wavelength_of_energy(file, energies),
+        number(file, f"{detector}/distance", f"{detector}/detector_distance"),
+        {"detector_pixel_size_m": size_m} if size_m else {},
+    )
+
+
 def length_in_metres(data: h5py.Dataset) -> float:
     """The unit of a dataset, from its attribute ``units``; metres where there is none."""
     unit = text(data.attrs.get("units", "m")).strip() or "m"
@@ -44,21 +83,22 @@ def number(file: h5py.File, *names: str) -> float | None:
     return float(np.mean(read(data))) * METRES.get(unit, 1.0)
 
 
-def wavelength(file: h5py.File, wavelength_name: str, energy_name: str) -> float | None:
-    """The wavelength in metres, from itself or from the photon energy in joules or electronvolts.
+def _wavelength_of_energy(file: h5py.File, names: tuple[str, ...]) -> float | None:
+    """The wavelength in metres of the first energy that is a photon's, in joules or electronvolts.
 
-    No photon of an experiment has 1e-10 J (600 MeV), so that larger numbers are electronvolts.
+    Without a unit, numbers that are no photon's energy in joules are electronvolts.
     """
-    wavelength_m = number(file, wavelength_name)
-    if wavelength_m:
-        return wavelength_m
-    energy = find(file, energy_name)
-    if energy is None or energy.size in (0, None):
-        return None
-    joules = float(np.mean(read(energy)))
-    unit = text(energy.attrs.get("units", "")).strip().lower()
-    joules *= {"ev": e, "kev": 1e3 * e, "mev": 1e6 * e}.get(unit, e if joules > 1e-10 else 1.0)
-    return h * c / joules if joules > 0 else None
+    for name in names:
+        energy = find(file, name)
+        if energy is None or energy.dtype.kind not in "uif" or energy.size in (0, None):
+            continue
+        told = float(np.mean(read(energy)))
+        unit = text(energy.attrs.get("units", "")).strip().lower()
+        units = {"ev": (e,), "kev": (1e3 * e,), "mev": (1e6 * e,), "j": (1.0,)}.get(unit, (1.0, e))
+        for joules in (told * unit_J for unit_J in units):
+            if PHOTON_J[0] < joules < PHOTON_J[1]:
+                return h * c / joules
+    return None
 
 
 def detector_pixel_sizes(scan: Scan) -> tuple[float, ...]:

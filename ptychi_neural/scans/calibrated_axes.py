@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ptychi_neural.scans.beamline import METRES
+from ptychi_neural.scans.beamline import METRES, Instrument
 from ptychi_neural.scans.hdf5 import StrPath
 from ptychi_neural.scans.preparation import Preparation
 from ptychi_neural.scans.scan import Scan, scan_of_positions
@@ -80,15 +80,21 @@ def scan_of_axes(
         )
     rows, columns = np.indices([axis.size for axis in scan]).reshape(2, -1)
     positions_m = np.stack([rows * (steps[0] or 0), columns * (steps[1] or 0)], axis=1)
-    wavelength_m = None
-    if electron_energy_eV:
-        wavelength_m = Preparation(electron_energy_eV=electron_energy_eV).told_wavelength_m
-    attributes: dict[str, float | str] = {}
+    found = scan_of_positions(positions_m, name=Path(path).stem)
+    found.wavelength_m, _, attributes = instrument_of_axes(camera, electron_energy_eV)
+    found.attributes = dict(attributes)
+    return found
+
+
+def instrument_of_axes(camera: Sequence[Axis], electron_energy_eV: float | None) -> Instrument:
+    """The wavelength, and what calibrated axes of the camera tell of its pixels."""
     angle, frequency = camera[-1].step_rad, camera[-1].step_per_m
+    attributes: dict[str, float | str] = {}
     if frequency is not None:
         attributes["detector_pixel_per_m"] = frequency
     elif angle is not None:
         attributes["detector_pixel_angle_rad"] = angle
-    found = scan_of_positions(positions_m, name=Path(path).stem)
-    found.wavelength_m, found.attributes = wavelength_m, attributes
-    return found
+    wavelength_m = None
+    if electron_energy_eV:
+        wavelength_m = Preparation(electron_energy_eV=electron_energy_eV).told_wavelength_m
+    return Instrument(wavelength_m, None, attributes)

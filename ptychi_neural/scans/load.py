@@ -100,7 +100,7 @@ def load_scan(
         chosen = preparation.frames
         placing = chosen is not None and chosen.window_px is not None
         shape = stack_shape(diffraction, preparation.datasets)[1:] if placing else ()
-        scan, unit, n_lost = chosen_frames(product, preparation, shape, frames)
+        scan, unit, n_lost = chosen_frames(product, preparation, shape, frames, diffraction)
         stored = read_patterns(diffraction, scan.frame_indexes, preparation.datasets)
     stored_shape = stored.patterns.shape[-2:]
     scan = _placed(product, preparation, scan, stored_shape, unit)
@@ -268,7 +268,8 @@ def read_positions(product: StrPath, preparation: Preparation) -> tuple[Scan, Un
         return named_positions(product, named, None), "m"
     reader = reader_of(product)
     scan = reader.read_product(product)
-    return (named_positions(product, named, scan) if named else scan), reader.position_unit
+    unit = reader.unit_of_positions(product)
+    return (named_positions(product, named, scan) if named else scan), unit
 
 
 def read_patterns(
@@ -285,6 +286,7 @@ def chosen_frames(
     preparation: Preparation,
     stored_shape: tuple[int, ...],
     frames: slice | None = None,
+    diffraction: StrPath | None = None,
 ) -> tuple[Scan, Unit, int]:
     """All but the patterns of the frames that are taken and have finite positions.
 
@@ -298,6 +300,8 @@ def chosen_frames(
         (h, w) of frames as they are stored, of which a window asks.
     frames : slice, optional
         Part of those frames.
+    diffraction : path, optional
+        File of patterns, which tells beam and detector where the product does not.
 
     Returns
     -------
@@ -311,6 +315,8 @@ def chosen_frames(
         If a file cannot be read, or no frame is left.
     """
     scan, unit = read_positions(product, preparation)
+    if diffraction is not None and math.isnan(scan.pixel_size_m):
+        scan = _with_instrument(scan, diffraction)
     if preparation.frames is not None:
         positions_px = np.full_like(scan.positions_px, np.nan)
         finite = np.asarray(np.isfinite(scan.positions_px).all(axis=1))
@@ -332,6 +338,20 @@ def chosen_frames(
             "choose other frames, check probe_position_y_m and probe_position_x_m."
         )
     return select_frames(scan, finite), unit, int((~finite).sum())
+
+
+def _with_instrument(scan: Scan, diffraction: StrPath) -> Scan:
+    """The scan with beam and detector of the file of patterns, where it does not tell them."""
+    try:
+        told = reader_of(diffraction).read_instrument(diffraction)
+    except (ValueError, FileNotFoundError):  # as of named datasets in a file of no known format
+        return scan
+    return dataclasses.replace(
+        scan,
+        wavelength_m=scan.wavelength_m or told.wavelength_m,
+        detector_distance_m=scan.detector_distance_m or told.detector_distance_m,
+        attributes={**told.attributes, **scan.attributes},
+    )
 
 
 def _placed(

@@ -7,7 +7,9 @@ by
     s = - M (p_j - p_i) / d
 
 detector pixels of size d between frames i and j at positions p. The shifts of neighbouring frames
-therefore tell the size of an object pixel, d / M, and how frames are turned.
+therefore tell the size of an object pixel, d / M, and how frames are turned. The lit part of a
+frame is then a beam of so many such pixels on the sample. Where it fits the far field's field of
+view, lambda z / d, the far field describes the scan, and otherwise the near field alone does.
 """
 
 from itertools import product
@@ -30,6 +32,12 @@ LEAST_SHIFT_PX = 1.5
 LEAST_COMMON = 0.3
 """Part of the window that two images must have in common for a shift to be looked for."""
 
+LIT = 0.05
+"""Part of the brightest pixel's, row's or column's light from which one is lit."""
+
+WIDEST = 1.1
+"""Width of a beam, in fields of view, up to which it fits, as shadows tell it."""
+
 LEAST_AGREEMENT = 0.7
 """Part of the shifts that has to agree with one magnification."""
 
@@ -45,6 +53,18 @@ class Shadow(NamedTuple):
     flip_x: bool
     agreement: float
     """Part of the shifts that agree."""
+
+    lit: float = 1.0
+    """Part of a side of the frames that the mean pattern lights."""
+
+    @property
+    def fits_far_field(self) -> bool:
+        """Whether the beam fits the field of view, with positions in pixels of the far field."""
+        return self.lit * self.pixel_size < WIDEST
+
+    def beam_px(self, shape: tuple[int, ...]) -> float:
+        """Width of the beam on the sample for (h, w) frames, with positions in object pixels."""
+        return self.lit * self.pixel_size * max(shape)
 
     def in_far_field(self) -> "Shadow":
         """The same without a half turn, which tells the side of the focus there: frames that are
@@ -87,7 +107,7 @@ def find_shadow(
     height, width = valid.shape
     mean = np.where(valid, frames.mean(axis=0), 0)
     window = np.hanning(height)[:, None] * np.hanning(width)
-    window = np.where(valid & (mean > 0.05 * mean.max()), window, 0).astype(np.float32)
+    window = np.where(valid & (mean > LIT * mean.max()), window, 0).astype(np.float32)
     contrast = np.where(window > 0, frames / np.where(mean > 0, mean, 1) - 1, 0)
     waves = fft.rfft2(contrast * window)
     # The window's own correlation falls off from no shift, and would draw the peak there.
@@ -104,7 +124,11 @@ def find_shadow(
     if len(shifts) < 6:
         return None
     found = _fit(np.array(shifts), np.array(moves))
-    return None if found is None else found._replace(pixel_size=found.pixel_size / coarse)
+    if found is None:
+        return None
+    profiles = (mean.sum(axis=axis) for axis in (0, 1))
+    lit = max(float((profile > LIT * profile.max()).mean()) for profile in profiles)
+    return found._replace(pixel_size=found.pixel_size / coarse, lit=lit)
 
 
 def _binned(frames: NDArray[np.generic], side: int) -> NDArray[np.float32]:

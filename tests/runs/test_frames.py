@@ -56,6 +56,14 @@ def call(*arguments):
     return done.output
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_frames_that_span_no_area_are_reconstructed_and_drawn(run_file, n, recwarn):
+    call("reconstruct", run_file, f"--set=data.frames={{ stop = {n} }}", "--output=result")
+    written = [str(w.message) for w in recwarn if "could not be written" in str(w.message)]
+    assert written == []
+    assert (run_file.parent / "result" / "figure.png").exists()
+
+
 def test_a_reconstruction_is_of_these_frames_and_its_run_file_says_so(run_file, simulated):
     call("reconstruct", run_file)
     product = read_product("results/run/product.h5")

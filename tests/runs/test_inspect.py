@@ -60,6 +60,7 @@ def test_nothing_is_suspicious_of_a_good_scan(folder, simulated):
         ("corner", "dc_at_corner = true"),
         ("elsewhere", "centre of the light is at row"),
         ("amplitudes", "not whole numbers"),
+        ("line", "no area is spanned by 64 positions"),
     ],
 )
 def test_mistakes_are_named(folder, simulated, mistake, message):
@@ -71,6 +72,8 @@ def test_mistakes_are_named(folder, simulated, mistake, message):
         positions_m = positions_m * 4
     elif mistake == "raster":
         positions_m = np.indices((8, 8)).reshape(2, -1).T * 2e-8
+    elif mistake == "line":
+        positions_m = positions_m * [0, 1]
     elif mistake == "corner":
         patterns = np.fft.ifftshift(patterns, axes=(1, 2))
     elif mistake == "elsewhere":

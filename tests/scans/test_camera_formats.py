@@ -63,6 +63,16 @@ def test_positions_are_read_from_text(tmp_path, header, factor, columns):
     )
 
 
+def test_a_table_may_hold_pixels(tmp_path):
+    positions_px = np.random.default_rng(0).normal(size=(12, 2)) * 5
+    np.savetxt(tmp_path / "at.txt", positions_px[:, ::-1], header="x_px y_px", comments="")
+    np.save(tmp_path / "frames.npy", np.random.default_rng(1).poisson(9.0, (12, 8, 8)))
+    with pytest.warns(UserWarning, match="root of the mean pattern"):
+        read = load_scan(tmp_path / "frames.npy", tmp_path / "at.txt", pixel_size_m=3e-9)
+    moves = positions_px - positions_px[0]
+    np.testing.assert_allclose(read.positions_px - read.positions_px[0], moves, atol=1e-12)
+
+
 def test_a_table_whose_columns_have_no_names_is_told(tmp_path):
     (tmp_path / "a.csv").write_text("left,right\n1,2\n3,4\n")
     with pytest.raises(ValueError, match="names no columns y and x"):

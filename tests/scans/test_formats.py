@@ -20,6 +20,7 @@ from ptychi_neural.scans import (
 )
 from ptychi_neural.scans.diffraction import Diffraction
 from ptychi_neural.scans.formats import READERS, WRITERS, Reader, register_reader, register_writer
+from ptychi_neural.scans.preparation import Preparation
 
 EXACT = ("patterns", "probe", "object", "frame_indexes", "valid_pixel_mask")
 
@@ -312,6 +313,19 @@ class TestCxi:
         read = read_product(tmp_path / "scan.cxi")
         assert read.wavelength_m == pytest.approx(12398.4198 / 8e3 * 1e-10, rel=1e-6)
 
+    @pytest.mark.parametrize("name", ["energy", "incident_beam_energy"])
+    @pytest.mark.parametrize("machine", [4.8e-10, 3e9])
+    def test_the_energy_of_nxcxi_ptycho_is_the_beam_s_and_not_the_machine_s(
+        self, tmp_path, scan, name, machine
+    ):
+        source = {"entry_1__instrument_1__source_1__energy": machine}
+        beam = {f"entry_1__instrument_1__beam_1__{name}": 8e3 * 1.602176634e-19}
+        self.write(tmp_path / "a.cxi", scan, **source, **beam)
+        read = read_product(tmp_path / "a.cxi")
+        assert read.wavelength_m == pytest.approx(12398.4198 / 8e3 * 1e-10, rel=1e-6)
+        self.write(tmp_path / "b.cxi", scan, **source)
+        assert read_product(tmp_path / "b.cxi").wavelength_m is None
+
     def test_basis_vectors_of_the_detector_turn_positions(self, tmp_path, scan):
         size_m = 1e-4
         turned = np.array([[-size_m, 0, 0], [0, size_m, 0]])  # rows run to -x, columns to +y
@@ -403,6 +417,32 @@ class TestOthers:
         with pytest.raises(ValueError, match=r"positions.*give a product"):
             load_scan(path)
 
+    @pytest.mark.parametrize("energy", [False, True])
+    def test_an_eiger_master_tells_the_geometry_for_positions_from_a_table(
+        self, tmp_path, scan, energy
+    ):
+        detector_m = scan.wavelength_m * scan.detector_distance_m / (32 * scan.pixel_size_m)
+        with h5py.File(tmp_path / "scan_master.h5", "w") as file:
+            file["entry/data/data"] = scan.patterns
+            file["entry/instrument/detector/detector_distance"] = scan.detector_distance_m
+            file["entry/instrument/detector/x_pixel_size"] = detector_m * 1e6
+            file["entry/instrument/detector/x_pixel_size"].attrs["units"] = "um"
+            name, value, unit = (
+                ("monochromator/energy", 1.23984198e-6 / scan.wavelength_m, "eV")
+                if energy
+                else ("beam/incident_wavelength", scan.wavelength_m * 1e10, "angstrom")
+            )
+            file[f"entry/instrument/{name}"] = value
+            file[f"entry/instrument/{name}"].attrs["units"] = unit
+        positions_m = scan.positions_px * scan.pixel_size_m
+        np.savetxt(tmp_path / "at.csv", positions_m, delimiter=",", header="y_m,x_m", comments="")
+        read = load(tmp_path / "scan_master.h5", tmp_path / "at.csv")
+        assert read.pixel_size_m == pytest.approx(scan.pixel_size_m, rel=1e-6)
+        assert read.wavelength_m == pytest.approx(scan.wavelength_m, rel=1e-6)
+        told = Preparation(detector_distance_m=2 * scan.detector_distance_m)
+        read = load(tmp_path / "scan_master.h5", tmp_path / "at.csv", preparation=told)
+        assert read.pixel_size_m == pytest.approx(2 * scan.pixel_size_m, rel=1e-6)
+
     def test_a_numpy_stack_is_read_with_a_product(self, tmp_path, scan):
         np.save(tmp_path / "patterns.npy", scan.patterns.astype(">u2"))
         write_product(tmp_path / "product.h5", scan)
@@ -420,7 +460,7 @@ class TestOthers:
             objectGuess=scan.object[0],
         )
         read = load(tmp_path / "a.npz")
-        np.testing.assert_allclose(read.patterns, scan.patterns, rtol=1e-5)
+        np.testing.assert_array_equal(read.patterns, scan.patterns)
         middle = (scan.positions_px.max(0) + scan.positions_px.min(0)) / 2
         np.testing.assert_allclose(read.positions_px, scan.positions_px - middle, atol=1e-9)
         assert read.object.shape == scan.object.shape

@@ -16,7 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.constants import c, h
 
-from ptychi_neural.scans.beamline import detector_pixel_sizes, length_in_metres, number, wavelength
+from ptychi_neural.scans.beamline import (
+    Instrument,
+    detector_pixel_sizes,
+    instrument,
+    length_in_metres,
+    number,
+)
 from ptychi_neural.scans.diffraction import stacks
 from ptychi_neural.scans.formats.ptychodus import (
     array_center_m,
@@ -41,6 +47,15 @@ TRANSLATION = (
 )
 DETECTOR = "entry_[0-9]*/instrument*/detector*"
 SOURCE = "entry_[0-9]*/instrument*/source*"
+BEAM = "entry_[0-9]*/instrument*/beam*"
+ENERGIES = (
+    f"{BEAM}/incident_beam_energy",
+    f"{BEAM}/incident_energy",
+    f"{BEAM}/energy",
+    f"{SOURCE}/energy",
+)
+"""In NXcxi_ptycho the source's energy is that of the machine."""
+
 PROBE = ("entry_1/image_1/data", "entry_1/instrument_1/source_1/illumination")
 OBJECT = ("entry_1/image_2/data",)
 EXTRA = "entry_1/ptychodus"
@@ -70,6 +85,10 @@ class Cxi(Reader):
             names = (*PATTERNS, *TRANSLATION)
             return "cxi_version" in file or any(names_like(file, name) for name in names)
 
+    def read_instrument(self, path: StrPath) -> Instrument:
+        with opened(path) as file:
+            return _instrument(file)
+
     def read_product(self, path: StrPath) -> Scan:
         with opened(path) as file:
             translation = find(file, *TRANSLATION)
@@ -81,8 +100,7 @@ class Cxi(Reader):
             probe = _image(file, PROBE, ndim=4)
             object_ = _image(file, OBJECT, ndim=3)
             frame_shape = probe.shape[-2:] if probe.size else stacks(file, PATTERNS)[0].shape[1:]
-            wavelength_m = wavelength(file, f"{SOURCE}/wavelength", f"{SOURCE}/energy")
-            distance_m = number(file, f"{DETECTOR}/distance")
+            wavelength_m, distance_m, detector = _instrument(file)
             pixel_size_m = number(file, f"{EXTRA}/object_pixel_width_m") or _pixel_size(
                 file, frame_shape, wavelength_m, distance_m
             )
@@ -93,7 +111,6 @@ class Cxi(Reader):
             spacings = find(file, f"{EXTRA}/object_layer_spacing_m")
             photons = find(file, f"{EXTRA}/probe_photon_counts")
             near_field_m = number(file, f"{EXTRA}/free_space_propagation_distance_m")
-            detector_m = number(file, f"{DETECTOR}/x_pixel_size", f"{DETECTOR}/y_pixel_size")
             return Scan(
                 patterns=np.empty((0, *frame_shape), dtype=np.float32),
                 positions_px=positions_m
@@ -112,8 +129,7 @@ class Cxi(Reader):
                 else read(indexes).astype(np.int64),
                 object_center_m=center_m,
                 probe_photon_counts=None if photons is None else read(photons),
-                attributes=_attributes(file)
-                | ({"detector_pixel_size_m": detector_m} if detector_m else {}),
+                attributes=_attributes(file) | dict(detector),
                 name=_text(file, "entry_1/title", "entry_1/sample_1/name") or Path(path).stem,
                 comments=_text(file, "entry_1/experiment_description"),
             )
@@ -170,6 +186,11 @@ def write_cxi(path: Path, scan: Scan) -> None:
         for name, key in (ATTRIBUTES | {"polarization": "polarization"}).items():
             if name in scan.attributes:
                 extra[key] = scan.attributes[name]
+
+
+def _instrument(file: h5py.File) -> Instrument:
+    wavelengths = (f"{BEAM}/incident_wavelength", f"{SOURCE}/wavelength")
+    return instrument(file, DETECTOR, wavelengths, ENERGIES)
 
 
 def _image(file: h5py.File, names: tuple[str, ...], ndim: int) -> NDArray[np.complexfloating]:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ptychi_neural.scans.calibrated_axes import Axis, scan_axes, scan_of_axes
+from ptychi_neural.scans.beamline import Instrument
+from ptychi_neural.scans.calibrated_axes import Axis, instrument_of_axes, scan_axes, scan_of_axes
 from ptychi_neural.scans.diffraction import Diffraction
 from ptychi_neural.scans.formats.numpy_stack import selected
 from ptychi_neural.scans.formats.registry import Reader, register_reader
@@ -50,15 +51,22 @@ class ElectronCamera(Reader):
 
     def stack_shape(self, path: StrPath) -> tuple[int, ...]:
         _, axes, _ = _signal(path)
-        of_scan = scan_axes(axes)
-        n = int(np.prod([axes[i].size for i in of_scan]))
-        return (n, *(axis.size for i, axis in enumerate(axes) if i not in of_scan))
+        n = int(np.prod([axes[i].size for i in scan_axes(axes)]))
+        return (n, *(axis.size for axis in _camera(axes)))
 
     def read_product(self, path: StrPath) -> Scan:
         _, axes, energy_eV = _signal(path)
-        of_scan = scan_axes(axes)
-        camera = [axis for i, axis in enumerate(axes) if i not in of_scan]
-        return scan_of_axes(path, [axes[i] for i in of_scan], camera, energy_eV)
+        of_scan = [axes[i] for i in scan_axes(axes)]
+        return scan_of_axes(path, of_scan, _camera(axes), energy_eV)
+
+    def read_instrument(self, path: StrPath) -> Instrument:
+        _, axes, energy_eV = _signal(path)
+        return instrument_of_axes(_camera(axes), energy_eV)
+
+
+def _camera(axes: list[Axis]) -> list[Axis]:
+    of_scan = scan_axes(axes)
+    return [axis for i, axis in enumerate(axes) if i not in of_scan]
 
 
 def _signal(path: StrPath) -> tuple[Any, list[Axis], float | None]:

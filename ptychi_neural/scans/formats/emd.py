@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ptychi_neural.scans.calibrated_axes import Axis, scan_axes, scan_of_axes
+from ptychi_neural.scans.beamline import Instrument
+from ptychi_neural.scans.calibrated_axes import Axis, instrument_of_axes, scan_axes, scan_of_axes
 from ptychi_neural.scans.diffraction import Diffraction
 from ptychi_neural.scans.formats.numpy_stack import selected
 from ptychi_neural.scans.formats.registry import Reader, register_reader
@@ -59,19 +60,21 @@ class Emd(Reader):
             return Diffraction(block[row, wanted % shape[-1]], None)
 
     def stack_shape(self, path: StrPath) -> tuple[int, ...]:
-        with opened(path) as file:
-            _, axes = _datacube(file)
-        axes = axes[::-1] if scan_axes(axes) == (2, 3) else axes
-        return (int(np.prod([axis.size for axis in axes[:-2]])), *(a.size for a in axes[-2:]))
+        scan, camera = _scan_and_camera(path)
+        return (int(np.prod([axis.size for axis in scan])), *(axis.size for axis in camera))
 
     def read_product(self, path: StrPath) -> Scan:
-        with opened(path) as file:
-            _, axes = _datacube(file)
-        of_scan = scan_axes(axes)
-        if of_scan == (2, 3):
-            axes, of_scan = axes[::-1], (0, 1)
-        camera = [axis for i, axis in enumerate(axes) if i not in of_scan]
-        return scan_of_axes(path, [axes[i] for i in of_scan], camera, None)
+        return scan_of_axes(path, *_scan_and_camera(path), None)
+
+    def read_instrument(self, path: StrPath) -> Instrument:
+        return instrument_of_axes(_scan_and_camera(path)[1], None)
+
+
+def _scan_and_camera(path: StrPath) -> tuple[list[Axis], list[Axis]]:
+    with opened(path) as file:
+        _, axes = _datacube(file)
+    axes = axes[::-1] if scan_axes(axes) == (2, 3) else axes
+    return axes[:-2], axes[-2:]
 
 
 def _datacube(file: h5py.File) -> tuple[h5py.Dataset, list[Axis]]:

@@ -1,7 +1,7 @@
 """Positions in a text file: a row for each frame, columns named in a header, or y and x.
 
 A header may name more columns; those named y and x are taken, with their unit where it stands
-behind the name: ``y_um, x_um``, ``Y (mm), X (mm)``, ``ppY ppX``.
+behind the name: ``y_um, x_um``, ``Y (mm), X (mm)``, ``ppY ppX``, ``y_px x_px``.
 """
 
 import re
@@ -12,13 +12,14 @@ import numpy as np
 from ptychi_neural.scans.beamline import METRES
 from ptychi_neural.scans.formats.registry import Reader, register_reader
 from ptychi_neural.scans.hdf5 import StrPath
+from ptychi_neural.scans.preparation import Unit
 from ptychi_neural.scans.scan import Scan, scan_of_positions
 
 SUFFIXES = (".csv", ".txt", ".dat", ".tsv")
 
 COLUMN = re.compile(
     r"^(?:pp|pos|position|probe_position|sample|stage|motor)?[_ -]?([yx])"
-    r"(?:[_ -]?(?:pos|position|coord|coords))?[_ -]*[(\[]?\s*(m|mm|um|µm|nm|)\s*[)\]]?$",
+    r"(?:[_ -]?(?:pos|position|coord|coords))?[_ -]*[(\[]?\s*(m|mm|um|µm|nm|px|)\s*[)\]]?$",
     re.IGNORECASE,
 )
 """Names of columns of positions, with their axis and unit."""
@@ -26,7 +27,7 @@ COLUMN = re.compile(
 
 @register_reader("position_table")
 class PositionTable(Reader):
-    """Positions (y, x) as text, in metres unless the header tells another unit."""
+    """Positions (y, x) as text, in metres unless the header tells another unit or pixels."""
 
     files = "text (.csv, .txt, .dat, .tsv) with a row for each position, columns y and x"
     is_last = True
@@ -40,26 +41,35 @@ class PositionTable(Reader):
         return any(len(row) > 1 and all(map(_is_number, row)) for row in rows)
 
     def read_product(self, path: StrPath) -> Scan:
-        lines = Path(path).read_text(encoding="utf-8-sig", errors="replace").splitlines()
-        rows = [_fields(line.lstrip("# \t")) for line in lines]
-        rows = [row for row in rows if any(row)]
-        first = next((i for i, row in enumerate(rows) if all(map(_is_number, row))), None)
-        if first is None:
-            raise ValueError(
-                f"{path} holds no row of numbers; write a row for each frame: y and x, in metres."
-            )
-        columns, factor = _columns(rows[first - 1]) if first else ((0, 1), 1.0)
+        rows, columns, unit = _table(path)
         try:
-            numbers = np.array([[float(row[column]) for column in columns] for row in rows[first:]])
+            numbers = np.array([[float(row[column]) for column in columns] for row in rows])
         except (ValueError, IndexError) as error:
             raise ValueError(
                 f"{path}: a row holds no numbers for y and x ({error}); write a row for each frame."
             ) from error
-        return scan_of_positions(numbers * factor, name=Path(path).stem)
+        return scan_of_positions(numbers * METRES.get(unit, 1.0), name=Path(path).stem)
+
+    def unit_of_positions(self, path: StrPath) -> Unit:
+        return "px" if _table(path)[2] == "px" else "m"
 
 
-def _columns(header: list[str]) -> tuple[tuple[int, int], float]:
-    """Columns of y and x, and their unit in metres."""
+def _table(path: StrPath) -> tuple[list[list[str]], tuple[int, int], str]:
+    """Rows of numbers, columns of y and x, and their unit."""
+    lines = Path(path).read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    rows = [_fields(line.lstrip("# \t")) for line in lines]
+    rows = [row for row in rows if any(row)]
+    first = next((i for i, row in enumerate(rows) if all(map(_is_number, row))), None)
+    if first is None:
+        raise ValueError(
+            f"{path} holds no row of numbers; write a row for each frame: y and x, in metres."
+        )
+    columns, unit = _columns(rows[first - 1]) if first else ((0, 1), "m")
+    return rows[first:], columns, unit
+
+
+def _columns(header: list[str]) -> tuple[tuple[int, int], str]:
+    """Columns of y and x, and their unit."""
     named: dict[str, tuple[int, str]] = {}
     for column, name in enumerate(header):
         match = COLUMN.match(name.strip())
@@ -68,12 +78,12 @@ def _columns(header: list[str]) -> tuple[tuple[int, int], float]:
     if set(named) != {"y", "x"}:
         raise ValueError(
             f"the header {header} names no columns y and x; name them so, with their unit: "
-            'y_m, x_m, or y_um, x_um; of pixels write y, x, and position_units = "px" in [data].'
+            "y_m, x_m, or y_um, x_um, or y_px, x_px."
         )
     (y, unit), (x, other) = named["y"], named["x"]
     if unit != other:
         raise ValueError(f"y is in {unit!r} and x in {other!r}; write both in one unit.")
-    return (y, x), METRES[unit or "m"]
+    return (y, x), unit or "m"
 
 
 def _fields(line: str) -> list[str]:

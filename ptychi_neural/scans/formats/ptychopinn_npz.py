@@ -21,6 +21,9 @@ from ptychi_neural.scans.scan import Scan, middle, position_origin
 
 PATTERNS = ("diffraction", "diff3d")
 
+ROUNDED = 1e-6
+"""Relative error of the squares of single-precision amplitudes."""
+
 
 @register_reader("ptychopinn")
 class PtychoPinn(Reader):
@@ -119,7 +122,9 @@ def _counts(stored: NDArray[Any]) -> NDArray[np.generic]:
     finite = stored[np.isfinite(stored)]
     if (finite == np.round(finite)).all():
         return stored
-    return np.square(stored)
+    squared = np.square(stored)
+    whole = np.round(squared)
+    return whole if np.allclose(squared, whole, rtol=ROUNDED, atol=0) else squared
 
 
 def _guess(path: StrPath, name: str, names: set[str], ndim: int) -> NDArray[np.complexfloating]:

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 import h5py
 from numpy.typing import ArrayLike
 
+from ptychi_neural.scans.beamline import Instrument
 from ptychi_neural.scans.diffraction import PATTERNS, Diffraction, read_stack, stacks
 from ptychi_neural.scans.hdf5 import StrPath, opened
 from ptychi_neural.scans.preparation import Unit
@@ -74,6 +75,14 @@ class Reader:
             f"{path} ({self.name}) holds patterns but no positions; give a product that belongs to "
             "it as well."
         )
+
+    def read_instrument(self, path: StrPath) -> Instrument:
+        """Read what a file of patterns tells of beam and detector, for positions from elsewhere."""
+        return Instrument()
+
+    def unit_of_positions(self, path: StrPath) -> Unit:
+        """Unit of the positions of a file, if it has no other."""
+        return self.position_unit
 
     def product_beside(self, path: Path) -> Path | None:
         """The name of a file of this format that would belong to a file of patterns."""
