@@ -52,7 +52,9 @@ _LSQML = {"batch_size": 50, "batching_mode": "compact", "momentum_acceleration_g
 
 CATALOGUE: dict[str, Engine] = {
     "neural": Engine(NeuralPtychographyOptions, comparison_settings={}),
-    "network-off": Engine(NeuralPtychographyOptions, "neural", _PROJECTIONS),
+    "network-off": Engine(
+        NeuralPtychographyOptions, "neural", {"reconstructor_options": {"num_epochs": 0}}
+    ),
     "network-off-tv": Engine(
         NeuralPtychographyOptions,
         "neural",
