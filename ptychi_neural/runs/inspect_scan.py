@@ -20,6 +20,7 @@ from ptychi_neural.runs.suspicions import (
     in_patterns,
     in_positions,
     in_sides,
+    is_at_corner,
 )
 from ptychi_neural.scans import Scan, repair
 from ptychi_neural.scans.beamline import METRES
@@ -100,10 +101,13 @@ def inspect_scan(section: DataSection) -> Inspection:
         facts["looked at"] = f"{len(numbers)} of {counted(n_frames, 'frames')}"
     facts |= _of_counts(stored)
     shadow: Shadow | None = None
-    if raw is not None:
+    if raw is not None and (section.dc_at_corner or not is_at_corner(*stored)):
         _, rows, here = np.intersect1d(numbers, raw.numbers, return_indices=True)
-        frames = stored.patterns[rows]
-        shadow = find_shadow(frames, stored.valid_pixel_mask, raw.positions[here])
+        frames, valid = stored.patterns[rows], stored.valid_pixel_mask
+        if section.dc_at_corner:
+            frames = np.fft.fftshift(frames, axes=(1, 2))
+            valid = None if valid is None else np.fft.fftshift(valid)
+        shadow = find_shadow(frames, valid, raw.positions[here])
         if shadow is not None and raw.in_pixels and scan is not None:
             shadow = shadow._replace(pixel_size=shadow.pixel_size * scan.pixel_size_m)
     suspicions: list[str] = []

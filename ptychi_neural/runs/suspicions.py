@@ -50,25 +50,20 @@ def in_patterns(
     """What frames suggest: a direct beam elsewhere, no counts."""
     found = []
     height, width = patterns.shape[1:]
-    mean = patterns.mean(axis=0, dtype=np.float64)
-    mean = mean if valid is None else np.where(valid, mean, 0)
-    if not is_near_field and mean.sum() > 0:
-        quarter = slice(height // 4, height - height // 4), slice(width // 4, width - width // 4)
-        share = mean[quarter].sum() / mean.sum()
-        shifted = np.fft.fftshift(mean)
-        if share < 0.25 and shifted[quarter].sum() > 0.5 * mean.sum():
+    mean = _light(patterns, valid)
+    if is_at_corner(patterns, valid):
+        found.append(
+            "the light is in the corners of the frames: set dc_at_corner = true if the direct "
+            "beam is stored there"
+        )
+    elif not is_near_field and mean.sum() > 0:
+        rows, columns = np.indices(mean.shape)
+        y, x = ((axis * mean).sum() / mean.sum() for axis in (rows, columns))
+        if abs(y - height // 2) > 0.04 * height or abs(x - width // 2) > 0.04 * width:
             found.append(
-                "the light is in the corners of the frames: set dc_at_corner = true if the direct "
-                "beam is stored there"
+                f"the centre of the light is at row {y:.1f}, column {x:.1f}, not at "
+                f"{height // 2}, {width // 2}: set center and crop if the direct beam is there"
             )
-        else:
-            rows, columns = np.indices(mean.shape)
-            y, x = ((axis * mean).sum() / mean.sum() for axis in (rows, columns))
-            if abs(y - height // 2) > 0.04 * height or abs(x - width // 2) > 0.04 * width:
-                found.append(
-                    f"the centre of the light is at row {y:.1f}, column {x:.1f}, not at "
-                    f"{height // 2}, {width // 2}: set center and crop if the direct beam is there"
-                )
     if patterns.dtype.kind == "f":
         some = patterns[:: max(1, len(patterns) // 16)]
         if not np.array_equal(some, np.round(some)):
@@ -78,6 +73,20 @@ def in_patterns(
                 'or photon, or loss_function = "mse_sqrt" be set'
             )
     return found
+
+
+def is_at_corner(patterns: NDArray[np.generic], valid: NDArray[np.bool_] | None) -> bool:
+    """Whether most of the light is in the corners of (n, h, w) frames."""
+    mean = _light(patterns, valid)
+    height, width = mean.shape
+    quarter = slice(height // 4, height - height // 4), slice(width // 4, width - width // 4)
+    inside, shifted = mean[quarter].sum(), np.fft.fftshift(mean)[quarter].sum()
+    return bool(inside < 0.25 * mean.sum() and shifted > 0.5 * mean.sum())
+
+
+def _light(patterns: NDArray[np.generic], valid: NDArray[np.bool_] | None) -> NDArray[np.float64]:
+    mean = patterns.mean(axis=0, dtype=np.float64)
+    return mean if valid is None else np.where(valid, mean, 0)
 
 
 def in_positions(

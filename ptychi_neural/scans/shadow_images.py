@@ -106,8 +106,9 @@ def find_shadow(
     valid = _binned(valid[None], coarse)[0] == coarse**2
     height, width = valid.shape
     mean = np.where(valid, frames.mean(axis=0), 0)
+    light = np.minimum(mean, np.percentile(mean, 99))  # hot pixels are not the brightest light
     window = np.hanning(height)[:, None] * np.hanning(width)
-    window = np.where(valid & (mean > LIT * mean.max()), window, 0).astype(np.float32)
+    window = np.where(valid & (light > LIT * light.max()), window, 0).astype(np.float32)
     contrast = np.where(window > 0, frames / np.where(mean > 0, mean, 1) - 1, 0)
     waves = fft.rfft2(contrast * window)
     # The window's own correlation falls off from no shift, and would draw the peak there.
@@ -126,7 +127,7 @@ def find_shadow(
     found = _fit(np.array(shifts), np.array(moves))
     if found is None:
         return None
-    profiles = (mean.sum(axis=axis) for axis in (0, 1))
+    profiles = (light.sum(axis=axis) for axis in (0, 1))
     lit = max(float((profile > LIT * profile.max()).mean()) for profile in profiles)
     return found._replace(pixel_size=found.pixel_size / coarse, lit=lit)
 

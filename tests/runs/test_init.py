@@ -77,6 +77,24 @@ def test_a_look_at_shadow_images_of_a_cone_beam_tells_the_near_field_that_init_w
     assert f"focus_object_distance_m = {data['focus_object_distance_m']}" in output
 
 
+def test_frames_with_the_direct_beam_at_their_corner_tell_no_near_field(tmp_path):
+    """Shadow images are looked for in frames whose light is in the middle."""
+    frames, positions = shadow_scan(PIXEL_M)
+    y, x = np.indices((48, 48)) - 24
+    frames = np.random.default_rng(0).poisson(frames * np.exp(-(y**2 + x**2) / 300))
+    np.save(tmp_path / "frames.npy", np.fft.ifftshift(frames, axes=(1, 2)))
+    np.save(tmp_path / "at.npy", positions)
+    files = tmp_path / "frames.npy", tmp_path / "at.npy"
+    cone = [f"data.{name}={value}" for name, value in CONE.items()]
+    path, hints = write_run_file(*files, tmp_path / "a.toml", cone)
+    assert "focus_object_distance_m" not in tomllib.loads(path.read_text())["data"]
+    assert any("dc_at_corner = true" in hint for hint in hints)
+    path, hints = write_run_file(*files, tmp_path / "b.toml", [*cone, "data.dc_at_corner=true"])
+    focus_m = tomllib.loads(path.read_text())["data"]["focus_object_distance_m"]
+    assert focus_m == pytest.approx(-0.01, rel=0.03)
+    assert not any("dc_at_corner" in hint for hint in hints)
+
+
 @pytest.mark.parametrize("unit", ["m", "um", "px"])
 def test_a_far_field_beam_out_of_focus_stays_in_the_far_field(tmp_path, unit):
     """Its patterns are shadow images, too, but the beam fits the field of view."""

@@ -19,6 +19,14 @@ def test_the_pixel_and_the_orientation_are_found(flags):
     assert (found.transpose, found.flip_y, found.flip_x) == flags
 
 
+def test_a_hot_pixel_hides_nothing():
+    frames, positions = shadow_scan(2.5e-7)
+    frames[:, 3, 40] = 10_000_000
+    found = find_shadow(frames, None, positions)
+    assert found.pixel_size == pytest.approx(2.5e-7, rel=0.02)
+    assert found.lit == 1
+
+
 def test_large_frames_tell_the_size_of_their_own_pixels():
     frames, positions = shadow_scan(2.5e-7)
     larger = frames.repeat(6, axis=1).repeat(6, axis=2)  # 288 x 288
