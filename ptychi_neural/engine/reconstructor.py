@@ -95,7 +95,9 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         self.is_under_way = False
         """Whether a run is under way; set too when a state from the midst of one was taken up."""
         self.normalization_pending = options.generator.checkpoint is None
-        self.object_is_assembled = self._has_stepped = False
+        self.object_is_assembled = False
+        self.has_stepped = False
+        """Whether the generator has been fitted since the task was built."""
         self.latest: LatestPatches | None = None
         held_out, seed = options.validation.held_out, options.random_seed or 0
         self.pixels = deal_pixels(dataset, self.generator.n_splits, held_out, seed)
@@ -160,7 +162,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
     @property
     def is_trained(self) -> bool:
         """Whether the generator has been fitted, here or before it was saved."""
-        fitted = self._has_stepped or self.current_epoch > 0
+        fitted = self.has_stepped or self.current_epoch > 0
         return fitted or self.options.generator.checkpoint is not None
 
     @property
@@ -375,7 +377,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         self.parameter_group.sum_gradients()
         self.run_post_differentiation_hooks(input_data, y_true)
         self.step_all_optimizers(forward_model_args=list(input_data), y_true=y_true)
-        self._has_stepped = True
+        self.has_stepped = True
         self.forward_model.zero_grad()
 
         self.loss_tracker.update_batch_loss(found.predicted, found.measured, found.loss.item())

@@ -22,6 +22,10 @@ class Coverage(NamedTuple):
     rank_correlation: float
     """Spearman's rank correlation of deviation and magnitude of the error, both smoothed."""
 
+    unevenness: float
+    """Standard deviation of the error's smoothed magnitude over its mean; .52 where the size of
+    errors is even and chance alone lets them differ, from one patch that errs alike to the next."""
+
 
 def coverage(
     aligned: NDArray[np.complexfloating],
@@ -52,25 +56,36 @@ def coverage(
     >>> found = coverage((1 + off) * truth, truth, everywhere, half, half, off)
     >>> found.amplitude, found.phase, round(found.rank_correlation, 3)
     (0.5, 1.0, 1.0)
+    >>> round(found.unevenness, 2)
+    0.5
     """
     from scipy.stats import spearmanr  # importing it takes a second
 
     off = np.abs(np.abs(aligned) - np.abs(truth))
     turned = np.abs(np.angle(aligned * truth.conj()))
-    smoothed = [
-        _smoothed(values, area)[area] for values in (standard_deviation, np.abs(aligned - truth))
-    ]
+    deviations = _smoothed(standard_deviation, area)
+    errors = smoothed_errors(aligned, truth, area)
     return Coverage(
         float((off <= amplitude)[area].mean()),
         float((turned <= phase)[area].mean()),
-        float(spearmanr(*smoothed).statistic),
+        float(spearmanr(deviations, errors).statistic),
+        float(errors.std() / errors.mean()),
     )
 
 
+def smoothed_errors(
+    aligned: NDArray[np.complexfloating],
+    truth: NDArray[np.complexfloating],
+    area: NDArray[np.bool_],
+) -> NDArray[np.floating]:
+    """(n_pixels,) magnitudes of the errors in the area, smoothed as they are ranked."""
+    return _smoothed(np.abs(aligned - truth), area)
+
+
 def _smoothed(values: NDArray[np.floating], area: NDArray[np.bool_]) -> NDArray[np.floating]:
-    """Mean over the part of a square that is in the area."""
+    """(n_pixels,) means over the part of a square that is in the area, of its pixels."""
     total, weight = (
         ndimage.uniform_filter(np.where(area, v, 0.0), SMOOTHING_PX, mode="constant")
         for v in (values, 1.0)
     )
-    return total / np.maximum(weight, 1e-9)
+    return total[area] / weight[area]

@@ -13,21 +13,28 @@ What a result errs by is known of two pairs of objects.
   the two objects' mean. It is of the measured counts and the true object, but too large with few
   counts, as half of them tell less than half.
 
-Each error e is split into its local mean, e_coarse, and the rest, e_fine. The square of an error of
-the wave goes with 1 / light, the light being the probe intensity that fell on a pixel, so that it
-is averaged over a wide neighbourhood in these units. Where a coarse error is large is for a part a
-matter of chance, so that one half of it counts everywhere alike:
+Each error e is split into its local mean, e_coarse, and the rest, e_fine. Noise in the wave goes
+with 1 / light, the light being the probe intensity that fell on a pixel, and edges are the first to
+be lost, so that the square of an error follows
 
-    local(v) = <v light> around r / light(r),
+    m(r) = a / light(r) + b |grad O(r)|^2,
+
+with a, b >= 0 from the repetition's e_fine by least squares. For phases both terms are divided by
+the object's intensity. With m as the unit, squares are averaged over a wide neighbourhood. Where a
+coarse error is large is for a part a matter of chance, so that one half of it counts everywhere
+alike:
+
+    local(v) = m(r) <v> / <m>,    < > around r,
     w(r) = local(|e_fine|^2) + local(|e_coarse|^2) / 2 + <|e_coarse|^2> over the scanned area / 2.
 
-For phases the light is multiplied by the object's intensity. w is the mean over both pairs, and q
-the quantile of |e| / sqrt(w) over the scanned area and both pairs.
+w is the mean over both pairs, and q the quantile of |e| / sqrt(w) over the scanned area and both
+pairs.
 
 Structure that denoising takes away is in neither error. Let r_1 and r_2 be what denoising and the
-generator have removed from the objects of the two halves. Noise is independent in them, so that the
-mean of their product, b = <r_1 r_2> around r, is the squared structure that is missing. The half
-width of an interval is q sqrt(w + max(b, 0)).
+generator have removed from the objects of the two halves, without its local mean, which has a
+factor of the object in it and what a generator mends. Noise is independent in them, so that the
+mean of their product, local(r_1 r_2), is the squared structure that is missing. The half width of
+an interval is q sqrt(w + max(local(r_1 r_2), 0)).
 
 The repetition's error is multiplied by s, by detector pixels that nothing has seen: with the counts
 Y, the intensities I of the result and I' of the repetition,
@@ -50,6 +57,7 @@ from numpy.typing import NDArray
 from ptychi.api.options.task import PtychographyTaskOptions
 from ptychi.api.task import PtychographyTask
 from scipy import ndimage
+from scipy.optimize import nnls
 
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.engine.tasks import build_task
@@ -67,6 +75,9 @@ NEIGHBOURHOOD_PX = 8.0
 
 DIM = 0.1
 """Amplitude of the object, relative to its mean, below which phases are not less certain."""
+
+EDGE_PX = 1.0
+"""Sigma of the Gaussian whose gradients tell where the object's edges are."""
 
 SCALE_LIMITS = (1.0, 3.0)
 """Bounds of the correction s, which few counts at held-out pixels tell badly."""
@@ -150,6 +161,7 @@ def measure_intervals(
         assert isinstance(second, NeuralReconstructor)
         second.generator.load_state_dict(first.generator.state_dict())
         second.normalization_pending = False
+        second.has_stepped = _is_of_generator(first)
         repeated.run(0)
     area = scanned_area(scan.positions_px, object_.shape)
     refined = first.model.refines_probe_or_positions
@@ -170,6 +182,11 @@ def measure_intervals(
     return intervals_of(found, pairs, area, light.numpy(force=True), removed, scale)
 
 
+def _is_of_generator(first: NeuralReconstructor) -> bool:
+    """Whether the generator has made the result, and not the initial reconstruction alone."""
+    return first.is_trained and not first.network_was_tried_in_vain
+
+
 @torch.no_grad()
 def _halves(first: NeuralReconstructor) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """(n_slices, H, W) objects from either half of the frames, with the probe that was found: as
@@ -179,7 +196,8 @@ def _halves(first: NeuralReconstructor) -> list[tuple[torch.Tensor, torch.Tensor
     halves = []
     for part in plain.halves(first.scan):
         denoised = part.starting_from(first.start.denoised(part.start))
-        halves.append((part.start, first.object_of(denoised)))
+        made = first.generator(denoised) if _is_of_generator(first) else denoised.start
+        halves.append((part.start, made))
     return halves
 
 
@@ -211,25 +229,40 @@ def intervals_of(
     amplitudes = [p.factor * (np.abs(p.first) - np.abs(p.second)) for p in pairs]
     turns = [p.factor * np.angle(p.first * p.second.conj()) for p in pairs]
     modulus = np.maximum(np.abs(object_), DIM * np.abs(object_[area]).mean())
-    light = np.maximum(light, light[area].min())
+    inside = np.where(area, object_, object_[area].mean())
+    edges = sum(
+        ndimage.gaussian_gradient_magnitude(part, EDGE_PX) ** 2
+        for part in (inside.real, inside.imag)
+    )
+    terms = [1 / np.maximum(light, light[area].min()), edges]
     along = [r * object_.conj() / np.maximum(np.abs(object_), 1e-30) for r in removed]
-    missing = missing_phase = np.zeros(area.shape)
-    if along:
-        missing = along[0].real * along[1].real
-        missing_phase = along[0].imag * along[1].imag / modulus**2
-    amplitude, wide = _half_width(amplitudes, missing, area, light)
-    phase, wide_phase = _half_width(turns, missing_phase, area, light * modulus**2)
+    amplitude, wide = _half_width(amplitudes, [r.real for r in along], area, terms)
+    phase, wide_phase = _half_width(
+        turns, [r.imag / modulus for r in along], area, [term / modulus**2 for term in terms]
+    )
     deviation = np.hypot(wide, modulus * wide_phase)
     return Intervals(amplitude, np.minimum(phase, np.pi), deviation, scale)
 
 
 def _half_width(
     errors: Sequence[NDArray[np.floating]],
-    missing: NDArray[np.floating],
+    removed: Sequence[NDArray[np.floating]],
     area: NDArray[np.bool_],
-    light: NDArray[np.floating],
+    terms: Sequence[NDArray[np.floating]],
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """(H, W) half width of the interval, and standard deviation."""
+    """(H, W) half width of the interval, and standard deviation.
+
+    Parameters
+    ----------
+    errors : sequence of ndarray
+        (H, W) errors of the pairs, the repetition's first.
+    removed : sequence of ndarray
+        (H, W) what was removed from either half, or nothing.
+    area : ndarray
+        (H, W) True in the scanned area.
+    terms : sequence of ndarray
+        (H, W) what the squares of errors may follow.
+    """
 
     def mean(values: NDArray[np.floating], sigma: float) -> NDArray[np.floating]:
         total, weight = (
@@ -237,17 +270,39 @@ def _half_width(
         )
         return total / np.maximum(weight, 1e-9)
 
+    def local(values: NDArray[np.floating]) -> NDArray[np.floating]:
+        return unit * mean(values, NEIGHBOURHOOD_PX) / mean_unit
+
+    coarse = [mean(error, COARSE_PX) for error in errors]
+    squares = [(error - smooth) ** 2 for error, smooth in zip(errors, coarse)]
+    unit = _unit(squares[0], area, terms)
+    mean_unit = mean(unit, NEIGHBOURHOOD_PX) + np.finfo(float).tiny  # For what is not scanned.
     variance = np.full(area.shape, np.nan)
     variance[area] = 0.0
-    for error in errors:
-        coarse = mean(error, COARSE_PX)
-        squares = (error - coarse) ** 2 + coarse**2 / 2
-        local = mean(squares * light, NEIGHBOURHOOD_PX) / light
-        variance += (local + (coarse[area] ** 2).mean() / 2) / len(errors)
+    for square, smooth in zip(squares, coarse):
+        everywhere = (smooth[area] ** 2).mean() / 2
+        variance += (local(square + smooth**2 / 2) + everywhere) / len(errors)
     size = np.where(variance[area] > 0, np.sqrt(variance[area]), 1.0)
     ratios = np.concatenate([np.abs(error[area]) / size for error in errors])
-    deviation = np.sqrt(variance + np.maximum(mean(missing, NEIGHBOURHOOD_PX), 0.0))
+    missing = 0.0
+    if removed:
+        first, second = (part - mean(part, COARSE_PX) for part in removed)
+        missing = np.maximum(local(first * second), 0.0)
+    deviation = np.sqrt(variance + missing)
     return np.quantile(ratios, PROBABILITY) * deviation, deviation
+
+
+def _unit(
+    squares: NDArray[np.floating],
+    area: NDArray[np.bool_],
+    terms: Sequence[NDArray[np.floating]],
+) -> NDArray[np.floating]:
+    """(H, W) sum of terms, with weights of at least 0, that squares of errors follow best."""
+    relative = [term / term[area].mean() if term[area].any() else term for term in terms]
+    weights, _ = nnls(np.stack([term[area] for term in relative], axis=1), squares[area])
+    if not weights.any():
+        return relative[0]
+    return sum(weight * term for weight, term in zip(weights, relative))
 
 
 @torch.no_grad()

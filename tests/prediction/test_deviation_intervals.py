@@ -109,6 +109,32 @@ def test_halves_of_a_scan_tell_the_error_of_their_mean(repeated):
     np.testing.assert_allclose(both[area], found.standard_deviation[area] / np.sqrt(2), rtol=1e-6)
 
 
+def test_edges_have_larger_intervals_where_the_repetition_errs_there(repeated):
+    _, _, _, area, _ = repeated
+    rng = np.random.default_rng(8)
+    disks = ndimage.gaussian_filter((rng.random(area.shape) > 0.99) * 60.0, 4) > 1
+    object_ = np.exp(1j * ndimage.gaussian_filter(disks * 1.0, 1))
+    size = 0.01 + 0.2 * np.hypot(*np.gradient(np.angle(object_)))
+    first, second = (noisy(object_, size, rng) for _ in range(2))
+    found = from_repetition(object_, first, area)
+    compared = coverage(
+        *(second, object_, area), found.amplitude, found.phase, found.standard_deviation
+    )
+    assert compared.rank_correlation > 0.75  # .66 by averages over the neighbourhood alone
+    assert compared.amplitude == pytest.approx(0.9, abs=0.02)
+    assert compared.phase == pytest.approx(0.9, abs=0.02)
+
+
+def test_a_factor_that_both_halves_lost_is_no_missing_structure(repeated):
+    object_, first, _, area, _ = repeated
+    even = np.ones(area.shape)
+    plain, scaled = (
+        intervals_of(object_, [Pair(first, object_)], area, even, removed).amplitude[area]
+        for removed in ((), [0.1 * object_, 0.1 * object_])
+    )
+    assert np.abs(scaled / plain - 1).max() < 0.05
+
+
 def test_what_is_removed_from_both_halves_is_missing_and_what_differs_is_noise(repeated):
     object_, _, _, area, _ = repeated
     rng = np.random.default_rng(7)
@@ -161,3 +187,21 @@ def test_a_reconstruction_is_repeated_from_its_own_counts(scan):
         assert np.isnan(values[~area]).all()
     other = measure_intervals(task, options, scan, seed=1)
     assert not np.array_equal(found.amplitude, other.amplitude, equal_nan=True)
+
+
+@pytest.mark.parametrize(("start_loss", "n_applied"), [(np.inf, 3), (-np.inf, 0)])
+def test_repetition_and_halves_are_made_by_the_network_if_the_result_is(
+    scan, monkeypatch, start_loss, n_applied
+):
+    options = options_of(architecture="unrolled")
+    options.reconstructor_options.start.n_iterations = 10
+    options.reconstructor_options.validation.held_out = 0.03
+    task = make_task(options, scan)
+    task.run(2)
+    task.reconstructor.judge.start_loss = start_loss
+    made = []
+    network = type(task.reconstructor.generator)
+    forward = network.forward
+    monkeypatch.setattr(network, "forward", lambda *args: made.append(args) or forward(*args))
+    measure_intervals(task, options, scan)
+    assert len(made) == n_applied

@@ -12,7 +12,7 @@ from ptychi_neural.scans.hdf5 import replacing
 POSITION_COLUMNS = ("position_rms_px", "position_rms_no_affine_px")
 """Errors of positions in a ``FullScore``."""
 
-COVERAGE_COLUMNS = ("coverage_amplitude", "coverage_phase", "rank_correlation")
+COVERAGE_COLUMNS = ("coverage_amplitude", "coverage_phase", "rank_correlation", "unevenness")
 """How intervals compare with the truth, in the order of ``evaluation.Coverage``."""
 
 
@@ -78,6 +78,9 @@ class FullScore(Score):
 
     rank_correlation: float | None = None
     """Rank correlation of deviation and magnitude of the error, both smoothed over 5 px."""
+
+    unevenness: float | None = None
+    """Standard deviation of the magnitude of the error, smoothed over 5 px, over its mean."""
 
     half_scans: RingCurve | None = None
     """Correlation of the reconstructions from two halves of the scan."""

@@ -157,7 +157,7 @@ class Suite(_Model):
 
     intervals: bool = False
     """Whether the neural engine's intervals of amplitude and phase are measured and compared with
-    the truth, which takes one more initial reconstruction."""
+    the truth, which takes two more initial reconstructions."""
 
     max_seconds: float = Field(gt=0)
     """Wall time after which an engine is stopped."""
