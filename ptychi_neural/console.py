@@ -29,6 +29,9 @@ LAST_S = 10.0
 OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.EROFS)
 """Numbers of system errors that are no wrong use."""
 
+OF_PATHS = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
+"""Numbers of system errors of paths that lead elsewhere."""
+
 MEMORY_ADVICE = (
     "Lower reconstructor_options.batch_size (or generator.width, training.scans_in_memory), crop "
     "or bin the patterns, or set reconstructor_options.default_device."
@@ -233,6 +236,9 @@ def described(error: BaseException) -> tuple[str, int]:
         return "error: a file is nested too deeply; make it flatter.", WRONG_USE
     if isinstance(error, OSError):
         code = FAILED if error.errno in OF_THE_MACHINE or "errno = 28" in text else WRONG_USE
+        if error.filename is not None and error.strerror:  # It is the system's.
+            text = f"{error.filename}: {error.strerror.lower()}"
+            text += "; check the path." if error.errno in OF_PATHS else "."
         return f"error: {text}", code
     if isinstance(error, FloatingPointError):
         return f"error: {text}", FAILED

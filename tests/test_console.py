@@ -62,6 +62,17 @@ def test_nothing_that_cannot_be_written_ends_a_command(tmp_path, streams):
     [
         (ValueError("pixel_size_m: give it"), 2, "error: pixel_size_m: give it"),
         (FileNotFoundError("x.h5 does not exist"), 2, "error: x.h5 does not exist"),
+        (
+            FileNotFoundError(2, "No such file or directory", "run.toml"),
+            2,
+            "error: run.toml: no such",
+        ),
+        (
+            IsADirectoryError(21, "Is a directory", "."),
+            2,
+            "error: .: is a directory; check the path.",
+        ),
+        (PermissionError(13, "Permission denied", "a.h5"), 2, "error: a.h5: permission denied."),
         (OSError(28, "No space left on device"), 1, "No space left"),
         (OSError("write failed: errno = 28, no space"), 1, "errno = 28"),
         (FloatingPointError("The loss became nan"), 1, "The loss became nan"),

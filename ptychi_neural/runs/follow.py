@@ -23,7 +23,7 @@ from ptychi_neural.runs.inference import (
     write_inference,
 )
 from ptychi_neural.runs.live_page import LivePage
-from ptychi_neural.runs.progress import tell
+from ptychi_neural.runs.progress import remark, tell
 from ptychi_neural.runs.run_file import RunFile
 from ptychi_neural.runs.run_scan import begun
 from ptychi_neural.runs.sections import DataSection
@@ -270,6 +270,8 @@ class FollowedScan:
         mask: NDArray[np.bool_] | None,
     ) -> PredictionStream:
         if self._accelerations:
-            self._predictor.accelerate(probe, shape, self._accelerations, BATCH_SIZE)
+            chosen = self._predictor.accelerate(probe, shape, self._accelerations, BATCH_SIZE)
+            if chosen:
+                remark(f"The networks are faster with {' and '.join(chosen)}.")
             self._accelerations = ()  # The predictor stays so.
         return self._predictor.stream(probe, shape, batch_size=BATCH_SIZE, valid_pixel_mask=mask)

@@ -202,6 +202,13 @@ def run_from(
     names = [*key_names(Sections), *key_names(options_class)]
 
     problems: list[str] = []
+    data = rest.get("data")
+    if "simulation" in rest and isinstance(data, dict) and "diffraction" not in data:
+        keys = ", ".join(f"data.{name}" for name in rest.pop("data")) or "data"
+        problems.append(
+            f"{keys}: a simulated scan takes no [data]; leave it out, or write the scan to files "
+            "(ptychi-neural simulate) and name them in data.diffraction"
+        )
     frame = validated(Sections, rest, names, problems)
     options = checked_options(options_class, chosen, names, problems) if known_engine else None
     simulation = None

@@ -193,6 +193,11 @@ def test_a_scan_is_either_measured_or_simulated(problems, scan_folder):
     )
 
 
+def test_a_simulated_scan_takes_no_keys_of_data(problems):
+    (problem,) = problems("[data]\nframes = { stop = 9 }\nbin = 2", scan="[simulation]")
+    assert problem.startswith("data.frames, data.bin: a simulated scan takes no [data]")
+
+
 def test_a_data_file_that_does_not_exist_is_named_before_anything_is_read(problems, scan_folder):
     (scan_folder / "product.h5").unlink()
     (problem,) = problems("", scan=DATA, data_folder=scan_folder)

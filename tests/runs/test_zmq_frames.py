@@ -291,8 +291,11 @@ def test_a_followed_scan_is_predicted_faster_where_that_is_asked_for(
         infer(*files, follow=True, accelerations=["float8"])
     with pytest.raises(ValueError, match="--accelerate is for a scan that is followed"):
         infer(*files, accelerations=["bfloat16"])
+    told = []
+    monkeypatch.setattr(follow, "remark", told.append)
     with sending(socket, messages):
         found = infer(*files, follow=True, accelerations=["bfloat16"]).prediction
+    assert told == ["The networks are faster with bfloat16."]
     stream = predictor_of(generator).stream(found.probe, found.weight.shape)
     stream.add(scan.patterns, scan.positions_px, np.arange(36))
     difference = np.abs(found.object - stream.current().object).max()

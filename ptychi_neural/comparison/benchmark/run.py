@@ -80,7 +80,8 @@ def benchmark(
     FileExistsError
         If the folder holds something else.
     FileNotFoundError, ValueError
-        If the suite is not valid, data are missing, or a record does not belong to the suite.
+        If the suite is not valid, data or all records are missing, or a record does not belong to
+        the suite.
     KeyboardInterrupt
         At Ctrl-C; the cell that was running is lost, finished ones keep their records.
     """
@@ -90,6 +91,10 @@ def benchmark(
     if folder.exists() and any(folder.iterdir()) and not records.is_dir():
         raise FileExistsError(
             f"{folder} exists and holds no benchmark: --output FOLDER writes elsewhere."
+        )
+    if figures_only and not records.is_dir():
+        raise FileNotFoundError(
+            f"{records}: there are no records to draw; leave out --figures-only to make them."
         )
     cells = suite.cells(whole)
     plans = [] if figures_only else list(make_plans(suite, path, cells, data_folder))
