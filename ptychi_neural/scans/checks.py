@@ -8,6 +8,10 @@ from ptychi_neural.scans.scan import position_origin
 SMALLEST_EXTENT_PX = 1e-2
 """Extent in pixels below which positions that differ are taken for metres."""
 
+AMPLITUDES = (1e-8, 1e12)
+"""Bounds of the largest amplitude of object and probe. Beyond them squares, times the ratio of
+measured to predicted counts of 1e-16 to 1e20, leave what single precision holds."""
+
 LENGTH_UNITS = {"millimetres": 1e3, "micrometres": 1e6, "nanometres": 1e9}
 """Units that are taken for metres by mistake, and how many of each make a metre."""
 
@@ -118,6 +122,12 @@ def check_start(
         if n_bad:
             raise ValueError(
                 f"{name} holds {n_bad} NaN or Inf; replace them, or start from another guess."
+            )
+        largest = float(np.abs(array).max())
+        if largest > 0 and not AMPLITUDES[0] <= largest <= AMPLITUDES[1]:
+            raise ValueError(
+                f"{name} has amplitudes of up to {largest:.2g}, whose squares single precision "
+                f"does not hold; multiply it by {1 / largest:.2g}."
             )
     dark = [i for i, piece in enumerate(object) if not piece.any()]
     if dark:

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychi_neural.scans.defects import unit_of_counts
+
 MOST_LOOKED_AT = 20_000
 """Numbers that are looked at."""
 
@@ -33,7 +35,7 @@ SCALES: dict[str, tuple[Callable[[Any], Any], str]] = {
 
 
 def hints(patterns: NDArray[Any], valid: NDArray[np.bool_]) -> list[str]:
-    """Tell of amplitudes, logarithms, and patterns whose DC lies in the corner.
+    """Tell of amplitudes, logarithms, other units, and patterns whose DC lies in the corner.
 
     Parameters
     ----------
@@ -49,6 +51,11 @@ def hints(patterns: NDArray[Any], valid: NDArray[np.bool_]) -> list[str]:
     ['patterns look like square roots of counts: square them']
     """
     told = [f"patterns look like {what}: {remedy}" for what, remedy in _scales(patterns)]
+    if 0 < patterns.max(initial=0) < 1:
+        told.append(
+            "patterns are no counts, since none reaches 1: divide them by the value of one, "
+            f"{unit_of_counts(patterns):.2g} by their noise"
+        )
     if _is_shifted(patterns.mean(axis=0, dtype=np.float64) * valid):
         told.append(
             "the light lies around the corners: if it is the far field, put DC at the image "

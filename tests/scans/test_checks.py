@@ -104,6 +104,11 @@ class TestStart:
             ({"probe": np.abs(probe)}, "probe_data is float32; store it as complex"),
             ({"probe": probe[0]}, "probe_data must have shape"),
             ({"probe": np.full_like(probe, np.inf)}, "probe_data holds 128 NaN or Inf"),
+            ({"probe": probe * 1e20}, r"up to 1e\+20, .* multiply it by 1e-20"),
+            (
+                {"object": object * 1e-12},
+                r"object_data has amplitudes of up to 1e-12, .* by 1e\+12",
+            ),
         ],
     )
     def test_what_lets_no_light_through_is_named(self, change, message):
