@@ -31,6 +31,10 @@ STRAY_COUNTS = 10.0
 SHARP_EDGE = 0.5
 """Least ratio of the light beside a block to the light one pixel further."""
 
+STEADY = 0.8
+"""Least ratio of this ratio to that one pixel further where the light falls off steadily, towards
+counts that a block of zeros does not have; at the edge of a pupil it falls off at once."""
+
 STRAIGHT_SIDE = 3.0
 """Mean length in pixels from which the sides of a block are straight."""
 
@@ -92,16 +96,17 @@ def _modules_at_edge(
         light = np.rot90(counts, turns)
         dark, usable = (np.rot90(pixels, turns) for pixels in (empty, valid))
         n_dark = np.logical_and.accumulate(dark | ~usable, axis=1).sum(axis=1)
-        padded = np.pad(light, ((0, 0), (0, 2)))
+        padded = np.pad(light, ((0, 0), (0, 3)))
         rows = np.arange(len(light))
-        beside, further = padded[rows, n_dark], padded[rows, n_dark + 1]
+        beside, further, beyond = (padded[rows, n_dark + k] for k in range(3))
         bright = (n_dark > 0) & dark[rows, n_dark - 1] & (beside > DEAD_PIXEL_COUNTS)
         module = np.zeros(light.shape, bool)
         for run in np.split(rows, np.flatnonzero(np.diff(n_dark)) + 1):
             lit, depth = run[bright[run]], int(n_dark[run[0]])
             if len(lit) < max(SHORTEST_SIDE, STRAIGHT_PART * bright.sum()):
                 continue
-            if beside[lit].sum() < SHARP_EDGE * further[lit].sum():
+            sums = [float(light_of[lit].sum()) for light_of in (beside, further, beyond)]
+            if sums[0] < SHARP_EDGE * sums[1] and sums[0] * sums[2] < STEADY * sums[1] ** 2:
                 continue
             n_sides += 1
             if _must_show_light(depth * len(lit), depth, beside[lit].mean()):

@@ -105,7 +105,18 @@ class TestPixelsWithoutCounts:
             pixels(np.s_[16, 14:16]),
             pixels((16, 16)),
         ],
-        ids=["cross", "square", "disc", "arm", "left", "bottom", "corner", "row", "pair", "pixel"],
+        ids=[
+            "cross",
+            "square",
+            "disc",
+            "arm",
+            "left",
+            "bottom",
+            "corner",
+            "row",
+            "pair",
+            "pixel",
+        ],
     )
     @pytest.mark.parametrize("photons", [1e5, 1e7])
     def test_light_that_a_block_of_zeros_has_swallowed_is_masked(self, simulated, photons, where):
@@ -116,6 +127,13 @@ class TestPixelsWithoutCounts:
         swallowed, light = truth[:, where & ~found].sum(), truth.sum()
         assert swallowed < 2e-3 * light
         assert repaired.kept.all()
+
+    @pytest.mark.parametrize("photons", [1e5, 1e7])
+    def test_a_module_where_the_light_falls_off_steeply_is_masked(self, simulated, photons):
+        counts = simulated(photons).counts
+        found = masked(repair(np.where(pixels(np.s_[:, :7]), 0, counts)))
+        assert not found[:, 7:].any()
+        assert counts[:, :, :7][:, ~found[:, :7]].sum() < 1e-4 * counts.sum()
 
     @pytest.mark.parametrize("probe", ["gauss", "disc", "zone plate"])
     @pytest.mark.parametrize("photons", [1e2, 1e3, 1e5, 1e9])
