@@ -150,7 +150,7 @@ def test_ablations_give_each_network_the_factors_that_have_an_effect_on_it():
     for (_, network), engines in of.items():
         for engine in engines - {"mix-attention"}:  # It sets the architecture too.
             groups = {key.split(".")[2] for key in suite.engines[engine].changes if "." in key[30:]}
-            assert groups & {"cascaded", "ffno", "hybrid_uno"} <= {network}
+            assert groups & {"cascaded", "ffno", "hybrid_uno", "u_fno"} <= {network}
     cell = next(cell for cell in cells if cell.engine == "skips-off")
     options = engine_options("neural", run_file(cell, path), suite.engines["skips-off"].changes)
     generator = options.reconstructor_options.generator
