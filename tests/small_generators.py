@@ -1,5 +1,7 @@
 """One-shot generators and simulated patterns for them."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -41,3 +43,22 @@ def perturb_outputs(generator: nn.Module) -> None:
         for name, parameter in generator.named_parameters():
             if "output" in name or "log_excess" in name or "decoder" in name:
                 parameter.add_(0.05 * torch.randn_like(parameter))
+
+
+def gradchecked(
+    network: nn.Module, *inputs: Tensor, then: Callable[[Tensor], Tensor] = lambda output: output
+) -> bool:
+    """Whether the derivative along a random direction of inputs and all parameters is right."""
+    names, parameters = zip(*network.named_parameters())
+    values = [*inputs, *(parameter.detach() for parameter in parameters)]
+    directions = [torch.randn_like(value) for value in values]
+
+    def along(t: Tensor) -> Tensor:
+        moved = [value + t * direction for value, direction in zip(values, directions)]
+        arguments, weights = moved[: len(inputs)], moved[len(inputs) :]
+        return then(
+            torch.func.functional_call(network, dict(zip(names, weights)), tuple(arguments))
+        )
+
+    t = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    return torch.autograd.gradcheck(along, (t,), fast_mode=True)

@@ -4,6 +4,7 @@ import math
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ptychi_neural.generators.convolution import is_low_precision
@@ -118,3 +119,45 @@ def build_head(kind: Heads, maximum_amplitude: float | None) -> Head:
             'generator.head to "amplitude_phase".'
         )
     return RealImaginaryHead()
+
+
+def with_coarse_periphery(
+    patches: Tensor, coarse_shape: tuple[int, int], fine_window: float
+) -> Tensor:
+    """Join centres of full resolution and peripheries of a coarse one: ``w c + (1 - w) U B q``.
+
+    B takes means over the pixels of the coarse grid and U interpolates between them. The window w
+    is 1 in the centre and falls by a cosine over one coarse pixel. Hoidn et al., Scientific Reports
+    13, 22789 (2023), predict the centre alone; their code adds a coarser border for large probes.
+
+    Parameters
+    ----------
+    patches : Tensor
+        A complex (B, 2 n, H, W) tensor: n patches c, and as many q for their peripheries.
+    coarse_shape : tuple[int, int]
+        Numbers of coarse pixels along the sides of a patch.
+    fine_window : float
+        Side of the centre over that of the patch.
+
+    Returns
+    -------
+    Tensor
+        Complex (B, n, H, W) patches.
+    """
+    centres, peripheries = patches.chunk(2, dim=1)
+    parts = torch.cat([peripheries.real, peripheries.imag], dim=1)
+    binned = F.adaptive_avg_pool2d(parts, coarse_shape)
+    smooth = F.interpolate(binned, patches.shape[-2:], mode="bilinear")
+    periphery = torch.complex(*smooth.chunk(2, dim=1))
+    rows, columns = (
+        _window(size, fine_window, 2 / n_coarse).to(parts)
+        for size, n_coarse in zip(patches.shape[-2:], coarse_shape)
+    )
+    return periphery + rows[:, None] * columns * (centres - periphery)
+
+
+def _window(size: int, side: float, fall: float) -> Tensor:
+    """(size,) window along an axis whose pixels lie from -1 to 1: 1 up to ``side``, then a cosine
+    that comes to 0 after ``fall``."""
+    distance = ((torch.arange(size) + 0.5) * (2 / size) - 1).abs()
+    return (1 + torch.cos(math.pi * ((distance - side) / fall).clamp(0, 1))) / 2

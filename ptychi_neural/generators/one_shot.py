@@ -1,12 +1,14 @@
 """One-shot generators: patterns -> lifter -> network -> complex patches -> stitched object."""
 
 import functools
+import math
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from ptychi_neural.generators.contract import Generator, check_even
+from ptychi_neural.generators.heads import with_coarse_periphery
 from ptychi_neural.generators.lifters import build_lifter
 from ptychi_neural.generators.overlap import OverlapSums, overlap_sums
 from ptychi_neural.options import GeneratorOptions, StartOptions
@@ -18,7 +20,8 @@ class OneShotNetwork(nn.Module):
     """Base of the networks of one-shot generators, each of which ends in a head.
 
     A network is built from ``(options, n_patches, patch_shape)``: the generator's options, the
-    number of complex patches to predict (grid_size**2 * n_slices), and (h, w) of a patch in pixels.
+    number of complex patches to predict (grid_size**2 * n_slices, twice as many where their
+    peripheries are predicted too), and (h, w) of a patch in pixels.
     """
 
     rough_loss_weight: float = 0.0
@@ -101,7 +104,10 @@ class OneShot(Generator):
     ) -> None:
         super().__init__(options, n_slices, patch_shape)
         self.n_patterns = options.grid_size**2
-        network = network_class(options, self.n_patterns * n_slices, patch_shape)
+        n_patches = self.n_patterns * n_slices
+        if options.periphery_binning > 1:
+            n_patches *= 2  # The second half are the peripheries of the first.
+        network = network_class(options, n_patches, patch_shape)
         self.lifter = build_lifter(options, n_slices, patch_shape)
         self.network = network
 
@@ -288,7 +294,8 @@ class OneShot(Generator):
             near[frames] = False
             seen = torch.cat([frames, near.nonzero()[:, 0]])
         features = self._lift(self._features(scan, seen)[:, None])
-        return self.network.forward_among(features, places[seen], len(frames))
+        factors = self.network.forward_among(features, places[seen], len(frames))
+        return self._as_groups(factors)[:, 0]
 
     def _input_at(self, scan: ScanPhysics, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Members of the groups of some frames, the patches they start from, and the input."""
@@ -316,4 +323,9 @@ class OneShot(Generator):
         return self.lifter(inputs)
 
     def _as_groups(self, patches: Tensor) -> Tensor:
+        binning = self.options.periphery_binning
+        if binning > 1:
+            height, width = self.patch_shape
+            coarse_shape = math.ceil(height / binning), math.ceil(width / binning)
+            patches = with_coarse_periphery(patches, coarse_shape, self.options.fine_window)
         return patches.unflatten(1, (self.n_patterns, self.n_slices))

@@ -62,6 +62,14 @@ class GeneratorOptions(ParameterOptions):
     """g: patterns of g x g neighbouring positions enter as g^2 channels, and g^2 patches leave
     (PtychoPINN's grouping)."""
 
+    periphery_binning: int = PydanticField(default=1, ge=1, le=16)
+    """b: one-shot networks predict a second time what surrounds the centre of a patch, in pixels b
+    times as large, for probes that fill the frame. 1: full resolution everywhere."""
+
+    fine_window: float = PydanticField(default=0.5, gt=0, lt=1)
+    """Side of the centre that keeps the full resolution, over that of the frame. It passes into the
+    periphery over a pixel of the latter. Needs ``periphery_binning`` above 1."""
+
     checkpoint: str | None = None
     """A generator saved with ``save_generator``, to start from instead of random weights. What
     makes up the network (architecture, width, number of layers) is taken from there; set to

@@ -86,10 +86,12 @@ def _options_of_other_architectures(generator: GeneratorOptions) -> Iterator[str
             continue
         if getattr(generator, name) != facts.group():
             yield f"{where}.{name}: has no effect with {where}.architecture = {architecture!r}"
-    defaults = GeneratorOptions()
-    for name in sorted(ARCHITECTURES[architecture].unused):
+    defaults, facts = GeneratorOptions(), ARCHITECTURES[architecture]
+    for name in sorted(facts.unused | (set() if facts.one_shot else {"periphery_binning"})):
         if getattr(generator, name) != getattr(defaults, name):
             yield f"{where}.{name}: has no effect with {where}.architecture = {architecture!r}"
+    if generator.periphery_binning == 1 and generator.fine_window != defaults.fine_window:
+        yield f"{where}.fine_window: has no effect with {where}.periphery_binning = 1"
     if generator.lifter == choices.Lifters.CNN and not generator.shallow_cnn:
         yield f"{where}.shallow_cnn = False: the lifter 'cnn' is the shallow CNN"
     if generator.head == choices.Heads.REAL_IMAGINARY and generator.maximum_amplitude is not None:

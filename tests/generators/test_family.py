@@ -31,6 +31,7 @@ from small_generators import (
     FAMILY,
     SMALL,
     fitted,
+    gradchecked,
     options_for,
     perturb_outputs,
     simulated_patterns,
@@ -120,21 +121,6 @@ class TestEveryMember:
             patches = generator.factors(patterns)
         assert patches.dtype == torch.complex64
         torch.testing.assert_close(patches, generator.factors(patterns), atol=1e-2, rtol=0)
-
-
-def gradchecked(network: nn.Module, *inputs: torch.Tensor) -> bool:
-    """Whether the derivative along a random direction of inputs and all parameters is right."""
-    names, parameters = zip(*network.named_parameters())
-    values = [*inputs, *(parameter.detach() for parameter in parameters)]
-    directions = [torch.randn_like(value) for value in values]
-
-    def along(t):
-        moved = [value + t * direction for value, direction in zip(values, directions)]
-        arguments, weights = moved[: len(inputs)], moved[len(inputs) :]
-        return torch.func.functional_call(network, dict(zip(names, weights)), tuple(arguments))
-
-    t = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    return torch.autograd.gradcheck(along, (t,), fast_mode=True)
 
 
 @pytest.mark.parametrize(
