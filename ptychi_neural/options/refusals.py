@@ -81,15 +81,16 @@ def _is_on(value: Any) -> bool:
 def _options_of_other_architectures(generator: GeneratorOptions) -> Iterator[str]:
     architecture = generator.architecture
     where = "reconstructor_options.generator"
+    chosen, defaults = ARCHITECTURES[architecture], GeneratorOptions()
+    no_effect = f"has no effect with {where}.architecture = {architecture.value!r}"
     for name, facts in ARCHITECTURES.items():
         if name == architecture or facts.group is None:
             continue
         if getattr(generator, name) != facts.group():
-            yield f"{where}.{name}: has no effect with {where}.architecture = {architecture!r}"
-    defaults, facts = GeneratorOptions(), ARCHITECTURES[architecture]
-    for name in sorted(facts.unused | (set() if facts.one_shot else {"periphery_binning"})):
+            yield f"{where}.{name}: {no_effect}"
+    for name in sorted(chosen.unused | (set() if chosen.one_shot else {"periphery_binning"})):
         if getattr(generator, name) != getattr(defaults, name):
-            yield f"{where}.{name}: has no effect with {where}.architecture = {architecture!r}"
+            yield f"{where}.{name}: {no_effect}"
     if generator.periphery_binning == 1 and generator.fine_window != defaults.fine_window:
         yield f"{where}.fine_window: has no effect with {where}.periphery_binning = 1"
     if generator.lifter == choices.Lifters.CNN and not generator.shallow_cnn:
