@@ -58,6 +58,17 @@ class TestPatches:
         assert 0.4 < falling[5] < 0.9
         assert falling[-1] < 0.05
 
+    def test_it_is_the_same_field_however_finely_it_is_sampled(self):
+        def sampled(n):
+            y, x = torch.meshgrid(*2 * [(torch.arange(n).double() + 0.5) / n], indexing="ij")
+            centres, peripheries = torch.exp(3j * y * x), 2 * torch.exp(1j * (y - 2 * x))
+            return self.joined(centres[None, None], peripheries[None, None])
+
+        fine = torch.view_as_real(sampled(64)[0, 0]).unflatten(0, (16, 4)).unflatten(2, (16, 4))
+        torch.testing.assert_close(
+            torch.view_as_complex(fine.mean((1, 3))), sampled(16)[0, 0], atol=0.1, rtol=0
+        )
+
     def test_passes_gradcheck(self):
         patches = torch.randn(1, 2, 8, 8, dtype=torch.complex128, requires_grad=True)
         assert torch.autograd.gradcheck(
