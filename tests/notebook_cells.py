@@ -17,7 +17,8 @@ def run_cells(name, folder, monkeypatch):
         The names that its cells have defined.
     """
     monkeypatch.setenv("PTYCHI_NEURAL_QUICK", "1")
-    shutil.copytree(REPOSITORY / "configs", folder / "configs")
+    for part in ("configs", "docs/records"):
+        shutil.copytree(REPOSITORY / part, folder / part)
     (folder / "notebooks").mkdir()
     monkeypatch.chdir(folder / "notebooks")
     notebook = nbformat.read(REPOSITORY / "notebooks" / f"{name}.ipynb", as_version=4)

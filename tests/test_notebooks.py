@@ -5,6 +5,7 @@ import re
 import shutil
 
 import h5py
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
@@ -77,6 +78,14 @@ def test_the_quick_start_shows_an_object_and_how_sure_it_is(run_here):
     assert max(map(float, errors)) < 0.2
     assert all(holds.mean() > 0.5 for holds in names["inside"].values())
     assert drawn == {"comparison.png", "intervals.png"}
+
+
+def test_the_notebook_of_architectures_draws_all_kept_records(run_here):
+    names, _, _ = run_here("architectures")
+    assert plt.get_fignums() == [1, 2, 3, 4, 5]
+    plt.close("all")
+    for rows in (names["family"], names["ablations"], names["probes"]):
+        assert rows.groupby("engine")["seed"].nunique().max() == 3
 
 
 @pytest.mark.slow
