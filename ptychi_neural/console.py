@@ -23,6 +23,9 @@ from ptychi_neural.runs.launcher import is_launched, is_silent
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 """Exit codes."""
 
+IN_SEVERAL_PROCESSES = ("reconstruct", "train", "compare", "infer")
+"""Commands that ``torchrun`` may start."""
+
 LAST_S = 10.0
 """Seconds that the first of several processes has to tell what failed."""
 
@@ -59,7 +62,7 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Find a command, and give it the shared options."""
         global _settings
-        if cmd_name != "reconstruct" and is_launched():
+        if cmd_name not in IN_SEVERAL_PROCESSES and is_launched():
             self.suggest_commands = False  # It would suggest the same one.
             ctx.fail(f"{cmd_name}: runs in one process, start it without torchrun.")
         _settings = Settings()
@@ -215,6 +218,8 @@ def _exit(error: BaseException) -> BaseException:
     from ptychi_neural.runs.progress import tell
 
     what, code = described(error)
+    if is_silent():
+        _end_beside_others(error, what, code)
     message = " ".join([what, *getattr(error, "__notes__", [])])
     if _settings.verbose:
         complained("".join(traceback.format_exception(error)).rstrip())
@@ -222,6 +227,19 @@ def _exit(error: BaseException) -> BaseException:
     trace = "".join(traceback.format_exception(error)) if code == FAILED else None
     tell("error", type=type(error).__name__, message=message, exit_code=code, traceback=trace)
     return typer.Exit(code)
+
+
+def _end_beside_others(error: BaseException, what: str, code: int) -> None:
+    """Let other processes know that this silent one ends, and tell what has failed here alone.
+
+    What a user can mend, and what is not finite, comes to all of them alike.
+    """
+    from ptychi_neural.physics.ranks import RankLostError, leave
+
+    leave()
+    if code == FAILED and not isinstance(error, FloatingPointError | RankLostError):
+        told = f"error in process {os.environ.get('RANK')}: {what.removeprefix('error: ')}\n"
+        (sys.__stderr__ or sys.stderr).write(told)
 
 
 def described(error: BaseException) -> tuple[str, int]:
@@ -240,7 +258,7 @@ def described(error: BaseException) -> tuple[str, int]:
             text = f"{error.filename}: {error.strerror.lower()}"
             text += "; check the path." if error.errno in OF_PATHS else "."
         return f"error: {text}", code
-    if isinstance(error, FloatingPointError):
+    if isinstance(error, FloatingPointError) or kind == "RankLostError":
         return f"error: {text}", FAILED
     is_missing_extra = isinstance(error, ImportError) and "pip install" in text
     if isinstance(error, ValueError) or is_missing_extra:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from ptychi_neural import console
 from ptychi_neural.cli import app
 from ptychi_neural.console import described
+from ptychi_neural.physics.ranks import RankLostError
 
 QUICK = """
 import sys
@@ -73,6 +74,7 @@ def test_nothing_that_cannot_be_written_ends_a_command(tmp_path, streams):
             "error: .: is a directory; check the path.",
         ),
         (PermissionError(13, "Permission denied", "a.h5"), 2, "error: a.h5: permission denied."),
+        (RankLostError("Another process has ended."), 1, "error: Another process has ended."),
         (OSError(28, "No space left on device"), 1, "No space left"),
         (OSError("write failed: errno = 28, no space"), 1, "errno = 28"),
         (FloatingPointError("The loss became nan"), 1, "The loss became nan"),

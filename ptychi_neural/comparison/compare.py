@@ -21,10 +21,14 @@ from ptychi_neural.comparison.result import Comparison
 from ptychi_neural.comparison.run_engine import run_engine
 from ptychi_neural.comparison.snapshots import EngineRun
 from ptychi_neural.comparison.target import Target, load_with_target
+from ptychi_neural.engine.ranks import go_on_alone, join
+from ptychi_neural.physics.ranks import has_left, leave
 from ptychi_neural.runs.attend import interruptible
 from ptychi_neural.runs.folders import results_folder
+from ptychi_neural.runs.launcher import is_silent
 from ptychi_neural.runs.progress import say, tell, what_fails_is_said
 from ptychi_neural.runs.provenance import provenance, write_json
+from ptychi_neural.runs.ranks import draw_missing_seeds, needs_one_process
 from ptychi_neural.runs.run_file import RunFile
 from ptychi_neural.runs.run_scan import is_refined
 from ptychi_neural.scans import Scan
@@ -46,6 +50,9 @@ def compare(
     equal wall time, and at its end. The folder holds ``comparison.md``, ``comparison.csv``,
     ``trace.csv`` (all snapshots), ``error_over_time.png``, ``comparison.png`` and ``objects.h5``
     (each at its best epoch), ``run.toml`` and ``provenance.json``. It appears when it is complete.
+
+    Of several processes of ``torchrun`` all run the neural engines; after that the first runs the
+    others, alone, and writes, and the other processes end (``SystemExit``).
 
     Parameters
     ----------
@@ -75,6 +82,7 @@ def compare(
     FileNotFoundError, ValueError
         If the scan cannot be read, or engines or options are not known.
     """
+    join()
     run, changes = copy.deepcopy(run), changes or {}
     folder = Path(output_folder or f"{run.output_folder}-comparison")
     check_engine_names(engines)
@@ -83,8 +91,8 @@ def compare(
     if seconds is not None and not 0 < seconds < math.inf:
         raise ValueError(f"seconds = {seconds} must be above 0, and finite.")
     shared = run.options.reconstructor_options
-    if shared.random_seed is None:
-        shared.random_seed = int(np.random.default_rng().integers(2**31))
+    draw_missing_seeds(run)
+    assert shared.random_seed is not None
     options = {name: engine_options(name, run, changes.get(name)) for name in engines}
     with results_folder(folder, overwrite) as results:
         tell("started", pid=os.getpid(), engines=list(engines), product_output=None)
@@ -93,6 +101,8 @@ def compare(
         clock = time.perf_counter()
         with interruptible("the batch"):
             runs, refused, broken = _run_all(options, run, scan, pixels, target, show_progress)
+            if is_silent():
+                raise SystemExit(0)
             comparison = Comparison(
                 folder=folder,
                 runs=runs,
@@ -133,6 +143,8 @@ def _run_all(
 ) -> tuple[list[EngineRun], dict[str, str], list[str]]:
     """Run all engines; one that fails does not end the others.
 
+    Of several processes all run the neural engines, and then the first alone runs the others.
+
     Returns
     -------
     list of EngineRun
@@ -150,7 +162,13 @@ def _run_all(
     runs: list[EngineRun] = []
     refused: dict[str, str] = {}
     broken: list[str] = []
-    for number, (name, chosen) in enumerate(options.items(), start=1):
+    in_turn = sorted(options, key=lambda name: needs_one_process(options[name]))
+    for number, name in enumerate(in_turn, start=1):
+        chosen = options[name]
+        if is_silent() and (has_left() or needs_one_process(chosen)):
+            raise SystemExit(int(has_left()))
+        if needs_one_process(chosen) or has_left():
+            go_on_alone()
         if show_progress:
             say(f"{name} ({number} of {len(options)})")
         try:
@@ -163,6 +181,7 @@ def _run_all(
             refused[name] = str(error)
             continue
         except Exception as error:  # memory, what an engine cannot do
+            leave()
             refused[name] = f"{type(error).__name__}: {error}"
             broken.append(name)
             say(f"{name} failed: {error}")
@@ -171,7 +190,7 @@ def _run_all(
             break
     if not runs:
         raise ValueError("\n".join(f"{name}: {reason}" for name, reason in refused.items()))
-    return runs, refused, broken
+    return sorted(runs, key=lambda run: list(options).index(run.engine)), refused, broken
 
 
 def _save(comparison: Comparison, folder: Path) -> None:

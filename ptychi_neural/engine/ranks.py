@@ -5,6 +5,7 @@ sums by gloo on CPUs, and by NCCL on GPUs.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -24,6 +25,7 @@ from ptychi_neural.physics.ranks import (
     Share,
     SharedDataset,
     has_left,
+    leave,
     n_ranks,
     rank,
     shares,
@@ -55,6 +57,15 @@ def join() -> None:
     if is_launched and not has_left() and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend=backend, init_method="env://")
+
+
+def go_on_alone() -> None:
+    """Go on as a process that nothing has started beside others: engines of pty-chi ask both the
+    process group and what ``torchrun`` has set."""
+    leave()
+    for name in [*os.environ]:
+        if name.endswith("WORLD_SIZE") or name in ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK"):
+            del os.environ[name]
 
 
 def build_data(task: PtychographyTask, build: Callable[[PtychographyTask], None]) -> None:

@@ -14,7 +14,6 @@ from ptychi_neural.engine.trained import batch_size_for
 from ptychi_neural.generators import Generator
 from ptychi_neural.options import NeuralPtychographyOptions, NeuralReconstructorOptions
 from ptychi_neural.physics.forward_model import ScanForwardModel
-from ptychi_neural.physics.ranks import n_ranks
 from ptychi_neural.physics.scan_physics import ScanPhysics
 
 
@@ -40,7 +39,7 @@ class ScanTask(PtychographyTask):
     Raises
     ------
     ValueError
-        If data do not fit each other or the generator, or in one of several processes.
+        If data do not fit each other or the generator.
     """
 
     def __init__(
@@ -48,12 +47,6 @@ class ScanTask(PtychographyTask):
     ) -> None:
         self.generator = generator
         super().__init__(options, **data)
-
-    def build_data(self) -> None:
-        """Build the dataset, as pty-chi does in one process."""
-        if n_ranks() > 1:
-            raise ValueError("A trained generator predicts in one process: start without torchrun.")
-        super().build_data()
 
     def build_reconstructor(self) -> None:
         """Build the physics in the place of a reconstructor."""

@@ -17,10 +17,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 _has_left = False
+_n_blocks_alone = 0
 
 
 class RankLostError(RuntimeError):
     """Another rank has ended, so that sums over all ranks cannot be had any more."""
+
+
+LOST = "Another of the processes that work together has ended."
 
 
 class StoppedTogether(Exception):
@@ -29,7 +33,8 @@ class StoppedTogether(Exception):
 
 def n_ranks() -> int:
     """Number of processes that reconstruct together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    together = dist.is_available() and dist.is_initialized() and _n_blocks_alone == 0
+    return dist.get_world_size() if together else 1
 
 
 def rank() -> int:
@@ -76,7 +81,7 @@ def _all_reduced(tensor: Tensor) -> Tensor:
         dist.all_reduce(torch.view_as_real(total) if total.is_complex() else total)
     except RuntimeError as error:
         leave()
-        raise RankLostError("Another process of this reconstruction has ended.") from error
+        raise RankLostError(LOST) from error
     return total
 
 
@@ -86,6 +91,58 @@ def summed_numbers(*numbers: float) -> Sequence[float]:
         return numbers
     sums: list[float] = summed(torch.tensor(numbers, dtype=torch.float64)).tolist()
     return sums
+
+
+def of_first(value: Any) -> Any:
+    """Give all ranks what the first of them has, which can be pickled; all have to ask for it.
+
+    Raises
+    ------
+    RankLostError
+        If another rank has ended.
+    """
+    if n_ranks() == 1:
+        return value
+    values = [value]
+    try:
+        dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+    except RuntimeError as error:
+        leave()
+        raise RankLostError(LOST) from error
+    return values[0]
+
+
+def of_all_frames(own: Tensor, frames: Tensor, n_frames: int) -> Tensor:
+    """Put together what each frame has of its own.
+
+    Parameters
+    ----------
+    own : Tensor
+        (m, ...) what the frames of this rank have.
+    frames : Tensor
+        (m,) their indices among those of all ranks.
+    n_frames : int
+        Number of frames of all ranks.
+
+    Returns
+    -------
+    Tensor
+        (n_frames, ...) what all have.
+    """
+    whole = own.new_zeros(n_frames, *own.shape[1:])
+    whole[frames] = own
+    return summed(whole)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Sum nothing over ranks in a block, which each may enter as often as it likes."""
+    global _n_blocks_alone
+    _n_blocks_alone += 1
+    try:
+        yield
+    finally:
+        _n_blocks_alone -= 1
 
 
 def part_of_mean(mean: Tensor, n_own: int) -> Tensor:

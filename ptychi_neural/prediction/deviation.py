@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ptychi_neural.engine.start import Start
 from ptychi_neural.generators import Generator
+from ptychi_neural.physics.ranks import of_all_frames
 from ptychi_neural.physics.scan_physics import ScanPhysics
 
 
@@ -75,12 +76,14 @@ def reprojection_error(scan: ScanPhysics, object_: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        (n,) errors, 0 where an object predicts the counts exactly; inf for frames without counts.
+        (n,) errors, also of frames of other ranks; 0 where an object predicts the counts exactly,
+        inf for frames without counts.
     """
-    errors = []
+    errors = [scan.valid.new_zeros(0, dtype=object_.real.dtype)]  # A rank may have no frame.
     for batch in scan.batches:
         measured = scan.model.measured(batch) * scan.valid
         predicted = scan.predict(object_, batch) * scan.valid
         difference = (predicted.sqrt() - measured.sqrt()).square().sum(dim=(-2, -1))
         errors.append((difference / measured.sum(dim=(-2, -1))).sqrt())
-    return torch.cat(errors)
+    own = scan.model.own(scan.frames)
+    return of_all_frames(torch.cat(errors), own, len(scan.model.everything))[scan.frames]

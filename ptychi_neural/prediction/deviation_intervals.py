@@ -62,6 +62,7 @@ from scipy.optimize import nnls
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.engine.tasks import build_task
 from ptychi_neural.evaluation import align, scanned_area
+from ptychi_neural.physics.ranks import of_all_frames, summed_numbers
 from ptychi_neural.scans import Scan
 
 PROBABILITY = 0.9
@@ -122,6 +123,8 @@ def measure_intervals(
 ) -> Intervals:
     """Repeat a reconstruction on counts drawn from its result, and on either half of its frames.
 
+    All of several processes have to ask for it.
+
     Parameters
     ----------
     task : PtychographyTask
@@ -129,7 +132,8 @@ def measure_intervals(
     options : PtychographyTaskOptions
         The options that it was built from.
     scan : Scan
-        The scan that it was built from, with object, probe and positions to start from.
+        The scan that it was built from, with object, probe and positions to start from. Its
+        patterns are not looked at.
     keep : collection of str
         As for ``build_task``.
     seed : int
@@ -145,12 +149,11 @@ def measure_intervals(
     scan_of_first = first.scan
     object_ = task.get_data("object").detach()
     random = torch.Generator("cpu").manual_seed(seed)
+    everything = first.model.everything
     with torch.no_grad():
-        drawn = [
-            torch.poisson(scan_of_first.predict(object_, frames).double().cpu(), random)
-            for frames in scan_of_first.batches
-        ]
-    counts = torch.cat(drawn) * scan_of_first.valid.cpu()
+        mean = [scan_of_first.predict(object_, frames) for frames in scan_of_first.batches]
+        means = of_all_frames(torch.cat(mean), first.model.own(everything), len(everything))
+    counts = torch.poisson(means.double().cpu(), random) * scan_of_first.valid.cpu()
     if task.data_options.fft_shift:
         counts = torch.fft.fftshift(counts, dim=(-2, -1))
     with torch.random.fork_rng():
@@ -317,6 +320,7 @@ def _scale(first: NeuralReconstructor, second: NeuralReconstructor, object_: tor
         unseen = first.scan.held_out(frames) / (predicted + 1)
         found += float((unseen * ((measured - predicted) ** 2 - measured)).sum())
         known += float((unseen * (again - predicted) ** 2).sum())
+    found, known = summed_numbers(found, known)
     if known == 0:
         return 1.0
     return float(np.clip(np.sqrt(max(found, 0.0) / known), *SCALE_LIMITS))

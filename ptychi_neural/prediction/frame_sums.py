@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ptychi_neural.engine.scan_task import ScanTask
 from ptychi_neural.generators.exact_sums import exactly_added
+from ptychi_neural.physics.ranks import summed, summed_numbers
 from ptychi_neural.physics.scan_physics import ScanPhysics
 
 LARGEST_COUNTS = 2.0**30
@@ -29,8 +30,9 @@ class CountedLight:
 
     @property
     def mean(self) -> float:
-        """Mean counts of a frame."""
-        return self.total / max(self.n_frames, 1)
+        """Mean counts of a frame of all ranks, which all have to ask for it."""
+        total, n_frames = summed_numbers(self.total, self.n_frames)
+        return total / max(n_frames, 1)
 
 
 class FrameSums:
@@ -68,6 +70,10 @@ class FrameSums:
             sums = self._generator.sums(self.scan, n)
             self.total = sums if self.total is None else self.total + sums
             self.light.add(model.dataset.patterns[:n], self.scan.valid)
+
+    def add_other_ranks(self) -> None:
+        """Add the frames of all other ranks, which have added theirs to sums of their own."""
+        self.total = _of_all_ranks(self.total)
 
     @property
     def latest(self) -> ScanPhysics:
@@ -109,6 +115,12 @@ class FrameSums:
             self.add(state["patterns"], state["positions"])
             self.total = _like(self.total, state["total"])
         self.light.n_frames, self.light.total = state["light"]
+
+
+def _of_all_ranks(sums: Any) -> Any:
+    if isinstance(sums, Tensor):
+        return summed(sums)
+    return type(sums)(*map(_of_all_ranks, sums))
 
 
 def _like(sums: Any, saved: Any) -> Any:

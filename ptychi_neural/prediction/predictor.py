@@ -18,6 +18,7 @@ from ptychi_neural.generators.files import load_generator
 from ptychi_neural.options import NeuralPtychographyOptions
 from ptychi_neural.options.choices import StitchWeightings
 from ptychi_neural.physics.losses import build_loss_function
+from ptychi_neural.physics.ranks import alone, n_ranks
 from ptychi_neural.prediction.acceleration import Accelerations, accelerate, lay_out
 from ptychi_neural.prediction.deviation import deviation, reprojection_error
 from ptychi_neural.prediction.frame_sums import CountedLight, FrameSums
@@ -60,6 +61,7 @@ class NeuralPredictor:
         settings.loss_function = LossFunctions(self.metadata["loss_function"])
         settings.start.load_from_dict(self.metadata["start"])
         settings.start.from_empty = True
+        settings.num_epochs = 0
         weighting = self.metadata["consistency"]["stitch_weighting"]
         settings.consistency.stitch_weighting = StitchWeightings(weighting)
         settings.validation.held_out = 0.0
@@ -112,6 +114,9 @@ class NeuralPredictor:
         **task_data: Any,
     ) -> PredictedObject:
         """Predict the object of a whole scan: an initial reconstruction, then the generator, once.
+
+        Of several processes of ``torchrun`` each predicts its own frames, and all get the object.
+        They all have to ask for the standard deviation, too.
 
         Parameters
         ----------
@@ -222,6 +227,8 @@ class NeuralPredictor:
                 "all frames, or a generator for which they can, trained with start.n_iterations = "
                 "0: a one-shot one, or an unrolled one of generator.unrolled.n_iterations = 1."
             )
+        if n_ranks() > 1:
+            raise ValueError("stream: runs in one process; start without torchrun.")
         if ring_size < 1:
             raise ValueError(f"stream: ring_size must be at least 1, got {ring_size}.")
         batch = self._batch(np.asarray(probe), object_shape, valid_pixel_mask, batch_size)
@@ -289,15 +296,19 @@ class NeuralPredictor:
         unscaled = self._batch(probe, shape, None, BATCH_SIZE)
         unscaled.scan.valid.copy_(task.scan.valid)
         counts = CountedLight()
-        for frames in task.scan.frames.split(BATCH_SIZE):
+        own = model.own(task.scan.frames)
+        for frames in own.split(BATCH_SIZE):
             counts.add(model.measured(frames), task.scan.valid)
         probe = _at_counts(probe, unscaled, counts.mean)
         task.group.probe.set_data(torch.from_numpy(probe).to(task.group.probe.data))
         batch = self._batch(probe, shape, None, BATCH_SIZE)
         batch.scan.valid.copy_(task.scan.valid)
         sums = FrameSums(batch)
-        sums.add(model.dataset.patterns, model.probe_positions.data)
-        object_ = sums.object()
+        with alone():
+            sums.add(model.dataset.patterns, model.probe_positions.data[own])
+        sums.add_other_ranks()
+        with alone():
+            object_ = sums.object()
         return PredictedObject(
             object=object_.numpy(force=True),
             weight=sums.total.weight.float().numpy(force=True),
@@ -325,7 +336,9 @@ class NeuralPredictor:
         spread = np.linspace(0, 1, batch_size)[:, None] * np.ones(2)
         blank = np.ones((batch_size, *probe.shape[-2:]), dtype=np.float32)
         height, width = object_shape
-        return self._task(blank, spread, probe, (height, width), valid_pixel_mask=valid_pixel_mask)
+        mask = {"valid_pixel_mask": valid_pixel_mask}
+        with alone():  # Each of several processes has all of it.
+            return self._task(blank, spread, probe, (height, width), **mask)
 
     def _task(
         self,

@@ -112,19 +112,22 @@ class FrameParameters:
         along = [changed_along(correction.exit_waves, of_slices) for of_slices in waves]
         scale = self.model.intensity_scale.value
         self._asked[frames, :, 0] = scale * self.model.power_gain * torch.stack(along, 1)
-        if not self._known[frames].all():
+        is_new = ~self._known[frames]
+        if is_new.any():
             changes = modulus_changes(self.model, correction.far, waves, patches)
             changes = torch.where(correction.seen[..., None, :, :], changes, 0.0).flatten(2)
-            self._normal[frames] = scale * changes @ changes.mT
-            self._known[frames] = True
+            self._normal[frames[is_new]] = (scale * changes @ changes.mT)[is_new]
 
     def steps(self, frames: Tensor) -> Tensor:
         """(n_frames, n_unknowns) steps that those of the (n,) frames that were taken in ask for,
         here and on other ranks."""
-        normal_of, asked_of = summed(self._normal), summed(self._asked)
+        new = frames[~self._known[frames]]
+        if len(new) > 0:  # The same on all ranks.
+            self._normal[new], self._known[new] = summed(self._normal[new]), True
+        asked_of = summed(self._asked)
         steps = torch.zeros_like(asked_of[..., 0])
         for batch in frames.split(self.batch_size):
-            normal = normal_of[batch]
+            normal = self._normal[batch]
             damping = self.damping * normal.diagonal(dim1=1, dim2=2).mean(0)
             tiny = torch.finfo(damping.dtype).tiny
             normal = normal + torch.diag(damping.clamp(min=tiny))

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ptychi_neural.runs.launcher import is_launched, is_silent
+
 PROVENANCE = "provenance.json"
 """File by which a results folder is known. Its ``files`` are all that a run wrote."""
 
@@ -123,6 +125,8 @@ def results_folder(
 ) -> Iterator[ResultsFolder]:
     """Try a results folder and keep other runs away from it, before anything is computed.
 
+    Of several processes of ``torchrun`` the first does, and the others write nothing.
+
     Write to ``temporary``, then call ``publish``. What was saved stays in the hidden folder where
     that does not happen, so that hours of computing are not lost for a figure.
 
@@ -147,6 +151,9 @@ def results_folder(
         If the folder cannot be written.
     """
     folder = Path(folder)
+    if is_silent():
+        yield _of_first(ResultsFolder(folder, folder, folder.parent, overwrite))
+        return
     target = _target(folder)
     place = target.parent
     if target.is_dir() and (os.path.ismount(target) or not os.access(place, os.W_OK)):
@@ -163,12 +170,21 @@ def results_folder(
         for path in results.temporary.glob(f".*.{TOKEN}.partial*"):
             path.unlink()  # A killed run was writing it.
         try:
-            yield results
+            yield _of_first(results)
         except BaseException as error:
             if not _clear_if_empty(results):
                 error.add_note(f"What was saved by then is in {results.temporary}.")
             raise
         _clear_if_empty(results)
+
+
+def _of_first(results: ResultsFolder) -> ResultsFolder:
+    """Let all of several processes know what the first of them is to resume."""
+    if is_launched():
+        from ptychi_neural.physics.ranks import of_first  # imports torch
+
+        results.earlier = of_first(results.earlier)
+    return results
 
 
 def folder_name(name: str) -> str:

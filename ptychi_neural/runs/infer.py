@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ptychi_neural.engine.ranks import join
+from ptychi_neural.physics.ranks import n_ranks
 from ptychi_neural.prediction import Accelerations, NeuralPredictor
 from ptychi_neural.runs.attend import interruptible
 from ptychi_neural.runs.folders import folder_name, results_folder
@@ -46,7 +48,8 @@ def infer(
 
     The folder holds ``product.h5`` (ptychodus product, with ``object_std`` beside the object and
     the errors as ``reprojection_error``), ``figure.png`` and ``provenance.json``. It appears when
-    it is complete; while a scan is followed, it is replaced by a newer one as frames arrive.
+    it is complete; while a scan is followed, it is replaced by a newer one as frames arrive. Of
+    several processes of ``torchrun`` each predicts its own frames, and the first writes and tells.
 
     Parameters
     ----------
@@ -96,6 +99,9 @@ def infer(
     OSError
         If the page's port cannot be had.
     """
+    join()
+    if follow and n_ranks() > 1:
+        raise ValueError("--follow: runs in one process; start without torchrun.")
     if page is not None and not follow:
         raise ValueError("--page shows a scan that is followed: add --follow.")
     tried = _accelerations(accelerations)

@@ -14,6 +14,7 @@ from ptychi_neural.engine.state_files import write_state
 from ptychi_neural.evaluation.prediction_figures import prediction_figure
 from ptychi_neural.prediction import NeuralPredictor, PredictedObject
 from ptychi_neural.runs.folders import ResultsFolder
+from ptychi_neural.runs.launcher import is_silent
 from ptychi_neural.runs.progress import what_fails_is_said
 from ptychi_neural.runs.provenance import provenance, write_json
 from ptychi_neural.scans import Scan, check_geometry, write_product
@@ -76,6 +77,9 @@ def write_inference(
 ) -> None:
     """Write the results folder, the product first, and the state to go on from, if any."""
     prediction, folder = result.prediction, results.temporary
+    standard_deviation = prediction.standard_deviation  # All of several processes have to ask.
+    if is_silent():
+        return
     result.scan = dataclasses.replace(
         result.scan,
         patterns=result.scan.patterns[:0],
@@ -85,7 +89,7 @@ def write_inference(
     )
     write_product(folder / "product.h5", result.scan)
     with h5py.File(folder / "product.h5", "a") as file:
-        file["object_std"] = prediction.standard_deviation
+        file["object_std"] = standard_deviation
         file["reprojection_error"] = result.errors
     if state is not None:
         write_state(folder / STATE_FILE, STATE, state)
@@ -101,7 +105,7 @@ def write_inference(
         prediction_figure(
             folder / "figure.png",
             prediction.object,
-            prediction.standard_deviation,
+            standard_deviation,
             result.errors,
             title=f"{result.scan.name}, {counted(len(result.scan.positions_px), 'frames')}",
             pixel_size_m=result.scan.pixel_size_m,

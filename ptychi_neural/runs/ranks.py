@@ -1,75 +1,90 @@
-"""A reconstruction in several processes of ``torchrun``: what all but the first of them do."""
+"""Commands in several processes of ``torchrun``: what all but the first of them do."""
 
-import sys
+import dataclasses
 
 import numpy as np
+from ptychi.api.options.task import PtychographyTaskOptions
 from ptychi.api.task import PtychographyTask
 from torch import Tensor
 
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.engine.tasks import build_task
-from ptychi_neural.physics.ranks import RankLostError, has_left, rank, summed_numbers
+from ptychi_neural.options import NeuralPtychographyOptions
+from ptychi_neural.physics.ranks import has_left, leave, n_ranks, of_first
 from ptychi_neural.prediction import deviation
-from ptychi_neural.runs.attend import any_interrupted, interruptible, run_attended
+from ptychi_neural.prediction.deviation_intervals import measure_intervals
+from ptychi_neural.runs.attend import any_interrupted, interruptible
+from ptychi_neural.runs.checkpoints import load_checkpoint
+from ptychi_neural.runs.folders import results_folder
 from ptychi_neural.runs.run_file import RunFile
 from ptychi_neural.runs.run_scan import load
+from ptychi_neural.runs.warm_start import NeuralWarmStartWorkflow
 
 
-def check_launched(run: RunFile, resume: bool) -> None:
-    """Refuse what is done in one process.
+def needs_one_process(options: PtychographyTaskOptions) -> bool:
+    """Whether an engine runs in one process, and there are several."""
+    return n_ranks() > 1 and not isinstance(options, NeuralPtychographyOptions)
+
+
+def check_engine(run: RunFile) -> None:
+    """Refuse an engine that runs in one process, where there are several.
 
     Raises
     ------
     ValueError
         Naming it.
     """
-    one_process = {
-        "--resume": resume,
-        "[refine]": run.refine is not None,
-        "output.intervals": run.output.intervals,
-    }
-    for name, is_asked_for in one_process.items():
-        if is_asked_for:
-            raise ValueError(f"{name}: needs one process; leave it out, or start without torchrun.")
+    if needs_one_process(run.options):
+        raise ValueError(
+            f"engine = {run.stages[0].engine!r}: needs one process, not {n_ranks()}; start without "
+            "torchrun."
+        )
 
 
 def draw_missing_seeds(run: RunFile) -> None:
-    """Give engines without a seed one, which is that of the first process."""
+    """Give engines without a seed one; all processes have those of the first."""
+    everywhere = [stage.options.reconstructor_options for stage in run.stages]
     drawn = int(np.random.default_rng().integers(2**31))
-    (seed,) = summed_numbers(drawn if rank() == 0 else 0)
-    for stage in run.stages:
-        if stage.options.reconstructor_options.random_seed is None:
-            stage.options.reconstructor_options.random_seed = int(seed)
+    seeds = [drawn if each.random_seed is None else each.random_seed for each in everywhere]
+    for each, seed in zip(everywhere, of_first(seeds)):
+        each.random_seed = seed
 
 
-def accompany(run: RunFile) -> None:
+def accompany(run: RunFile, resume: bool) -> None:
     """Compute along with the first process, which writes and tells, and end.
 
     Raises
     ------
     SystemExit
-        When the reconstruction has ended, with 1 if it failed. What has failed here and nowhere
-        else is told on stderr.
+        When the reconstruction has ended, with 1 if it failed.
     """
-    draw_missing_seeds(run)
+    with results_folder(run.output_folder, resume=resume) as results:
+        draw_missing_seeds(run)
     scan, _ = load(run)
-    task = build_task(run.options, scan, keep=run.chosen)
-    del scan  # The task has its share of the patterns.
-    number, failed = rank(), False
-    try:
-        with interruptible("the batch") as stop:
+    first = build_task(run.options, scan, keep=run.chosen)
+    second = None
+    if run.refine is not None and not needs_one_process(run.refine.options):
+        second = build_task(run.refine.options, scan)
+    # Each task has its share of the patterns.
+    scan = dataclasses.replace(scan, patterns=np.empty((0, *scan.patterns.shape[1:])))
+    if results.earlier is not None:
+        load_checkpoint(results.earlier, first)
+    workflow, failed = NeuralWarmStartWorkflow(first, second), False
+    with interruptible("the batch") as stop:
+        try:
+            workflow.run(show_progress=False)
+        except FloatingPointError:  # The first process sees it too.
+            failed = True
+        is_last = run.refine is None or second is not None
+        wanted = run.output.intervals or has_deviation(workflow.reached)
+        if is_last and wanted and not any_interrupted(stop):
             try:
-                run_attended(task, show_progress=False)
-            except FloatingPointError:  # The first process sees it too.
-                failed = True
-            if has_deviation(task) and not any_interrupted(stop):
-                deviation_of(task)
-    except RankLostError:
-        raise SystemExit(1) from None
-    except Exception as error:
-        told = f"error in process {number}: {type(error).__name__}: {error}\n"
-        (sys.__stderr__ or sys.stderr).write(told)
-        raise SystemExit(1) from error
+                if run.output.intervals:
+                    measure_intervals(first, run.options, scan, run.chosen)
+                else:
+                    deviation_of(workflow.reached)
+            except Exception:  # The first process tells it, or saves what it has without.
+                leave()
     raise SystemExit(int(failed))
 
 

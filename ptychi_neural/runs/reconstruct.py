@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from ptychi.api.task import PtychographyTask
 
 from ptychi_neural.counted import counted
-from ptychi_neural.engine.ranks import join
+from ptychi_neural.engine.ranks import go_on_alone, join
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.engine.tasks import build_task
-from ptychi_neural.physics.ranks import RankLostError, rank
+from ptychi_neural.physics.ranks import RankLostError
 from ptychi_neural.prediction.deviation_intervals import measure_intervals
 from ptychi_neural.runs.attend import any_interrupted, interruptible
 from ptychi_neural.runs.checkpoints import (
@@ -27,7 +27,7 @@ from ptychi_neural.runs.checkpoints import (
     take_seeds,
 )
 from ptychi_neural.runs.folders import PROVENANCE, ResultsFolder, results_folder
-from ptychi_neural.runs.launcher import is_launched
+from ptychi_neural.runs.launcher import is_silent
 from ptychi_neural.runs.messages import noted_warnings
 from ptychi_neural.runs.output_formats import write_formats
 from ptychi_neural.runs.progress import say, tell, track_settings
@@ -35,10 +35,11 @@ from ptychi_neural.runs.provenance import beginning, write_json
 from ptychi_neural.runs.quality import in_register, object_metrics
 from ptychi_neural.runs.ranks import (
     accompany,
-    check_launched,
+    check_engine,
     deviation_of,
     draw_missing_seeds,
     has_deviation,
+    needs_one_process,
 )
 from ptychi_neural.runs.result import (
     ReconstructionResult,
@@ -51,7 +52,7 @@ from ptychi_neural.runs.result import (
     save_provenance,
     what_fails_is_told,
 )
-from ptychi_neural.runs.run_file import RunFile, beside_defaults
+from ptychi_neural.runs.run_file import Refinement, RunFile, beside_defaults
 from ptychi_neural.runs.run_scan import is_refined, load, reconstructed
 from ptychi_neural.runs.warm_start import NeuralWarmStartWorkflow
 from ptychi_neural.scans import Scan
@@ -67,7 +68,7 @@ def reconstruct(
     """Reconstruct a scan and write the results folder.
 
     Of several processes that ``torchrun`` has started the first does; the others compute along and
-    end (``SystemExit``).
+    end (``SystemExit``). An engine of pty-chi in ``[refine]`` runs in the first alone.
 
     The folder holds ``product.h5`` (ptychodus product, with ``object_std`` beside the object where
     a trained generator made it: how far its predictions disagree; with ``output.intervals``
@@ -106,11 +107,10 @@ def reconstruct(
     """
     run = copy.deepcopy(run)
     run.output_folder = Path(output_folder or run.output_folder)
-    if is_launched():
-        check_launched(run, resume)
-        join()
-        if rank() > 0:
-            accompany(run)
+    join()
+    check_engine(run)
+    if is_silent():
+        accompany(run, resume)
     with results_folder(run.output_folder, overwrite, resume=resume) as results:
         if results.earlier is not None:
             _check_unfinished(results)
@@ -120,7 +120,9 @@ def reconstruct(
             scan, reference = load(run)
         check_room(results.temporary, scan)
         first = build_task(run.options, scan, keep=run.chosen)
-        second = None if run.refine is None else build_task(run.refine.options, scan)
+        second = None
+        if run.refine is not None and not needs_one_process(run.refine.options):
+            second = build_task(run.refine.options, scan)
         _begin(results, run)
         if results.earlier is not None:
             _go_on(results, first)
@@ -195,7 +197,11 @@ def _run_engines(
     """
     clock = time.perf_counter()
     try:
-        stopped = "interrupted" if workflow.run(show_progress) else None
+        was_interrupted = workflow.run(show_progress)
+        if run.refine is not None and len(workflow.tasks) == 1 and not was_interrupted:
+            workflow = _handed_on(workflow, run.refine, scan)
+            was_interrupted = workflow.run(show_progress)
+        stopped = "interrupted" if was_interrupted else None
     except (FloatingPointError, RankLostError) as error:
         stopped = str(error)
     for name in ("object", "probe", "probe_positions", "opr_mode_weights"):
@@ -228,6 +234,18 @@ def _run_engines(
         intervals=None,
         metrics=None,
     )
+
+
+def _handed_on(
+    workflow: NeuralWarmStartWorkflow, refine: Refinement, scan: Scan
+) -> NeuralWarmStartWorkflow:
+    """What goes on in one process of several, when its task is done."""
+    first = workflow.reached
+    assert isinstance(first.reconstructor, NeuralReconstructor)
+    if workflow.checkpoints is not None:
+        workflow.checkpoints.save(first.reconstructor)
+    go_on_alone()
+    return NeuralWarmStartWorkflow(first, build_task(refine.options, scan))
 
 
 def _save(

@@ -11,9 +11,12 @@ import numpy as np
 import torch
 
 from ptychi_neural import evaluation
+from ptychi_neural.engine.ranks import join
 from ptychi_neural.options import NeuralPtychographyOptions
-from ptychi_neural.runs.attend import interruptible
+from ptychi_neural.physics.ranks import of_first
+from ptychi_neural.runs.attend import any_interrupted, interruptible
 from ptychi_neural.runs.folders import PROVENANCE, ResultsFolder, results_folder
+from ptychi_neural.runs.launcher import is_silent
 from ptychi_neural.runs.progress import (
     TIMES,
     Bar,
@@ -66,7 +69,8 @@ def train(
     ``training.csv``, ``training.png``, ``train.toml`` (the training file with all defaults),
     ``provenance.json`` and ``state.safetensors``, from which a training is resumed. It grows while
     training goes on, hidden beside an earlier training that it will replace when it is complete.
-    The first Ctrl-C ends it after the present scan, and what was done is kept.
+    The first Ctrl-C ends it after the present scan, and what was done is kept. Of several processes
+    of ``torchrun`` each has some frames of every scan, and the first writes and tells.
 
     Parameters
     ----------
@@ -91,6 +95,7 @@ def train(
     FloatingPointError
         If the loss is not finite; the folder keeps what was saved last.
     """
+    join()
     training = copy.deepcopy(training)
     named = training.output_folder = Path(output_folder or training.output_folder)
     with results_folder(named, overwrite, resume=resume, in_place=True) as results:
@@ -108,17 +113,19 @@ def _train(training: TrainingFile, results: ResultsFolder, show_progress: bool) 
         training.options,
         training.training.scans_in_memory,
     )
-    if earlier is None:
+    if earlier is None and not is_silent():
         training.write(folder / "train.toml")
-    elif (earlier / STATE).is_file():
+    elif earlier is not None and (earlier / STATE).is_file():
         _load_state(workflow, earlier / STATE)
-    else:
+    elif earlier is not None:
         say("There is no saved state: the training begins anew, with the same seed.")
 
     device = torch.get_default_device()
     clock, stopped = time.perf_counter(), None
 
     def write_provenance() -> None:
+        if is_silent():
+            return
         content = provenance(
             time.perf_counter() - clock,
             device,
@@ -159,11 +166,14 @@ def _train(training: TrainingFile, results: ResultsFolder, show_progress: bool) 
                 if concluded:
                     bar.set_postfix_str(_told(workflow, options.num_epochs), False)
                 bar.update()
-                if concluded and workflow.epoch % training.training.checkpoint_stride == 0:
+                is_due = workflow.epoch % training.training.checkpoint_stride == 0
+                if concluded and is_due and not is_silent():
                     _save_between(workflow, folder)
-                if interrupted() and workflow.epoch < options.num_epochs:
+                if any_interrupted(interrupted) and workflow.epoch < options.num_epochs:
                     stopped = "interrupted"
                     break
+        if is_silent():
+            return TrainingResult(folder, workflow, stopped)
         _save(workflow, folder)
         write_provenance()
         with what_fails_is_said("training.png"):
@@ -238,7 +248,7 @@ def _set_seed(training: TrainingFile, earlier: Path | None) -> None:
         if seed is None:
             seed = training.seed_of(earlier / "train.toml")
     elif seed is None:
-        seed = int(np.random.default_rng().integers(2**31))
+        seed = of_first(int(np.random.default_rng().integers(2**31)))
     for options in everywhere:
         options.random_seed = seed
     if earlier is not None and (different := training.differences(earlier / "train.toml")):

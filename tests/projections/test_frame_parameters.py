@@ -255,17 +255,22 @@ def test_going_back_gives_all_that_was_found_again():
 
 
 @torch.no_grad()
-def test_the_systems_of_the_frames_are_propagated_every_fourth_iteration(monkeypatch):
+def test_the_systems_of_the_frames_are_made_and_summed_every_fourth_iteration(monkeypatch):
     options = options_for(0)
     options.probe_position_options.optimizable = True
     options.opr_mode_weight_options.optimizable = True
     options.opr_mode_weight_options.optimize_intensity_variation = True
     physics = make_task(options, small_scan(3, position_error_px=0.5).scan).reconstructor.scan
-    parameters, n_propagated = FrameParameters(physics), []
+    parameters, n_propagated, n_summed = FrameParameters(physics), [], []
     monkeypatch.setattr(
         frame_parameters,
         "modulus_changes",
         lambda *given: n_propagated.append(iteration) or modulus_changes(*given),
+    )
+    monkeypatch.setattr(
+        frame_parameters,
+        "summed",  # over ranks: (n, 1) right sides, (n, n) systems
+        lambda of_frames: n_summed.append((iteration, of_frames.shape[-1] > 1)) or of_frames,
     )
     patches = physics.start_patches(physics.frames)
     correction = physics.correction(physics.frames, patches, of_modulus=True)
@@ -275,6 +280,8 @@ def test_the_systems_of_the_frames_are_propagated_every_fourth_iteration(monkeyp
         parameters.accumulate(correction, patches, physics.frames)
         steps = parameters.steps(physics.frames)
     assert n_propagated == [first_weight - 1, first_weight, first_weight + 4]
+    assert [each for each, is_system in n_summed if is_system] == n_propagated
+    assert len(n_summed) == 9 + len(n_propagated)
     assert steps.shape == (N, 3)
     fresh = FrameParameters(physics)
     fresh.begin(iteration, physics.start)
