@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ptychi_neural.engine.device import without_default_device
 from ptychi_neural.engine.scan_task import ScanTask
 from ptychi_neural.generators.exact_sums import exactly_added
 from ptychi_neural.physics.ranks import summed, summed_numbers
@@ -62,14 +63,19 @@ class FrameSums:
     @torch.no_grad()
     def add(self, counts: Tensor, positions: Tensor) -> None:
         """Add (n, h, w) counts, with DC where the forward model has it, at (n, 2) positions."""
-        model = self.scan.model
-        for some, where in zip(counts.split(self.batch_size), positions.split(self.batch_size)):
-            n = self._n_latest = len(some)
-            model.dataset.patterns[:n] = some.to(model.dataset.patterns)
-            model.probe_positions.set_data(where, slicer=slice(0, n))
-            sums = self._generator.sums(self.scan, n)
-            self.total = sums if self.total is None else self.total + sums
-            self.light.add(model.dataset.patterns[:n], self.scan.valid)
+        batches = zip(counts.split(self.batch_size), positions.split(self.batch_size))
+        with without_default_device():
+            for some, where in batches:
+                self._add_batch(some, where)
+
+    def _add_batch(self, counts: Tensor, positions: Tensor) -> None:
+        model, n = self.scan.model, len(counts)
+        self._n_latest = n
+        model.dataset.patterns[:n] = counts.to(model.dataset.patterns)
+        model.probe_positions.set_data(positions, slicer=slice(0, n))
+        sums = self._generator.sums(self.scan, n)
+        self.total = sums if self.total is None else self.total + sums
+        self.light.add(model.dataset.patterns[:n], self.scan.valid)
 
     def add_other_ranks(self) -> None:
         """Add the frames of all other ranks, which have added theirs to sums of their own."""

@@ -93,10 +93,11 @@ def dead(
     scan_counts: NDArray[np.float64], valid: NDArray[np.bool_], unit: float = 1.0
 ) -> NDArray[np.bool_]:
     """(h, w) True for a few pixels that count nothing where nearly all their neighbours do."""
-    found = np.zeros(scan_counts.shape, bool)
+    found, counts = np.zeros(scan_counts.shape, bool), scan_counts / unit
+    beside_bright = ndimage.binary_dilation(valid & (counts > DEAD_PIXEL_COUNTS), SQUARE)
     for group, box in groups(valid & (scan_counts == 0)):
-        if group.sum() <= LARGEST_DEAD_GROUP:
-            beside, _ = around(group, box, scan_counts / unit, valid)
+        if group.sum() <= LARGEST_DEAD_GROUP and beside_bright[box][group].any():
+            beside, _ = around(group, box, counts, valid)
             found[box] |= group & nearly_all_bright(beside)
     return found
 
@@ -222,4 +223,10 @@ def around(
 
 def nearly_all_bright(counts: NDArray[np.float64]) -> bool:
     """Whether nearly all of some pixels are bright."""
-    return len(counts) > 0 and bool(np.quantile(counts, 1 - NEARLY_ALL) > DEAD_PIXEL_COUNTS)
+    n_dim = int((counts <= DEAD_PIXEL_COUNTS).sum())
+    n_may_be = (1 - NEARLY_ALL) * (len(counts) - 1)
+    if len(counts) == 0 or n_dim > n_may_be + 1:
+        return False
+    # In between the quantile is that of a dim and a bright pixel.
+    quantile = np.quantile(counts, 1 - NEARLY_ALL) if n_dim > 0 else np.inf
+    return bool(quantile > DEAD_PIXEL_COUNTS)
