@@ -12,7 +12,7 @@ covers it. Architectures of this kind: Gregor & LeCun, ICML 2010; Aggarwal et al
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -147,7 +147,7 @@ class Unrolled(Generator):
         seen = coverage * (object_ - mean) / self.object_scale
         scaled = update / self.update_scale
         features = torch.cat([seen.real, seen.imag, scaled.real, scaled.imag])
-        network = self.networks[min(k, len(self.networks) - 1)]
+        network = cast(CorrectingNetwork, self.networks[min(k, len(self.networks) - 1)])
         if orientation is not None or not self.unrolled.symmetric:
             orientations = [orientation or 0]
         elif torch.is_grad_enabled():
@@ -155,7 +155,7 @@ class Unrolled(Generator):
         else:
             orientations = list(ORIENTATIONS[: self.unrolled.averaged_orientations])
         correction = torch.stack(
-            [_turned_back(network(_turned(features, o)[None])[0], o) for o in orientations]
+            [_turned_back(network.of_object(_turned(features, o)), o) for o in orientations]
         ).mean(0)
         correction = torch.complex(*correction.to(object_.real.dtype).chunk(2))
         correction = self.unrolled.correction_scale * self.object_scale * coverage * correction

@@ -25,6 +25,7 @@ class DilatedBlock(nn.Module):
 
     def __init__(self, width: int, dilation: int, gain: float) -> None:
         super().__init__()
+        self.reach = dilation + 1
         dilated = convolution(width, width, 3)
         dilated.dilation = dilated.padding = (dilation, dilation)
         last = convolution(width, width, 3)

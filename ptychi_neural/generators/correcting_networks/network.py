@@ -11,6 +11,7 @@ from ptychi_neural.options import GeneratorOptions
 from ptychi_neural.options.choices import UnrolledNetworks
 from ptychi_neural.options.generator import own_options
 from ptychi_neural.options.open_choices import add_choice, make_anew
+from ptychi_neural.physics.ranks import n_ranks, rank, summed
 
 BodyBuilder = Callable[[GeneratorOptions, tuple[int, int]], nn.Module]
 """Builds a map from (B, width, H, W) to (B, width, H, W) features for patches of a shape."""
@@ -68,6 +69,27 @@ class CorrectingNetwork(nn.Module):
         """Map (B, 4 n_slices, H, W) to (B, 2 n_slices, H, W), which is zero before training."""
         # Spectral layers want even sides.
         return apply_padded(lambda padded: self.project(self.body(self.lift(padded))), x, 2)
+
+    @property
+    def reach(self) -> int | None:
+        """Pixels that an output sees on either side; None if it may see all."""
+        blocks = self.body if isinstance(self.body, nn.Sequential) else [self.body]
+        reaches = [getattr(block, "reach", None) for block in blocks]
+        known = [reach for reach in reaches if reach is not None]
+        return 2 + sum(known) if len(known) == len(reaches) else None
+
+    def of_object(self, features: Tensor) -> Tensor:
+        """Map (4 n_slices, H, W) features of the object to (2 n_slices, H, W).
+
+        Each of several ranks does some rows, with those beside them that the network sees.
+        """
+        n, height, reach = n_ranks(), features.shape[-2], self.reach
+        if n == 1 or reach is None or height <= n * reach:
+            return cast(Tensor, self(features[None]))[0]
+        first, last = (height * k // n for k in (rank(), rank() + 1))
+        top = max(first - reach, 0) // 2 * 2  # Padding to even sides is that of the whole then.
+        made = self(features[None, :, top : last + reach])[0, :, first - top : last - top]
+        return summed(nn.functional.pad(made, (0, 0, first, height - last)))
 
 
 class Residual(nn.Module):
