@@ -190,3 +190,13 @@ def test_scripts_that_need_no_spectral_layer_or_figure_do_not_wait_for_their_imp
 def test_functions_of_runs_are_not_hidden_by_their_modules(name):
     module = importlib.import_module(f"ptychi_neural.runs.{name}")
     assert getattr(ptychi_neural.runs, name) is getattr(module, name)
+
+
+@pytest.mark.parametrize(
+    "module", ["physics.centring", "engine.checks", "runs.orientations", "runs.tune"]
+)
+def test_commands_that_import_the_engine_late_come_into_pty_chis_circle_of_imports(module):
+    """As ``ptychi-neural`` is started, nothing is imported with the package."""
+    code = f"import sys; sys.argv = ['ptychi-neural']; import ptychi_neural.{module}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
