@@ -15,6 +15,7 @@ FAMILY = [
     *(Architectures.U_FNO, Architectures.HYBRID_U_FNO, Architectures.GNO),
 ]
 """The one-shot members of the family of neural operators beside those."""
+ALL = [*ARCHITECTURES, *FAMILY]
 PATTERN_LIFTERS = [lifter for lifter in Lifters if lifter is not Lifters.BACKPROJECTION]
 SMALL = (16, 16)
 

@@ -78,7 +78,7 @@ class ExitWaveCorrection(NamedTuple):
 
     @torch.no_grad()
     def intensity(self) -> Tensor:
-        return torch.stack([squared_modulus(wave).sum(1) for wave in self.incident], 1)
+        return intensity_of(self.incident)
 
     def probe_change(self, model: ScanForwardModel, frames: Tensor, patches: Tensor) -> Tensor:
         directions = patches[:, :1].conj() * self.exit_waves[0]
@@ -117,6 +117,20 @@ class GradientCorrection(NamedTuple):
         return self.of_probe
 
 
+def incident_waves(model: ScanForwardModel, frames: Tensor, patches: Tensor) -> list[Tensor]:
+    """(n, n_modes, h, w) waves that fall on each slice of (n, n_slices, h, w) patches."""
+    incident = [model.incident_probes(frames)]
+    for slice_ in range(patches.shape[1] - 1):
+        exit_wave = patches[:, slice_, None] * incident[-1]
+        incident.append(model.propagate_to_next_slice(exit_wave, slice_))
+    return incident
+
+
+def intensity_of(waves: list[Tensor]) -> Tensor:
+    """(n, n_slices, h, w) intensities, summed over modes."""
+    return torch.stack([squared_modulus(wave).sum(1) for wave in waves], 1)
+
+
 def correct_exit_waves(
     model: ScanForwardModel,
     frames: Tensor,
@@ -146,10 +160,7 @@ def correct_exit_waves(
     largest_change : float, optional
         The largest step of the Poisson likelihood. None: the change is that of the modulus.
     """
-    incident = [model.incident_probes(frames)]
-    for slice_ in range(patches.shape[1] - 1):
-        exit_wave = patches[:, slice_, None] * incident[-1]
-        incident.append(model.propagate_to_next_slice(exit_wave, slice_))
+    incident = incident_waves(model, frames, patches)
     far = model.forward_far_field(patches[:, -1, None] * incident[-1])
     power = squared_modulus(far).sum(1)
     # The floor bounds the gradient where nothing is predicted.
@@ -208,21 +219,12 @@ def correct_by_gradient(
     scale = cast(Tensor, model.intensity_scale.value).detach()
     factor = -1 / (model.power_gain * scale * (2 if largest_change is None else 4))
     with torch.no_grad():
-        probe = model.incident_probes(frames)
         of_probe = torch.zeros_like(model.probe.data)
         if refines_probe:
             of_probe = factor * torch.view_as_complex(gradients[1].contiguous())
-        incident = []
-        wave = probe
-        for slice_ in range(patches.shape[1]):
-            if slice_ > 0:
-                exit_wave = patches[:, slice_ - 1, None] * wave
-                wave = model.propagate_to_next_slice(exit_wave, slice_ - 1)
-            incident.append(squared_modulus(wave).sum(1))
+        incident = intensity_of(incident_waves(model, frames, patches))
     of_patches = factor * gradients[0] / patches.shape[1]
-    return GradientCorrection(
-        of_patches, torch.stack(incident, 1), of_probe, predicted.detach(), seen
-    )
+    return GradientCorrection(of_patches, incident, of_probe, predicted.detach(), seen)
 
 
 def patch_update(correction: Correction, damping: float) -> Tensor:

@@ -1,6 +1,6 @@
 """Probes at their sub-pixel shifts, kept while probe and positions stay as they are.
 
-Shifting takes a pair of Fourier transforms for each pattern: a third of a projection's time.
+Shifting takes a Fourier transform for each pattern, and two where frames have probes of their own.
 """
 
 from collections.abc import Callable

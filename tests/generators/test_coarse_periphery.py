@@ -11,8 +11,7 @@ from ptychi_neural.generators.files import load_generator
 from ptychi_neural.generators.heads import with_coarse_periphery
 from ptychi_neural.options.choices import Heads
 from small_generators import (
-    ARCHITECTURES,
-    FAMILY,
+    ALL,
     SMALL,
     fitted,
     gradchecked,
@@ -22,8 +21,6 @@ from small_generators import (
 )
 from small_tasks import make_task, neural_options, object_of
 from trained_generators import predictor_of, whole
-
-ALL = [*ARCHITECTURES, *FAMILY]
 
 
 class TestPatches:

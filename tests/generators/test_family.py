@@ -38,7 +38,6 @@ from small_generators import (
 )
 from small_tasks import error_of, make_task, neural_options, object_of
 
-ALL = [*ARCHITECTURES, *FAMILY]
 ATTENTION = {"gno": GNOOptions(mixing=NeighbourMixings.ATTENTION)}
 MEMBERS = [
     *(pytest.param(architecture, {}, id=architecture) for architecture in FAMILY),
