@@ -10,9 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from ptychi.api.options.task import PtychographyTaskOptions
+from ptychi.forward_models import PlanarPtychographyForwardModel
 from scipy import ndimage
 from scipy.special import gammaln, xlogy
 
+from ptychi_neural.options import NeuralPtychographyOptions
+from ptychi_neural.physics.fixed_detector import FixedDetectorForwardModel
 from ptychi_neural.physics.losses import POISSON_EPS
 from ptychi_neural.scans import Scan
 from ptychi_neural.simulation.simulate import CHUNK_SIZE, build_forward_model
@@ -95,9 +98,10 @@ def held_out_likelihood(
 ) -> float:
     """Mean negative logarithm of the Poisson likelihood of the counts at held-out pixels.
 
-    pty-chi's forward model predicts the intensities. They are scaled so that they and the measured
-    counts have the same sum over the other valid pixels, because an engine may keep another scale
-    in mid-run.
+    The forward model that the engine of the options fits predicts the intensities: in the near
+    field the neural engine's keeps the detector where it is, pty-chi's does not. They are scaled
+    so that they and the measured counts have the same sum over the other valid pixels, because an
+    engine may keep another scale in mid-run.
 
     Parameters
     ----------
@@ -112,7 +116,7 @@ def held_out_likelihood(
     held_out : ndarray
         (h, w) from ``hold_out``.
     options : PtychographyTaskOptions, optional
-        Geometry and propagation. None: far field, one slice.
+        Of the engine's task: geometry and propagation. None: far field, one slice.
     opr_mode_weights : ndarray, optional
         (n, n_opr_modes) weights of the probe's OPR modes.
 
@@ -123,8 +127,15 @@ def held_out_likelihood(
         nothing is held out.
     """
     options = options or PtychographyTaskOptions()
+    is_neural = isinstance(options, NeuralPtychographyOptions)
     model = build_forward_model(
-        object, probe, positions_px, options, opr_mode_weights, held_out.shape
+        object,
+        probe,
+        positions_px,
+        options,
+        opr_mode_weights,
+        held_out.shape,
+        FixedDetectorForwardModel if is_neural else PlanarPtychographyForwardModel,
     )
     kept = _valid(scan) & ~held_out
     total, predicted = 0.0, []

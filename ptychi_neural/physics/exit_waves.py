@@ -161,7 +161,8 @@ def correct_exit_waves(
         The largest step of the Poisson likelihood. None: the change is that of the modulus.
     """
     incident = incident_waves(model, frames, patches)
-    far = model.forward_far_field(patches[:, -1, None] * incident[-1])
+    exit_wave = patches[:, -1, None] * incident[-1]
+    far = model.forward_far_field(model.to_detector(frames, exit_wave))
     power = squared_modulus(far).sum(1)
     # The floor bounds the gradient where nothing is predicted.
     floor = INTENSITY_FLOOR * power.detach().mean(dim=(-2, -1), keepdim=True)
@@ -172,7 +173,8 @@ def correct_exit_waves(
         change = ((measured / predicted - 1) / 2).clamp(max=largest_change)
     change = torch.where(seen, change, 0.0)
     propagator = cast(WavefieldPropagator, model.free_space_propagator)
-    exit_waves = [propagator.propagate_backward(change[:, None] * far)]
+    changed = propagator.propagate_backward(change[:, None] * far)
+    exit_waves = [model.from_detector(frames, changed)]
     for slice_ in range(patches.shape[1] - 1, 0, -1):
         before = patches[:, slice_, None].conj() * exit_waves[0]
         exit_waves.insert(0, model.propagate_to_previous_slice(before, slice_))

@@ -3,7 +3,7 @@
     Y_pred = S |F(P_j o_j)|^2 (summed over probe modes).
 
 All of it but the scale S is pty-chi's: probe modes, sub-pixel shifts, slices, propagation, detector
-size and blur.
+size and blur. In the near field the detector stays where it is (``fixed_detector``).
 """
 
 from collections.abc import Callable
@@ -12,23 +12,22 @@ from typing import Any, cast
 
 import torch
 from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGroup
-from ptychi.forward_models import PlanarPtychographyForwardModel
 from ptychi.image_proc import shift_images
 from ptychi.io_handles import PtychographyDataset
-from ptychi.propagate import FourierPropagator
 from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ptychi_neural.options import NeuralReconstructorOptions
 from ptychi_neural.options.choices import StitchWeightings
+from ptychi_neural.physics.fixed_detector import FixedDetectorForwardModel
 from ptychi_neural.physics.intensity_scale import IntensityScale
 from ptychi_neural.physics.ranks import Share
 from ptychi_neural.physics.shifted_probes import FourierShifts, ShiftedProbes
 from ptychi_neural.physics.stitching import Stitching
 
 
-class ScanForwardModel(PlanarPtychographyForwardModel):
+class ScanForwardModel(FixedDetectorForwardModel):
     """Predicts the intensities of given patches at the positions of one scan.
 
     Parameters
@@ -96,11 +95,6 @@ class ScanForwardModel(PlanarPtychographyForwardModel):
     def everything(self) -> Tensor:
         """(n,) indices of all frames."""
         return torch.arange(len(self.dataset))
-
-    @property
-    def is_far_field(self) -> bool:
-        """Whether the detector is in the far field, where a shift of a pattern is a phase ramp."""
-        return isinstance(self.free_space_propagator, FourierPropagator)
 
     @property
     def refines_probe_or_positions(self) -> bool:
@@ -225,32 +219,25 @@ class ScanForwardModel(PlanarPtychographyForwardModel):
             self._places(indices), sources, lambda: self._shift(indices, unique_probes)
         )
 
-    def _shift(self, frames: Tensor, probes: Tensor) -> Tensor:
-        """(n, n_modes, h, w) probes, the first mode at its sub-pixel shifts."""
+    def _shift(self, frames: Tensor, waves: Tensor, back: bool = False) -> Tensor:
         if not self._shifts_by_factors:
-            shifted: Tensor = super().shift_unique_probes(frames, probes, first_mode_only=True)
-            return shifted
-        the_same = probes.stride(0) == 0
-        first = self._fourier_shifts(frames).shift(probes[: 1 if the_same else None, 0])
-        return torch.cat([first[:, None], probes[:, 1:]], 1)
+            return super()._shift(frames, waves, back)
+        shifts, the_same = self._fourier_shifts(frames), waves.stride(0) == 0
+        first = (shifts.back() if back else shifts).shift(waves[: 1 if the_same else None, 0])
+        return torch.cat([first[:, None], waves[:, 1:]], 1)
 
     def shifted_back(self, frames: Tensor, changes: Tensor) -> Tensor:
         """(n_opr_modes, h, w) change of the first mode's OPR modes that (n, h, w) changes of the
         frames' shifted probes ask for, summed with the frames' weights."""
         if self._shifts_by_factors:
             return self._fourier_shifts(frames).summed_back(changes, self.weights(frames))
-        method = self.object.options.patch_interpolation_method
-        back = shift_images(changes, self._sub_pixel_shifts(frames), method=method, adjoint=True)
+        shifts, method = self._sub_pixel_shifts(frames), self._shift_method
+        back = shift_images(changes, shifts, method=method, adjoint=True)
         return torch.einsum("jk,jhw->khw", self.weights(frames).to(back.dtype), back)
 
     @property
     def _shifts_by_factors(self) -> bool:
-        method = self.object.options.patch_interpolation_method
-        return method == "fourier" and not self.pad_for_shift
-
-    def _sub_pixel_shifts(self, frames: Tensor) -> Tensor:
-        shifts: Tensor = self.get_probe_grid_position_data()[2][frames]
-        return shifts
+        return self._shift_method == "fourier" and not self.pad_for_shift
 
     def _fourier_shifts(self, frames: Tensor) -> FourierShifts:
         return FourierShifts.of(self._sub_pixel_shifts(frames), self.probe.data)

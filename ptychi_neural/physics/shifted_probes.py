@@ -44,12 +44,17 @@ class FourierShifts(NamedTuple):
         shifted: Tensor = ifft2_precise(fft2_precise(images) * self.rows * self.columns)
         return shifted
 
+    def back(self) -> "FourierShifts":
+        """The opposite shifts."""
+        return FourierShifts(self.rows.conj(), self.columns.conj())
+
     def summed_back(self, images: Tensor, weights: Tensor) -> Tensor:
         """(k, h, w) sums over (n, h, w) images shifted back, with (n, k) weights."""
-        transforms = fft2_precise(images) * self.rows.conj() * self.columns.conj()
+        back = self.back()
+        transforms = fft2_precise(images) * back.rows * back.columns
         summed = torch.einsum("jk,jhw->khw", weights.to(transforms.dtype), transforms)
-        back: Tensor = ifft2_precise(summed)
-        return back
+        of_all: Tensor = ifft2_precise(summed)
+        return of_all
 
 
 class ShiftedProbes:

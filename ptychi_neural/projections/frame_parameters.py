@@ -114,7 +114,7 @@ class FrameParameters:
         self._asked[frames, :, 0] = scale * self.model.power_gain * torch.stack(along, 1)
         is_new = ~self._known[frames]
         if is_new.any():
-            changes = modulus_changes(self.model, correction.far, waves, patches)
+            changes = modulus_changes(self.model, frames, correction.far, waves, patches)
             changes = torch.where(correction.seen[..., None, :, :], changes, 0.0).flatten(2)
             self._normal[frames[is_new]] = (scale * changes @ changes.mT)[is_new]
 
@@ -156,7 +156,11 @@ def changed_along(wanted: Sequence[Tensor], changes: WaveChange) -> Tensor:
 
 
 def modulus_changes(
-    model: ScanForwardModel, far: Tensor, changes: Sequence[WaveChange], patches: Tensor
+    model: ScanForwardModel,
+    frames: Tensor,
+    far: Tensor,
+    changes: Sequence[WaveChange],
+    patches: Tensor,
 ) -> Tensor:
     """(n, n_unknowns, h, w) derivatives of the patterns' moduli, without the scale.
 
@@ -164,6 +168,8 @@ def modulus_changes(
     ----------
     model : ScanForwardModel
         The propagation.
+    frames : Tensor
+        (n,) indices of frames.
     far : Tensor
         (n, n_modes, h, w) waves on the detector.
     changes : sequence of list of Tensor
@@ -180,6 +186,6 @@ def modulus_changes(
             wave = patches[:, slice_, None] * model.propagate_to_next_slice(wave, slice_ - 1)
             if slice_ <= len(others):
                 wave = wave + others[slice_ - 1]
-        change = model.forward_far_field(wave)
+        change = model.forward_far_field(model.to_detector(frames, wave))
         along.append((far[:, : change.shape[1]].conj() * change).real.sum(1) / modulus)
     return torch.stack(along, 1)

@@ -178,6 +178,7 @@ def build_forward_model(
     options: PtychographyTaskOptions,
     opr_mode_weights: NDArray[np.floating] | None = None,
     detector_shape: tuple[int, int] | None = None,
+    model: type[PlanarPtychographyForwardModel] = PlanarPtychographyForwardModel,
 ) -> PlanarPtychographyForwardModel:
     """Build pty-chi's forward model in the present default precision, on the default device.
 
@@ -195,6 +196,8 @@ def build_forward_model(
         (n, n_opr_modes) weights; None: ones, for a probe of one OPR mode.
     detector_shape : tuple, optional
         (h, w) of the patterns; None: that of the probe.
+    model : type
+        The class of the model.
 
     Returns
     -------
@@ -203,7 +206,7 @@ def build_forward_model(
     """
     weights = np.ones((len(positions_px), 1)) if opr_mode_weights is None else opr_mode_weights
     data, forward = options.data_options, options.reconstructor_options.forward_model_options
-    return PlanarPtychographyForwardModel(
+    return model(
         PlanarPtychographyParameterGroup(
             object=PlanarObject(data=to_tensor(object), options=options.object_options),
             probe=Probe(data=to_tensor(probe), options=options.probe_options),

@@ -88,7 +88,9 @@ def test_changes_of_the_modulus_are_those_of_a_moved_object():
     probe = torch.as_tensor(probe)[None]
     waves = [[probe * slope[cut][None]] for slope in slopes(canvas)]
     model, patches = task.reconstructor.model, canvas[cut][None]
-    found = modulus_changes(model, model.forward_far_field(probe * patches), waves, patches)
+    found = modulus_changes(
+        model, torch.arange(1), model.forward_far_field(probe * patches), waves, patches
+    )
     assert found[0].numpy() == pytest.approx(np.array(expected), rel=1e-3, abs=1e-5)
 
 
