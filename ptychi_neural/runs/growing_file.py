@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ptychi_neural.counted import counted
 from ptychi_neural.runs.frame_sources import BATCH_SIZE, Block, Look, Source
-from ptychi_neural.scans.diffraction import PATTERNS, pixel_mask
+from ptychi_neural.scans.diffraction import PATTERNS, entry_of_patterns, pixel_mask
 from ptychi_neural.scans.hdf5 import dataset
 from ptychi_neural.scans.masks import telling
 from ptychi_neural.scans.preparation import Preparation
@@ -37,8 +37,10 @@ class GrowingFile(Source):
     def __init__(self, file: h5py.File, preparation: Preparation) -> None:
         named = preparation.datasets
         self._file = file
-        self._data = dataset(file, *((named["patterns"],) if "patterns" in named else PATTERNS))
-        mask = pixel_mask(file, self.stored_shape, named.get("mask"))
+        names = (named["patterns"],) if "patterns" in named else PATTERNS
+        self._data = dataset(file, *names)
+        entry = entry_of_patterns(file, names)
+        mask = pixel_mask(file, self.stored_shape, named.get("mask"), entry)
         super().__init__(preparation, telling(mask))
 
     @property

@@ -108,7 +108,7 @@ def write_inference(
             standard_deviation,
             result.errors,
             title=f"{result.scan.name}, {counted(len(result.scan.positions_px), 'frames')}",
-            pixel_size_m=result.scan.pixel_size_m,
+            pixel_size_m=result.scan.known_pixel_size_m,
             mask=prediction.covered,
         )
     results.publish()

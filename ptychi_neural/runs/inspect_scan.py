@@ -120,7 +120,9 @@ def inspect_scan(section: DataSection) -> Inspection:
         )
     if scan is not None:
         positions_px = _all_positions(scan, raw)
-        facts |= _of_scan(scan, positions_px)
+        # The mean pattern's probe is in focus, and may be narrower than the beam.
+        is_known = section.probe is not None or (raw is not None and raw.has_probe)
+        facts |= _of_scan(scan, positions_px, is_known)
         now = shadow
         if shadow is not None or raw is None:  # in pixels and the orientation that keys give
             now = find_shadow(scan.patterns, scan.valid_pixel_mask, scan.positions_px)
@@ -128,9 +130,11 @@ def inspect_scan(section: DataSection) -> Inspection:
         is_far = scan.free_space_propagation_distance_m is None
         is_defocused = is_far and now is not None and now.fits_far_field
         if now is None or not is_far or is_defocused:
-            common, step_px = overlap(positions_px, scan.probe), step(positions_px)
+            common: float | None = overlap(positions_px, scan.probe) if is_known else None
+            step_px = step(positions_px)
             if now is not None and is_defocused:  # the beam may be wider than the probe in focus
-                common = max(common, 1 - step_px / now.beam_px(scan.patterns.shape[1:]))
+                wide = 1 - step_px / now.beam_px(scan.patterns.shape[1:])
+                common = wide if common is None else max(common, wide)
             suspicions += in_positions(positions_px, scan.probe, common, step_px)
     elif raw is not None:
         suspicions += _unit_that_loads(section, stride)
@@ -148,7 +152,7 @@ def _unit_that_loads(section: DataSection, stride: int) -> list[str]:
     """The unit of positions with which a scan can be loaded that cannot be as it is."""
     if section.position_units is not None:
         return []
-    for unit in ("um", "nm", "mm"):
+    for unit in ("um", "nm", "mm", "angstrom"):
         scan, _, _ = _loaded(section.model_copy(update={"position_units": unit}), stride)
         if scan is not None and len(scan.positions_px) > 1:
             step_px, side = step(scan.positions_px), min(scan.probe.shape[-2:])
@@ -166,6 +170,9 @@ class _Raw(NamedTuple):
 
     in_pixels: bool
     """Whether they are in object pixels instead of metres."""
+
+    has_probe: bool
+    """Whether their file has a probe."""
 
 
 def _loaded(section: DataSection, stride: int) -> tuple[Scan | None, str | None, list[str]]:
@@ -202,7 +209,7 @@ def _raw_positions(section: DataSection, shape: tuple[int, ...], stride: int = 1
     if not math.isnan(known.pixel_size_m) and native_unit != "px":
         positions = positions * known.pixel_size_m
     assert numbers is not None
-    return _Raw(positions * METRES.get(unit, 1.0), numbers, unit == "px")
+    return _Raw(positions * METRES.get(unit, 1.0), numbers, unit == "px", known.probe.size > 0)
 
 
 def _all_positions(scan: Scan, raw: _Raw | None) -> NDArray[np.float64]:
@@ -233,9 +240,10 @@ def _of_counts(stored: Diffraction) -> dict[str, str]:
     }
 
 
-def _of_scan(scan: Scan, positions_px: NDArray[np.float64]) -> dict[str, str]:
+def _of_scan(scan: Scan, positions_px: NDArray[np.float64], is_known: bool) -> dict[str, str]:
+    """Facts about a scan, whose probe is known or the mean pattern's."""
     extent = np.ptp(positions_px, axis=0)
-    size_m = scan.pixel_size_m
+    size_m, is_unsized = scan.pixel_size_m, scan.known_pixel_size_m is None
     extent_um = 1e6 * size_m * extent
     distance_m, near_m = scan.detector_distance_m, scan.free_space_propagation_distance_m
     wavelength = "unknown"
@@ -243,20 +251,22 @@ def _of_scan(scan: Scan, positions_px: NDArray[np.float64]) -> dict[str, str]:
         energy_keV = h * c / (1e3 * e * scan.wavelength_m)
         wavelength = f"{scan.wavelength_m:.4g} m ({energy_keV:.4g} keV if photons)"
     facts = {
-        "pixel size": f"{size_m:.4g} m",
-        "field of view": " x ".join(f"{1e6 * size_m * n:.4g}" for n in scan.probe.shape[-2:])
-        + " um",
+        "pixel size": "unknown" if is_unsized else f"{size_m:.4g} m",
+        "field of view": "unknown"
+        if is_unsized
+        else " x ".join(f"{1e6 * size_m * n:.4g}" for n in scan.probe.shape[-2:]) + " um",
         "wavelength": wavelength,
         "detector distance": "unknown" if distance_m is None else f"{distance_m:.4g} m",
         "propagation": "far field" if near_m is None else f"near field, {near_m:.4g} m",
-        "positions": f"{len(positions_px)} over {extent[0]:.1f} x {extent[1]:.1f} pixels "
-        f"({extent_um[0]:.4g} x {extent_um[1]:.4g} um)",
+        "positions": f"{len(positions_px)} over {extent[0]:.1f} x {extent[1]:.1f} pixels"
+        + ("" if is_unsized else f" ({extent_um[0]:.4g} x {extent_um[1]:.4g} um)"),
         "probe": f"{scan.probe.shape} (OPR modes, modes, height, width)",
         "object": f"{scan.object.shape} pixels (slices, height, width)",
     }
     if len(positions_px) > 1:
         facts["step"] = f"{step(positions_px):.2f} pixels"
         common = overlap(positions_px, scan.probe)
-        wide = "none: steps are wider than this probe"
-        facts["overlap"] = f"{common:.0%}" if common > 0 else wide
+        told = f"{common:.0%}" if common > 0 else "none: steps are wider than this probe"
+        unknown = "unknown without a probe, whose defocus the engine looks for"
+        facts["overlap"] = told if is_known or near_m is not None else unknown
     return facts

@@ -41,7 +41,8 @@ class Pictures:
     probe: NDArray[np.complexfloating]
     """(n_modes, h, w) incoherent modes of the first OPR mode."""
 
-    pixel_size_m: float
+    pixel_size_m: float | None
+    """None where it is unknown."""
 
 
 def pictures_of(scan: Scan) -> Pictures:
@@ -61,7 +62,7 @@ def pictures_of(scan: Scan) -> Pictures:
     amplitude = np.abs(scan.object[:, *box]).astype(np.float32)
     phase = np.stack([unwrapped(slice_[box], ~outside) for slice_ in scan.object])
     amplitude[:, outside] = np.nan
-    return Pictures(amplitude, phase.astype(np.float32), scan.probe[0], scan.pixel_size_m)
+    return Pictures(amplitude, phase.astype(np.float32), scan.probe[0], scan.known_pixel_size_m)
 
 
 def shown_area(scan: Scan) -> NDArray[np.bool_]:
@@ -107,14 +108,15 @@ def write_tiff(folder: Path, pictures: Pictures) -> None:
         "probe_amplitude": np.abs(pictures.probe),
         "probe_phase": np.angle(pictures.probe),
     }
-    pixels_per_um = 1e-6 / pictures.pixel_size_m
+    size_m = pictures.pixel_size_m
+    pixels_per_um = 1.0 if size_m is None else 1e-6 / size_m
     for name, stack in images.items():
         tifffile.imwrite(
             folder / f"{name}.tif",
             stack.astype(np.float32),
             imagej=True,
             resolution=(pixels_per_um, pixels_per_um),
-            metadata={"unit": "um", "axes": "ZYX"},
+            metadata={"unit": "pixel" if size_m is None else "um", "axes": "ZYX"},
         )
 
 
@@ -179,7 +181,9 @@ def scale_bar(width_m: float) -> tuple[float, str]:
     return float(f"{length_m:.6g}"), f"{length_m / unit_m:.4g} {name}"
 
 
-def _images(stack: NDArray[np.float32], title: str, palette: str, pixel_size_m: float) -> Figure:
+def _images(
+    stack: NDArray[np.float32], title: str, palette: str, pixel_size_m: float | None
+) -> Figure:
     """Images beside each other with one colour bar."""
     from matplotlib.figure import Figure
 
@@ -199,12 +203,14 @@ def _images(stack: NDArray[np.float32], title: str, palette: str, pixel_size_m: 
     return figure
 
 
-def _add_scale_bar(ax: object, width_px: int, pixel_size_m: float) -> None:
+def _add_scale_bar(ax: object, width_px: int, pixel_size_m: float | None) -> None:
     from matplotlib.font_manager import FontProperties
     from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
-    length_m, label = scale_bar(width_px * pixel_size_m)
-    length_px = length_m / pixel_size_m
+    length, label = scale_bar(width_px if pixel_size_m is None else width_px * pixel_size_m)
+    if pixel_size_m is None:
+        label = f"{length:.4g} px"
+    length_px = length / (pixel_size_m or 1)
     bar = AnchoredSizeBar(
         ax.transData,  # type: ignore[attr-defined]
         length_px,

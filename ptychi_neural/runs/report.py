@@ -272,7 +272,9 @@ def _data(start: Scan) -> list[str]:
         "largest count": f"{start.patterns.max():.6g}",
         "masked pixels": 0 if valid is None else int((~valid).sum()),
         "frame numbers left out": missing,
-        "object pixel": f"{start.pixel_size_m:.4g} m",
+        "object pixel": "unknown"
+        if start.known_pixel_size_m is None
+        else f"{start.pixel_size_m:.4g} m",
         "wavelength": "unknown" if start.wavelength_m is None else f"{start.wavelength_m:.4g} m",
         "near-field distance": "far field"
         if start.free_space_propagation_distance_m is None

@@ -95,7 +95,7 @@ def draw(inspection: Inspection, path: Path, title: str) -> None:
         dropped,
         positions_px=inspection.positions_px,
         probe=scan.probe,
-        pixel_size_m=scan.pixel_size_m,
+        pixel_size_m=scan.known_pixel_size_m,
         title=title,
         overwrite=True,
     )

@@ -209,7 +209,7 @@ def _draw_object(result: ReconstructionResult, run: RunFile, folder: Path) -> No
         scan.object,
         scan.probe,
         title=f"{scan.name}, {' and '.join(stage.engine for stage in run.stages)}",
-        pixel_size_m=scan.pixel_size_m,
+        pixel_size_m=scan.known_pixel_size_m,
         standard_deviation=result.standard_deviation,
         intervals=None if intervals is None else (intervals.amplitude, intervals.phase),
         mask=shown_area(scan),

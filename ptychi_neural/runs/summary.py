@@ -80,7 +80,9 @@ def _product(scan: Scan) -> dict[str, str]:
         "comments": scan.comments,
         "object": f"{scan.object.shape} pixels (slices, height, width)",
         "probe": f"{scan.probe.shape} (OPR modes, modes, height, width)",
-        "pixel size": f"{scan.pixel_size_m:.4g} m",
+        "pixel size": "unknown"
+        if scan.known_pixel_size_m is None
+        else f"{scan.pixel_size_m:.4g} m",
         "wavelength": "unknown" if wavelength is None else f"{wavelength:.4g} m",
         "positions": f"{len(scan.positions_px)} over {extent[0]:.1f} x {extent[1]:.1f} pixels",
     }

@@ -92,10 +92,13 @@ def _light(patterns: NDArray[np.generic], valid: NDArray[np.bool_] | None) -> ND
 def in_positions(
     positions_px: NDArray[np.floating],
     probe: NDArray[np.complexfloating],
-    overlap: float,
+    overlap: float | None,
     step_px: float,
 ) -> list[str]:
-    """What the positions suggest: no area, other units, little overlap, an unjittered raster."""
+    """What the positions suggest: no area, other units, little overlap, an unjittered raster.
+
+    The overlap is None where no probe tells it.
+    """
     found = []
     side = min(probe.shape[-2:])
     widths = np.linalg.svd(positions_px - positions_px.mean(axis=0), compute_uv=False)
@@ -117,6 +120,8 @@ def in_positions(
             f"steps of {step_px:.2g} pixels hardly move the beam: check position_units and the "
             f"geometry{_unit_that_fits(step_px, side)}"
         )
+    elif overlap is None:
+        pass
     elif overlap < 0:
         found.append(
             f"neighbouring positions do not overlap: steps of {step_px:.3g} pixels are wider than "
@@ -148,6 +153,11 @@ def in_geometry(scan: Scan, shadow: Shadow | None) -> list[str]:
         found.append(
             "the energy is missing: set photon_energy_eV (or electron_energy_eV); objects of "
             "several slices and the near field need it"
+        )
+    if scan.known_pixel_size_m is None:
+        found.append(
+            "the pixel size of the object is missing, so that pictures are in pixels: set "
+            "pixel_size_m, or the wavelength and the detector's geometry"
         )
     near_field = scan.free_space_propagation_distance_m is not None
     if shadow is not None and not near_field:
@@ -229,7 +239,7 @@ def is_unjittered_raster(positions: NDArray[np.floating]) -> bool:
 
 def _unit_that_fits(step_px: float, side: int) -> str:
     """The unit with which steps would be a usual part of the field of view."""
-    for unit, factor in (("um", 1e-6), ("mm", 1e-3), ("nm", 1e-9)):
+    for unit, factor in (("um", 1e-6), ("mm", 1e-3), ("nm", 1e-9), ("angstrom", 1e-10)):
         if FEWEST_STEPS * side < step_px * factor < MOST_STEPS * side:
             return f' (position_units = "{unit}" would make steps of {step_px * factor:.3g} pixels)'
     return ""

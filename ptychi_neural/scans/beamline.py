@@ -12,18 +12,16 @@ from ptychi_neural.scans.hdf5 import find, read, text, where
 from ptychi_neural.scans.scan import Scan
 
 METRES = {
-    "m": 1.0,
-    "mm": 1e-3,
-    "um": 1e-6,
-    "µm": 1e-6,
-    "micron": 1e-6,
-    "microns": 1e-6,
-    "nm": 1e-9,
-    "angstrom": 1e-10,
-    "Angstrom": 1e-10,
-    "a": 1e-10,
-    "Å": 1e-10,
-    "A": 1e-10,
+    spelling: unit
+    for unit, spellings in {
+        1.0: "m meter meters metre metres",
+        1e-3: "mm millimeter millimeters millimetre millimetres",
+        1e-6: "um µm \u03bcm micron microns micrometer micrometers micrometre micrometres",
+        1e-9: "nm nanometer nanometers nanometre nanometres",
+        1e-10: "angstrom Angstrom angstroms a Å A",
+        1e-12: "pm picometer picometers picometre picometres",
+    }.items()
+    for spelling in spellings.split()
 }
 """Units of length, as files spell them, in metres."""
 
@@ -65,10 +63,15 @@ def instrument(
 
 def length_in_metres(data: h5py.Dataset) -> float:
     """The unit of a dataset, from its attribute ``units``; metres where there is none."""
-    unit = text(data.attrs.get("units", "m")).strip() or "m"
+    unit = told_unit(data) or "m"
     if unit not in METRES:
         raise ValueError(f"{where(data)} is in {unit!r}; write it in metres.")
     return METRES[unit]
+
+
+def told_unit(data: h5py.Dataset) -> str:
+    """What a dataset tells of its unit, by the attribute ``units`` or ``unit``; or nothing."""
+    return text(data.attrs.get("units", data.attrs.get("unit", ""))).strip()
 
 
 def number(file: h5py.File, *names: str) -> float | None:
@@ -79,8 +82,7 @@ def number(file: h5py.File, *names: str) -> float | None:
     data = find(file, *names)
     if data is None or data.dtype.kind not in "uif" or data.size in (0, None):
         return None
-    unit = text(data.attrs.get("units", "")).strip()
-    return float(np.mean(read(data))) * METRES.get(unit, 1.0)
+    return float(np.mean(read(data))) * METRES.get(told_unit(data), 1.0)
 
 
 def _wavelength_of_energy(file: h5py.File, names: tuple[str, ...]) -> float | None:
@@ -93,7 +95,7 @@ def _wavelength_of_energy(file: h5py.File, names: tuple[str, ...]) -> float | No
         if energy is None or energy.dtype.kind not in "uif" or energy.size in (0, None):
             continue
         told = float(np.mean(read(energy)))
-        unit = text(energy.attrs.get("units", "")).strip().lower()
+        unit = told_unit(energy).lower()
         units = {"ev": (e,), "kev": (1e3 * e,), "mev": (1e6 * e,), "j": (1.0,)}.get(unit, (1.0, e))
         for joules in (told * unit_J for unit_J in units):
             if PHOTON_J[0] < joules < PHOTON_J[1]:

@@ -4,6 +4,7 @@ The places are those of pty-chi (``dp``), ptychodus (``patterns``), CXI (Maia, N
 854 (2012)), NeXus, and the masters of Eiger detectors, which link a stack for each file.
 """
 
+import warnings
 from typing import Any, NamedTuple
 
 import h5py
@@ -11,7 +12,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptychi_neural.counted import counted
-from ptychi_neural.scans.hdf5 import StrPath, check_size, find, names_like, opened, read, replacing
+from ptychi_neural.scans.hdf5 import (
+    StrPath,
+    check_size,
+    find,
+    found_name,
+    names_like,
+    opened,
+    read,
+    replacing,
+)
 from ptychi_neural.scans.hdf5 import dataset as dataset
 from ptychi_neural.scans.masks import pixel_mask as pixel_mask
 
@@ -84,8 +94,9 @@ def read_stack(
         if frame_indexes is None:
             rows = np.arange(n_frames)
         else:
-            rows = _rows(file, n_frames, np.asarray(frame_indexes, dtype=np.int64))
-        mask = pixel_mask(file, parts[0].shape[1:], mask_name)
+            shape = (n_frames, *parts[0].shape[1:])
+            rows = _rows(file, shape, np.asarray(frame_indexes, dtype=np.int64))
+        mask = pixel_mask(file, parts[0].shape[1:], mask_name, entry_of_patterns(file, names))
         return Diffraction(_selected(parts, rows), mask)
 
 
@@ -93,6 +104,27 @@ def stacks(file: h5py.File, names: tuple[str, ...] = PATTERNS) -> list[h5py.Data
     """The datasets that hold the patterns one after the other; mostly it is one."""
     chunks = [] if find(file, *names) else names_like(file, CHUNKS)
     return [dataset(file, name) for name in chunks] or [dataset(file, *names)]
+
+
+def entry_of_patterns(file: h5py.File, names: tuple[str, ...] = PATTERNS) -> str | None:
+    """The entry of a CXI or NeXus file whose patterns are read, of which masks are taken, too.
+
+    None where patterns lie elsewhere. Where several entries hold patterns a warning names them.
+    """
+    first = found_name(file, *names) or next(iter(names_like(file, CHUNKS)), "")
+    entry = first.split("/")[0]
+    if "/" not in first or not entry.startswith("entry"):
+        return None
+    others = {
+        name.split("/")[0]
+        for pattern in (*names, CHUNKS)
+        for name in names_like(file, pattern)
+        if name.startswith("entry")
+    } - {entry}
+    if others and names != (first,):
+        told = ", ".join(sorted(others))
+        warnings.warn(f"{file.filename}: {entry} is read, and not {told}.", stacklevel=2)
+    return entry
 
 
 def write_diffraction(
@@ -203,8 +235,25 @@ def _block(parts: list[h5py.Dataset], first: int, stop: int) -> NDArray[Any]:
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
-def _rows(file: h5py.File, n_frames: int, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where in the stack the wanted frames are."""
+def on_last_axis(shape: tuple[int, ...], n_wanted: int) -> str:
+    """What to say where as many frames are wanted as the last axis of a stack is long.
+
+    Examples
+    --------
+    >>> on_last_axis((64, 64, 144), 144)
+    '; its last axis is 144 long: store frames along the first one, np.moveaxis(stack, -1, 0)'
+    """
+    if len(shape) != 3 or shape[-1] != n_wanted:
+        return ""
+    return (
+        f"; its last axis is {n_wanted} long: store frames along the first one, "
+        "np.moveaxis(stack, -1, 0)"
+    )
+
+
+def _rows(file: h5py.File, shape: tuple[int, ...], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where in the stack of this shape the wanted frames are."""
+    n_frames = shape[0]
     numbers = read(dataset(file, "indexes")) if "indexes" in file else np.arange(n_frames)
     if numbers.shape != (n_frames,):
         raise ValueError(
@@ -218,7 +267,7 @@ def _rows(file: h5py.File, n_frames: int, wanted: NDArray[np.int64]) -> NDArray[
         raise ValueError(
             f"probe_position_indexes asks for {counted(len(wanted), 'frames')}, but "
             f"{file.filename} holds {n_frames} and lacks {len(missing)} of them (the first: "
-            f"{missing[0]}); remove these positions from the product or use the diffraction file "
-            "that belongs to it."
+            f"{missing[0]}){on_last_axis(shape, len(wanted))}; remove these positions from the "
+            "product or use the diffraction file that belongs to it."
         )
     return rows

@@ -139,13 +139,19 @@ def dataset(file: h5py.File, *names: str) -> h5py.Dataset:
 
 def find(file: h5py.File, *names: str) -> h5py.Dataset | None:
     """The first of the named datasets, as ``dataset`` finds it; None if the file has none."""
+    name = found_name(file, *names)
+    return None if name is None else file[name]
+
+
+def found_name(file: h5py.File, *names: str) -> str | None:
+    """The name under which ``find`` finds a dataset; None if the file has none."""
     for pattern in names:
         for name in names_like(file, pattern):
             check_links(file, name)
             item = file.get(name)
             if isinstance(item, h5py.Dataset):
                 check_sources(item)
-                return item
+                return name
     return None
 
 

@@ -44,7 +44,10 @@ OURS = ("valid_pixel_mask", "bad_pixels", "entry_1/instrument_1/detector_1/mask"
 
 
 def pixel_mask(
-    file: h5py.File, frame_shape: tuple[int, ...] | None = None, name: str | None = None
+    file: h5py.File,
+    frame_shape: tuple[int, ...] | None = None,
+    name: str | None = None,
+    entry: str | None = None,
 ) -> NDArray[np.bool_] | None:
     """Find the valid pixels of a detector; masks in several places add up.
 
@@ -59,6 +62,8 @@ def pixel_mask(
     name : str, optional
         The dataset to read instead of looking in the usual places. A name that ends in
         ``valid_pixel_mask`` marks valid pixels, any other marks bad pixels.
+    entry : str, optional
+        The entry of a CXI or NeXus file whose patterns are meant: masks of others are left out.
 
     Returns
     -------
@@ -73,6 +78,8 @@ def pixel_mask(
     """
     places = (VALID, BAD, CXI) if name is None else ((name,) if "valid" in name else (), (name,))
     known = [key for kind in places for pattern in kind for key in names_like(file, pattern)]
+    if name is None and entry is not None:
+        known = [key for key in known if not _is_of_other(key, entry)]
     masks: list[tuple[str, NDArray[np.bool_]]] = []
     misfits: list[tuple[str, tuple[int, ...]]] = []
     seen: list[h5py.Dataset] = []
@@ -97,7 +104,8 @@ def pixel_mask(
             )
     unused = [key for key, _ in misfits]
     if name is None:
-        unused += _unknown_masks(file, frame_shape, [data.name for data in seen])
+        others = _unknown_masks(file, frame_shape, [data.name for data in seen])
+        unused += [key for key in others if entry is None or not _is_of_other(key, entry)]
     if unused:
         warnings.warn(
             f"{file.filename} holds {', '.join(map(repr, unused))}, not used as a mask of pixels: "
@@ -107,6 +115,11 @@ def pixel_mask(
     if not masks or (len(masks) == 1 and masks[0][0] == "bad_pixels" and masks[0][1].all()):
         return None
     return np.asarray(np.logical_and.reduce([mask for _, mask in masks]))
+
+
+def _is_of_other(name: str, entry: str) -> bool:
+    """Whether a name lies in another entry of a CXI or NeXus file."""
+    return name.startswith("entry") and "/" in name and name.split("/")[0] != entry
 
 
 def telling(mask: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:

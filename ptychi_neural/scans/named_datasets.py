@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychi_neural.scans.beamline import length_in_metres
+from ptychi_neural.scans.beamline import length_in_metres, told_unit
 from ptychi_neural.scans.diffraction import Diffraction, read_stack
 from ptychi_neural.scans.formats import reader_of
 from ptychi_neural.scans.formats.numpy_stack import selected
@@ -110,4 +110,4 @@ def named_array(path: StrPath, name: str, lengths: bool = False) -> NDArray[Any]
     with opened(path) as file:
         data = dataset(file, name)
         array = read(data)
-        return array * length_in_metres(data) if lengths and "units" in data.attrs else array
+        return array * length_in_metres(data) if lengths and told_unit(data) else array

@@ -19,7 +19,7 @@ from scipy.constants import c, e, h, m_e
 
 from ptychi_neural.scans.frames import Frames
 
-Unit = Literal["m", "mm", "um", "nm", "px"]
+Unit = Literal["m", "mm", "um", "nm", "angstrom", "px"]
 """Units of positions."""
 
 Named = Literal["patterns", "mask", "y", "x", "probe"]

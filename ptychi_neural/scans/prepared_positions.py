@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ptychi_neural.scans.beamline import METRES
 from ptychi_neural.scans.formats.ptychodus import magnification
 from ptychi_neural.scans.preparation import Preparation, Unit
-from ptychi_neural.scans.scan import Scan, middle
+from ptychi_neural.scans.scan import UNKNOWN_PIXEL_M, Scan, middle
 
 
 class Geometry(NamedTuple):
@@ -116,7 +116,7 @@ def placed(
     if math.isnan(found.pixel_size_m):
         if unit != "px":
             raise ValueError(_unknown_size(scan, found, shape))
-        found = found._replace(pixel_size_m=1.0)
+        found = found._replace(pixel_size_m=UNKNOWN_PIXEL_M)
     scan = dataclasses.replace(
         scan,
         wavelength_m=found.wavelength_m,

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+UNKNOWN_PIXEL_M = 1.0
+"""Size of an object pixel that nothing tells, as in pty-chi. Pictures are in pixels then."""
+
 
 @dataclass
 class Scan:
@@ -61,6 +64,11 @@ class Scan:
     name: str = ""
 
     comments: str = ""
+
+    @property
+    def known_pixel_size_m(self) -> float | None:
+        """Object pixel size in metres; None where nothing tells it."""
+        return None if self.pixel_size_m == UNKNOWN_PIXEL_M else self.pixel_size_m
 
 
 def scan_of_positions(

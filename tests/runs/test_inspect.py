@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -91,6 +92,16 @@ def test_what_keeps_a_scan_from_being_reconstructed_is_told(folder, simulated):
     np.save(folder / "a.npy", simulated.scan.patterns)
     assert "It cannot be reconstructed yet" in told("a.npy")
     assert "nothing.h5" in told("nothing.h5", code=2)
+
+
+def test_what_no_file_tells_is_not_reckoned_with(folder, simulated):
+    y_px, x_px = simulated.scan.positions_px.T
+    np.savez("a.npz", diff3d=simulated.scan.patterns, ycoords=4 * y_px, xcoords=4 * x_px)
+    output = told("a.npz")
+    assert "unknown without a probe" in output  # the guessed one's focus is narrower than a beam
+    assert "do not overlap" not in output
+    assert "the pixel size of the object is missing" in output
+    assert not re.search(r"\bum\b", output)
 
 
 def test_a_product_alone_is_told_too(folder, simulated):

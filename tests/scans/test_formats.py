@@ -525,12 +525,17 @@ class TestRegistry:
         if b"HDF" not in content:
             assert all(name in str(e.value) for name in READERS)
 
-    def test_hdf5_without_patterns_lists_places_and_formats(self, tmp_path):
+    def test_hdf5_without_patterns_names_its_arrays_or_the_formats(self, tmp_path):
         with h5py.File(tmp_path / "a.h5", "w") as file:
             file["something"] = 1
-        with pytest.raises(ValueError, match=r"no dataset 'dp' .*\['something'\]") as caught:
+        with pytest.raises(ValueError, match="holds no arrays") as caught:
             load_scan(tmp_path / "a.h5")
         assert all(name in str(caught.value) for name in READERS)
+        with h5py.File(tmp_path / "a.h5", "a") as file:
+            file["raw/y"], file["raw/frames"] = np.ones(5), np.ones((5, 8, 8))
+        told = r"holds 'raw/frames' \(5, 8, 8\), 'raw/y' \(5,\).*data.datasets = "
+        with pytest.raises(ValueError, match=told):
+            load_scan(tmp_path / "a.h5")
 
     def test_a_file_of_two_formats_is_ambiguous(self, tmp_path, scan):
         with h5py.File(tmp_path / "a.h5", "w") as file:

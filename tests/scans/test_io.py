@@ -223,7 +223,7 @@ class TestErrors:
     def test_missing_patterns_are_named(self, files):
         rewrite(files[0], "dp", None)
         rewrite(files[0], "patterns", None)
-        with pytest.raises(ValueError, match="no dataset 'dp' or 'patterns'"):
+        with pytest.raises(ValueError, match="patterns under no usual name"):
             load_scan(*files)
 
     @pytest.mark.parametrize(

@@ -2,10 +2,11 @@
 
 import warnings
 
+import h5py
 import numpy as np
 import pytest
 
-from ptychi_neural.scans import load_scan
+from ptychi_neural.scans import load_scan, write_scan
 
 STOP = np.zeros((32, 32), bool)
 STOP[13:19, 13:19] = True
@@ -104,3 +105,16 @@ def test_other_datasets_are_not_taken_for_masks(pair, simulated):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_scan(*pair(simulated().counts, **others))
+
+
+def test_masks_of_other_entries_are_left_out(simulated, tmp_path):
+    write_scan(tmp_path / "scan.cxi", simulated().scan(), "cxi")
+    own = np.zeros((32, 32), np.uint32)
+    own[0, 3] = 1
+    with h5py.File(tmp_path / "scan.cxi", "a") as file:
+        file["entry_1/instrument_1/detector_1/mask"] = own
+        file["entry_2/instrument_1/detector_1/data"] = simulated().counts[:5]
+        file["entry_2/instrument_1/detector_1/mask"] = STOP.astype(np.uint32)
+    with pytest.warns(UserWarning, match="entry_1 is read, and not entry_2"):
+        scan = load_scan(tmp_path / "scan.cxi")
+    np.testing.assert_array_equal(masked(scan), own != 0)

@@ -1,9 +1,10 @@
 """fold_slice and PtychoShelves pairs: ``STEM_dp.hdf5`` with patterns, ``STEM_para.hdf5``.
 
 The parameter file holds the positions ``ppY``, ``ppX`` in metres, the wavelength ``lambda``, the
-object's pixel size ``dx``, and perhaps a ``probe``.
+object's pixel size ``dx``, and perhaps a ``probe``. Those of simulations may hold positions alone.
 """
 
+import math
 from pathlib import Path
 
 import h5py
@@ -30,9 +31,7 @@ class FoldSlice(Reader):
 
     def read_product(self, path: StrPath) -> Scan:
         with opened(path) as file:
-            pixel_size_m = number(file, "dx")
-            if not pixel_size_m:
-                raise ValueError(f"{path} has no pixel size 'dx'; write it, in metres.")
+            pixel_size_m = number(file, "dx") or math.nan
             y_m, x_m = (read(dataset(file, name)).ravel() for name in ("ppY", "ppX"))
             if y_m.shape != x_m.shape or len(y_m) == 0:
                 raise ValueError(
@@ -40,12 +39,13 @@ class FoldSlice(Reader):
                     "each for every frame."
                 )
             positions_m = np.stack([y_m, x_m], axis=1).astype(np.float64)
-            center_m = middle(positions_m)
+            is_sized = math.isfinite(pixel_size_m)
+            center_m = middle(positions_m) if is_sized else np.zeros(2)
             probe = find(file, "probe")
             angle_deg = number(file, "angle")
             return Scan(
                 patterns=np.empty((0, 0, 0), dtype=np.float32),
-                positions_px=(positions_m - center_m) / pixel_size_m,
+                positions_px=(positions_m - center_m) / pixel_size_m if is_sized else positions_m,
                 probe=np.empty((0, 0, 0, 0), dtype=np.complex64)
                 if probe is None
                 else expanded(complex_array(probe), 4),

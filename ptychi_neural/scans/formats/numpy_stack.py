@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ptychi_neural.counted import counted
-from ptychi_neural.scans.diffraction import Diffraction
+from ptychi_neural.scans.diffraction import Diffraction, on_last_axis
 from ptychi_neural.scans.formats.registry import Reader, register_reader
 from ptychi_neural.scans.hdf5 import StrPath, native
 from ptychi_neural.scans.numpy_files import is_npy, read_npy
@@ -41,8 +41,13 @@ class NumpyStack(Reader):
 
     def read_product(self, path: StrPath) -> Scan:
         positions = read_npy(path)
-        if positions.ndim != 2 or positions.shape[1] != 2 or positions.dtype.kind not in "uif":
+        if positions.ndim > 2:
             return super().read_product(path)
+        if positions.ndim != 2 or positions.shape[1] != 2 or positions.dtype.kind not in "uif":
+            raise ValueError(
+                f"{path} holds {positions.dtype} of shape {positions.shape}; write positions as "
+                "(n, 2) real numbers: y and x of each frame."
+            )
         return scan_of_positions(positions, name=Path(path).stem)
 
 
@@ -55,6 +60,7 @@ def selected(path: StrPath, stack: np.ndarray, frame_indexes: ArrayLike | None) 
     if len(missing):
         raise ValueError(
             f"{path} holds {counted(len(stack), 'frames')} and lacks {len(missing)} of the "
-            f"{len(rows)} that the product asks for (the first: {missing[0]})."
+            f"{len(rows)} that the product asks for (the first: {missing[0]})"
+            f"{on_last_axis(stack.shape, len(rows))}."
         )
     return np.asarray(stack[rows])

@@ -19,7 +19,8 @@ SUFFIXES = (".csv", ".txt", ".dat", ".tsv")
 
 COLUMN = re.compile(
     r"^(?:pp|pos|position|probe_position|sample|stage|motor)?[_ -]?([yx])"
-    r"(?:[_ -]?(?:pos|position|coord|coords))?[_ -]*[(\[]?\s*(m|mm|um|µm|nm|px|)\s*[)\]]?$",
+    r"(?:[_ -]?(?:pos|position|coord|coords))?[_ -]*"
+    r"[(\[]?\s*(m|mm|um|µm|nm|angstrom|px|)\s*[)\]]?$",
     re.IGNORECASE,
 )
 """Names of columns of positions, with their axis and unit."""

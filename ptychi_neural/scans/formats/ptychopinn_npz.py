@@ -5,6 +5,7 @@ counts. Whole numbers are therefore taken for counts, and others for amplitudes.
 pixels: ptychodus counts them from the corner of ``objectGuess``, others from anywhere.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ptychi_neural.scans.formats.numpy_stack import selected
 from ptychi_neural.scans.formats.registry import Reader, register_reader, register_writer
 from ptychi_neural.scans.hdf5 import StrPath
 from ptychi_neural.scans.numpy_files import npz_header, npz_names, read_npz
-from ptychi_neural.scans.scan import Scan, middle, position_origin
+from ptychi_neural.scans.scan import UNKNOWN_PIXEL_M, Scan, middle, position_origin
 
 PATTERNS = ("diffraction", "diff3d")
 
@@ -46,7 +47,7 @@ class PtychoPinn(Reader):
                 f"{path}: the pixel mask has shape {bad.shape}, patterns {stack.shape[1:]}; "
                 "crop or bin the mask along with the patterns."
             )
-        counts = _counts(selected(path, stack, frame_indexes))
+        counts = _counts(path, selected(path, stack, frame_indexes))
         return Diffraction(counts, ~bad if bad is not None and bad.any() else None)
 
     def stack_shape(self, path: StrPath) -> tuple[int, ...]:
@@ -73,7 +74,9 @@ class PtychoPinn(Reader):
             positions_px=positions,
             probe=probe,
             object=object_,
-            pixel_size_m=float(read_npz(path, "pixel_size_m")) if "pixel_size_m" in names else 1.0,
+            pixel_size_m=float(read_npz(path, "pixel_size_m"))
+            if "pixel_size_m" in names
+            else UNKNOWN_PIXEL_M,
             frame_indexes=np.arange(len(positions)),
             name=Path(path).stem,
         )
@@ -116,7 +119,7 @@ def _stack(path: StrPath) -> NDArray[Any]:
     return np.moveaxis(stack, -1, 0) if len(stack) != n and stack.shape[-1] == n else stack
 
 
-def _counts(stored: NDArray[Any]) -> NDArray[np.generic]:
+def _counts(path: StrPath, stored: NDArray[Any]) -> NDArray[np.generic]:
     if stored.dtype.kind != "f":
         return stored
     finite = stored[np.isfinite(stored)]
@@ -124,7 +127,15 @@ def _counts(stored: NDArray[Any]) -> NDArray[np.generic]:
         return stored
     squared = np.square(stored)
     whole = np.round(squared)
-    return whole if np.allclose(squared, whole, rtol=ROUNDED, atol=0) else squared
+    if np.allclose(squared, whole, rtol=ROUNDED, atol=0):
+        return whole
+    name = next(name for name in PATTERNS if name in npz_names(Path(path)))
+    warnings.warn(
+        f"{path}: {name!r} holds neither counts nor their square roots; it is taken for amplitudes "
+        f"in other units, and squared. If it is intensities, set datasets.patterns = {name!r}.",
+        stacklevel=2,
+    )
+    return squared
 
 
 def _guess(path: StrPath, name: str, names: set[str], ndim: int) -> NDArray[np.complexfloating]:

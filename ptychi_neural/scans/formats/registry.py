@@ -10,7 +10,7 @@ import h5py
 from numpy.typing import ArrayLike
 
 from ptychi_neural.scans.beamline import Instrument
-from ptychi_neural.scans.diffraction import PATTERNS, Diffraction, read_stack, stacks
+from ptychi_neural.scans.diffraction import Diffraction, read_stack, stacks
 from ptychi_neural.scans.hdf5 import StrPath, opened
 from ptychi_neural.scans.preparation import Unit
 from ptychi_neural.scans.scan import Scan
@@ -88,6 +88,9 @@ class Reader:
         """The name of a file of this format that would belong to a file of patterns."""
         return None
 
+
+MOST_TOLD = 8
+"""Arrays that the message on a file of no known format names."""
 
 Writer = Callable[[Path, Scan], None]
 """A function that writes a scan into a new file."""
@@ -182,11 +185,28 @@ def reader_of(path: StrPath) -> Reader:
 
 def unknown(path: StrPath) -> str:
     """The message for a file that no reader recognises."""
+    if h5py.is_hdf5(path) and (held := _held(path)):
+        return (
+            f"{path} has patterns under no usual name, and no product. It holds "
+            f"{', '.join(held)}. Name them: data.datasets = {{ patterns = ..., y = ..., x = ... }}."
+        )
     known = "; ".join(f"{name}: {reader.files}" for name, reader in sorted(READERS.items()))
-    if h5py.is_hdf5(path):
-        with opened(path) as file:
-            names = " or ".join(map(repr, PATTERNS))
-            what = f"has no dataset {names}, and no product; it holds {sorted(file)}"
-    else:
-        what = "is not an HDF5 file, nor a NumPy one; it may be truncated or of another format"
+    what = (
+        "holds no arrays"
+        if h5py.is_hdf5(path)
+        else "is not an HDF5 file, nor a NumPy one; it may be truncated or of another format"
+    )
     return f"{path} {what}. Formats that can be read are {known}."
+
+
+def _held(path: StrPath) -> list[str]:
+    """Names and shapes of the largest arrays of an HDF5 file."""
+    found: list[tuple[int, str]] = []
+
+    def look(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset) and item.size and item.ndim:
+            found.append((item.size, f"{name!r} {item.shape}"))
+
+    with opened(path) as file:
+        file.visititems(look)
+    return [told for _, told in sorted(found, key=lambda pair: -pair[0])[:MOST_TOLD]]
