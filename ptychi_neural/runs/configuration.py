@@ -10,6 +10,7 @@ import tomllib
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -166,11 +167,15 @@ def validated(model: type, values: dict[str, Any], names: list[str], problems: l
             if unknown:
                 key = ".".join(filter(None, (key, str(detail["loc"][-1]))))
                 message = "unknown key" + _suggestion(key, names)
-            elif detail["type"] == "union_tag_not_found":
-                message = f"required, one of {', '.join(_kinds(model, key))}"
+            elif detail["type"].startswith("union_tag"):
+                tag = detail.get("ctx", {}).get("tag")
+                told = "required, one of" if tag is None else f"no {tag!r}, choose from"
+                message = f"{told} {', '.join(_kinds(model, key))}"
                 key = f"{key}.kind"
-            elif detail["type"].startswith("missing") and isinstance(detail["loc"][-1], str):
-                message = "required"
+            elif detail["type"].startswith("missing"):
+                last = detail["loc"][-1]
+                is_key = isinstance(last, str)
+                message = "required" if is_key else f"{detail['input']} lacks item {int(last) + 1}"
             else:
                 message = detail["msg"].removeprefix("Value error, ")
                 if not isinstance(detail["input"], dict):
@@ -185,7 +190,7 @@ def key_names(model: type, prefix: str = "") -> Iterator[str]:
     """Dotted names of all keys of a pydantic model or dataclass."""
     for name, annotation in annotations(model).items():
         yield prefix + name
-        for group in (annotation, *typing.get_args(annotation)):
+        for group in _members(annotation):
             yield from key_names(group, f"{prefix}{name}.")
 
 
@@ -195,13 +200,44 @@ def annotations(model: Any) -> dict[str, Any]:
     return {name: info.annotation for name, info in fields.items()}
 
 
+def without_none(model: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """Contents of a section without the keys whose value ``"none"`` stands for None.
+
+    Examples
+    --------
+    >>> from pydantic import BaseModel
+    >>> class Section(BaseModel):
+    ...     size: int | None = None
+    ...     name: str = ""
+    >>> without_none(Section, {"size": "none", "name": "none"})
+    {'name': 'none'}
+    """
+    kept = {}
+    for name, value in values.items():
+        members = list(_members(annotations(model).get(name)))
+        if isinstance(value, dict):
+            group = next((member for member in members if annotations(member)), None)
+            value = without_none(group, value)
+        if value != "none" or NoneType not in members:
+            kept[name] = value
+    return kept
+
+
+def _members(annotation: Any) -> Iterator[Any]:
+    """A type and, of a union or an annotated type, all types in it."""
+    yield annotation
+    for member in typing.get_args(annotation):
+        yield from _members(member)
+
+
 def _kinds(model: type, key: str) -> list[str]:
     """Names of the kinds among which a section of a run file chooses."""
     annotation: Any = model
     for part in key.split("."):
-        group = next(g for g in (annotation, *typing.get_args(annotation)) if annotations(g))
+        group = next(g for g in _members(annotation) if part in annotations(g))
         annotation = annotations(group)[part]
-    return [annotations(kind)["kind"].__args__[0] for kind in typing.get_args(annotation)]
+    kinds = (annotations(member).get("kind") for member in _members(annotation))
+    return [name for kind in kinds for name in typing.get_args(kind)]
 
 
 def _key(location: tuple[int | str, ...], names: list[str]) -> str:

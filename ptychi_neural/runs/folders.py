@@ -43,6 +43,10 @@ LONGEST_NAME = 180
 """Bytes of a folder's name that go into the names of hidden ones: 255 is the usual limit."""
 
 
+class WrittenByOther(FileExistsError):
+    """Another run writes to a results folder."""
+
+
 class ResultsFolder:
     """A results folder that a run is writing, made by ``results_folder``.
 
@@ -318,7 +322,7 @@ def _locked(path: Path, folder: Path) -> Iterator[None]:
         with _told_by_name(folder):
             lock.acquire()
     except Timeout:
-        raise FileExistsError(
+        raise WrittenByOther(
             f"{folder}: another run writes to it. Wait until it ends, or write elsewhere with "
             "--output FOLDER."
         ) from None

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychi_neural.runs.configuration import RunFileError, key_names, parse_changes, validated
+from ptychi_neural.runs.configuration import (
+    RunFileError,
+    key_names,
+    parse_changes,
+    validated,
+    without_none,
+)
 from ptychi_neural.runs.probe_guess import guessed_probe
 from ptychi_neural.runs.sections import DataAlone, DataSection
 from ptychi_neural.scans import Scan, load_scan
@@ -44,7 +50,7 @@ def section_of(path: Path, product: Path | None, changes: Sequence[str]) -> Data
             raise ValueError("the run file has no section [data]: its scan is simulated.")
         return section
     problems: list[str] = []
-    contents = contents_of(path, product, contents)
+    contents = without_none(DataAlone, contents_of(path, product, contents))
     frame = validated(DataAlone, contents, list(key_names(DataAlone)), problems)
     if frame is not None:
         frame.data.locate(Path.cwd(), None, problems)

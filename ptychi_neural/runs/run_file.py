@@ -24,6 +24,7 @@ from ptychi_neural.runs.configuration import (
     parse_changes,
     read_toml,
     validated,
+    without_none,
 )
 from ptychi_neural.runs.engines import CATALOGUE
 from ptychi_neural.runs.measured import contents_of
@@ -209,7 +210,7 @@ def run_from(
             f"{keys}: a simulated scan takes no [data]; leave it out, or write the scan to files "
             "(ptychi-neural simulate) and name them in data.diffraction"
         )
-    frame = validated(Sections, rest, names, problems)
+    frame = validated(Sections, without_none(Sections, rest), names, problems)
     options = checked_options(options_class, chosen, names, problems) if known_engine else None
     simulation = None
     if frame is not None:

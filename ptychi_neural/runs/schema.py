@@ -36,6 +36,11 @@ def run_file_schema() -> dict[str, Any]:
     ['data', 'data_options', 'engine', 'object_options']
     """
     schema = TypeAdapter(Sections).json_schema(schema_generator=_OfRunFiles)
+    for name, section in schema["properties"].items():  # A mistake is told of a key inside it.
+        schema["properties"][name] = section.get("anyOf", [section])[0]
+    for definition in schema["$defs"].values():  # Kinds are told by name, defaults or not.
+        if "const" in definition.get("properties", {}).get("kind", {}):
+            definition["required"] = sorted({*definition.get("required", []), "kind"})
     definitions = schema.setdefault("$defs", {})
     rules = []
     for name, options_class in ENGINES.items():

@@ -1,6 +1,7 @@
 """A folder in which scans arrive: each is reconstructed once, by one run file for all."""
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -8,22 +9,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from ptychi_neural.counted import counted
-from ptychi_neural.runs.configuration import RunFileError, key_names, merged, read_toml, validated
-from ptychi_neural.runs.folders import PROVENANCE
+from ptychi_neural.runs.configuration import (
+    RunFileError,
+    key_names,
+    merged,
+    read_toml,
+    validated,
+    without_none,
+)
+from ptychi_neural.runs.folders import PROVENANCE, WrittenByOther
 from ptychi_neural.runs.provenance import write_json
 from ptychi_neural.runs.reconstruct import reconstruct
 from ptychi_neural.runs.run_file import RunFile, run_from
-from ptychi_neural.runs.sections import DataSection
+from ptychi_neural.runs.sections import DataAlone
 from ptychi_neural.scans.formats import READERS
+from ptychi_neural.scans.links import linked_files
 
 SCAN = "{scan}"
 """What stands in a template's file names for the name of a scan."""
 
 STATE = "watch.json"
 
+SHORTEST_S = 0.1
+"""Seconds between two looks at the least."""
+
 Files = list[list[Any]]
-"""Path, size and time of change of each file of a scan."""
+"""Path, size and time of change of each file of a scan; 0 and 0 of a linked one that is missing."""
 
 
 @dataclass
@@ -42,7 +56,8 @@ class FolderWatch:
     in ``data.product`` and ``data.reference``. A scan is taken when all of its files exist and
     have not changed for ``settle_s``. Results go to ``output_folder/<scan>``. What was done, and
     what was set aside for which reason, is in ``watch.json`` there, from which another watch goes
-    on. A scan that was set aside is tried again when its files change.
+    on. A scan that was set aside is tried again when its files change. Several watches of a folder
+    share its scans.
 
     Parameters
     ----------
@@ -87,11 +102,11 @@ class FolderWatch:
         checked = self._checked()
         self.output_folder = Path(self.output_folder or checked.output_folder)
         self._file = self.output_folder / STATE
-        self.state: dict[str, dict[str, Any]] = {}
-        if self._file.is_file():
-            self.state = json.loads(self._file.read_text(encoding="utf-8"))["scans"]
-        if self.retry:
-            self.state = {k: v for k, v in self.state.items() if v["state"] != "set aside"}
+        self.state: dict[str, dict[str, Any]] = self._kept()
+        if self.retry and self.state:
+            with self._alone():
+                self.state = {k: v for k, v in self._kept().items() if v["state"] != "set aside"}
+                write_json(self._file, {"scans": self.state})
         self._seen: dict[str, _Seen] = {}
 
     def run(self, every_s: float = 5.0, once: bool = False) -> bool:
@@ -110,15 +125,21 @@ class FolderWatch:
             Whether a reconstruction was interrupted, which ends the watch.
         """
         while True:
+            self.state = self._kept()
             waiting = list(self._waiting())
             ready = [name for name, files in waiting if self._has_settled(name, files)]
+            n_done = 0
             for name in ready:
-                if self._reconstruct(name):
-                    return True
-            if once and len(ready) == len(waiting):
+                try:
+                    if self._reconstruct(name):
+                        return True
+                    n_done += 1
+                except WrittenByOther:  # as by another watch, which notes what becomes of it
+                    continue
+            if once and n_done == len(waiting):
                 return False
-            if not ready:
-                time.sleep(min(every_s, self.settle_s) if once else every_s)
+            if not n_done:
+                time.sleep(min(every_s, max(self.settle_s, SHORTEST_S)) if once else every_s)
 
     # --- the template ------------------------------------------------------------------------
 
@@ -126,7 +147,10 @@ class FolderWatch:
         """Check all of the template that does not depend on a scan."""
         problems: list[str] = []
         data = self._contents.get("data", {})
-        validated(DataSection, data, list(key_names(DataSection)), problems)
+        contents = without_none(DataAlone, {"data": data})
+        frame = validated(DataAlone, contents, list(key_names(DataAlone)), problems)
+        if frame is not None:
+            problems += [f"data.{problem}" for problem in frame.data.problems()]
         if "simulation" in self._contents:
             problems.append("simulation: a template names measured data")
         if SCAN not in str(data.get("diffraction", "")):
@@ -154,7 +178,8 @@ class FolderWatch:
         for path in sorted(self.folder.glob(pattern.replace(SCAN, "*"))):
             matched = name_of.fullmatch(path.relative_to(self.folder).as_posix())
             name = matched["scan"] if matched else "."
-            files = None if name.startswith(".") else self._files(name)
+            is_done = self.state.get(name, {}).get("state") == "done"
+            files = None if is_done or name.startswith(".") else self._files(name)
             if files is None or self._is_known(name, files):
                 continue
             yield name, files
@@ -168,10 +193,13 @@ class FolderWatch:
             beside = (reader.product_beside(paths[0]) for reader in READERS.values())
             paths += [path for path in beside if path is not None and path.is_file()]
         try:
-            found = [(path, path.stat()) for path in paths]
+            found = [_stated(path, path.stat()) for path in paths]
         except FileNotFoundError:
             return None
-        return [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in found]
+        for path in linked_files(paths[0]):  # of a master that may be there before its data
+            is_there = path.is_file()
+            found.append(_stated(path, path.stat()) if is_there else [str(path), 0, 0])
+        return found
 
     def _is_known(self, name: str, files: Files) -> bool:
         known = self.state.get(name)
@@ -190,15 +218,26 @@ class FolderWatch:
     # --- results -----------------------------------------------------------------------------
 
     def _reconstruct(self, name: str) -> bool:
-        """Reconstruct a scan or set it aside; tell whether the watch was interrupted."""
+        """Reconstruct a scan or set it aside; tell whether the watch was interrupted.
+
+        Raises
+        ------
+        WrittenByOther
+            If another run is at it.
+        """
         assert self.output_folder is not None
-        files, target = self._seen.pop(name).files, self.output_folder / name
+        files, target = self._seen[name].files, self.output_folder / name
+        self.state = self._kept()
+        if self._is_known(name, files):  # since the folder was looked at
+            return False
         interrupted = self.state.get(name, {}).get("state") == "interrupted"
         if (target / PROVENANCE).is_file() and not interrupted:
             self._note(name, files, "done", "there is a result")
             return False
         try:
             result = reconstruct(self._run_of(name), target, interrupted, show_progress=False)
+        except WrittenByOther:
+            raise
         except Exception as error:
             told = isinstance(error, ValueError | OSError | FloatingPointError)
             reason = str(error) if told else f"{type(error).__name__}: {error}"
@@ -216,11 +255,34 @@ class FolderWatch:
     def _note(self, name: str, files: Files, state: str, reason: str) -> None:
         """Note what became of a scan, so that another watch goes on from here."""
         assert self.output_folder is not None
-        self.state[name] = {"state": state, "reason": reason, "files": files}
-        self.output_folder.mkdir(parents=True, exist_ok=True)
-        write_json(self._file, {"scans": self.state})
+        self._seen.pop(name, None)
+        with self._alone():
+            self.state = self._kept() | {name: {"state": state, "reason": reason, "files": files}}
+            write_json(self._file, {"scans": self.state})
         tell = self.complain if self.complain and state == "set aside" else self.say
         tell(f"{name}: {state}: {reason}")
+
+    def _kept(self) -> dict[str, dict[str, Any]]:
+        """What this watch and others have noted."""
+        if not self._file.is_file():
+            return {}
+        try:
+            scans: dict[str, dict[str, Any]] = json.loads(self._file.read_text("utf-8"))["scans"]
+        except (ValueError, LookupError, TypeError) as error:
+            raise ValueError(
+                f"{self._file} does not tell what became of scans ({error}); put back what a watch "
+                "wrote, or remove it: scans that have a result are not reconstructed again."
+            ) from error
+        return scans
+
+    def _alone(self) -> FileLock:
+        """Keep other watches from noting anything."""
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(self._file.with_name(f".{STATE}.lock"))
+
+
+def _stated(path: Path, stat: os.stat_result) -> list[Any]:
+    return [str(path), stat.st_size, stat.st_mtime_ns]
 
 
 def _named(value: Any, name: str) -> Any:

@@ -137,6 +137,32 @@ def source_path(owner: str, name: str, what: str) -> Path:
     )
 
 
+def linked_files(path: Path) -> list[Path]:
+    """Files that external links and virtual datasets of an HDF5 file name, there or not.
+
+    None where the file is none of HDF5, or cannot be read yet.
+    """
+    names: list[str] = []
+
+    def look(name: str, link: object) -> None:
+        if isinstance(link, h5py.ExternalLink):
+            names.append(link.filename)
+
+    def look_inside(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset) and item.is_virtual:
+            names.extend(source.file_name for source in item.virtual_sources())
+
+    if not path.is_file() or not h5py.is_hdf5(path):
+        return []
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems_links(look)
+            file.visititems(look_inside)
+    except (OSError, RuntimeError):
+        return []
+    return [path.parent / name for name in dict.fromkeys(names) if name != "."]
+
+
 def _check_target(file: h5py.File, name: str, what: str, n_followed: int) -> None:
     check_links(file, name, n_followed + 1)
     if file.get(name.rstrip("/")) is None:

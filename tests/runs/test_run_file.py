@@ -158,6 +158,32 @@ def test_an_ill_typed_value_is_refused_by_its_dotted_name(tmp_path, key, value, 
     assert complaint in problem
 
 
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("crop = [1]", "data.crop: [1] lacks item 2"),
+        ("raster = { step_m = 1.0 }", "data.raster.shape: required"),
+        ("probe = { semi_angle_rad = 1.0 }", "data.probe.kind: required, one of mean_pattern, "),
+        ('probe = { kind = "lens" }', "data.probe.kind: no 'lens', choose from mean_pattern, "),
+        ('probe = { kind = "zone_plate", diameter_m = 1.0 }', "data.probe.outermost_zone_width_m"),
+        ('probe = { kind = "aperture", angle = 1.0 }', "data.probe.angle: unknown key"),
+    ],
+)
+def test_mistakes_inside_data_are_told_by_their_whole_name(problems, scan_folder, value, problem):
+    text = f'[data]\nfolder = "{scan_folder}"\ndiffraction = "diffraction.h5"\n{value}'
+    assert any(line.startswith(problem) for line in problems(text))
+
+
+def test_none_leaves_out_a_key_of_data(tmp_path, scan_folder):
+    path = tmp_path / "run.toml"
+    path.write_text(f'[data]\nfolder = "{scan_folder}"\ndiffraction = "diffraction.h5"\nbin = 2')
+    run = read_run_file(path, changes=parse_changes(["data.reference=none", "data.crop=none"]))
+    assert run.data.reference is None
+    assert run.data.crop is None
+    with pytest.raises(RunFileError, match=r"data\.bin"):
+        read_run_file(path, changes=parse_changes(["data.bin=none"]))
+
+
 def test_all_problems_are_listed_at_once(problems):
     found = problems(
         """

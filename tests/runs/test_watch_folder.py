@@ -3,12 +3,14 @@
 import json
 import shutil
 
+import h5py
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from ptychi_neural.cli import app
 from ptychi_neural.runs import watch_folder
+from ptychi_neural.runs.folders import WrittenByOther
 from ptychi_neural.runs.watch_folder import FolderWatch
 from ptychi_neural.scans import read_product, write_scan
 from ptychi_neural.simulation import write_simulation
@@ -96,6 +98,50 @@ def test_a_scan_waits_for_all_of_its_files_and_until_they_are_written(folders, m
     assert look() == ["first", "second"]
 
 
+def test_a_master_is_tried_again_when_the_data_that_it_links_arrive(folders, simulated):
+    scans = folders[0]
+    shutil.rmtree(scans / "second")
+    (scans / "first" / "diffraction.h5").unlink()
+    with h5py.File(scans / "first" / "diffraction.h5", "w") as file:
+        file["entry/data/data_000001"] = h5py.ExternalLink("data_1.h5", "/entry/data/data")
+    lines = watch(folders)
+    assert lines[0].startswith("first: set aside: ")
+    assert "data_1.h5" in lines[0]
+    assert watch(folders) == []
+    with h5py.File(scans / "first" / "data_1.h5", "w") as file:
+        file["entry/data/data"] = simulated.scan.patterns
+    assert watch(folders)[0].startswith("first: done")
+
+
+def test_two_watches_share_the_scans_of_a_folder(folders, monkeypatch):
+    first = FolderWatch(*folders, settle_s=0, say=(lines := []).append)
+    whole, others = watch_folder.reconstruct, []
+
+    def beside_another(run, target, *args, **kwargs):
+        if target.name == "second" and not others:  # The other has begun it, and ends it later.
+            others.append(target)
+            raise WrittenByOther(f"{target}: another run writes to it.")
+        return whole(run, target, *args, **kwargs)
+
+    monkeypatch.setattr(watch_folder, "reconstruct", beside_another)
+    second = FolderWatch(*folders, settle_s=0, say=(seconds := []).append)
+    second.run(every_s=0.01, once=True)  # It notes what the first has not yet read.
+    assert [line.split(": ")[:2] for line in seconds] == [["first", "done"], ["second", "done"]]
+    assert first.run(every_s=0.01, once=True) is False
+    assert lines == []
+    assert {name: noted["state"] for name, noted in state_of(folders).items()} == {
+        "first": "done",
+        "second": "done",
+    }
+
+
+def test_a_state_that_cannot_be_read_is_named(folders):
+    folders[2].mkdir()
+    (folders[2] / "watch.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"watch.json does not tell.*remove it"):
+        FolderWatch(*folders)
+
+
 def interrupt(monkeypatch):
     """Let every reconstruction tell that it was interrupted."""
     whole = watch_folder.reconstruct
@@ -170,7 +216,9 @@ def test_the_command_watches_whole_scan_files(folders, simulated):
     [
         ("{scan}/diffraction.h5", "diffraction.h5", "write {scan}"),
         ("num_epochs", "num_epoch", "num_epoch"),
-        ("product =", "produkt =", "produkt"),
+        ("product =", "produkt =", r"data\.produkt"),
+        ("[data]", "[data]\nbin = 0", r"data\.bin"),
+        ("[data]", "[data]\ncenter = [1, 2]", r"data\.center"),
     ],
 )
 def test_a_template_is_checked_before_the_watch_begins(folders, before, after, message):

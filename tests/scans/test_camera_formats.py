@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from dm4_files import write_dm4
 from ptychi_neural.scans import load_scan, read_diffraction, read_product
 from ptychi_neural.scans.preparation import Preparation
 
@@ -136,28 +137,31 @@ def test_mib_files_are_read_and_need_a_raster(tmp_path, cube):
         load_scan(tmp_path / "a.mib")
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
 @pytest.mark.parametrize("camera_first", [False, True])
-def test_dm4_files_are_read_with_their_calibration(tmp_path, cube, camera_first):
+def test_dm4_files_are_read_with_their_calibration(tmp_path, cube, camera_first, dtype):
     pytest.importorskip("rsciio")
-    writer = pytest.importorskip("nionswift_plugin.DM_IO.dm3_image_utils")
-    data = pytest.importorskip("nion.data")
-    from nion.data import Calibration, DataAndMetadata
-
-    assert data
-    axes = [Calibration.Calibration(0, 2, "nm")] * 2 + [Calibration.Calibration(0, 1.5, "mrad")] * 2
-    stored = cube
+    axes = [(2, "nm"), (3, "nm"), (1.5, "mrad"), (1.5, "mrad")]
+    stored = cube.astype(dtype)
     if camera_first:  # as the scan is the inner loop of some microscopes
-        stored, axes = np.moveaxis(cube, (0, 1), (2, 3)).copy(), axes[2:] + axes[:2]
-    described = DataAndMetadata.DataDescriptor(False, 2, 2)
-    image = DataAndMetadata.new_data_and_metadata(
-        stored, dimensional_calibrations=axes, data_descriptor=described
-    )
-    with open(tmp_path / "a.dm4", "wb") as file:
-        writer.save_image(image, file, 4)
+        stored, axes = np.moveaxis(stored, (0, 1), (2, 3)).copy(), axes[2:] + axes[:2]
+    write_dm4(tmp_path / "a.dm4", stored, axes, voltage_V=200e3)
     np.testing.assert_array_equal(read_diffraction(tmp_path / "a.dm4").patterns, frames(cube))
     scan = read_product(tmp_path / "a.dm4")
-    np.testing.assert_allclose(scan.positions_px[5], [2e-9, 2e-9])
+    np.testing.assert_allclose(scan.positions_px[5], [2e-9, 3e-9])
     assert scan.attributes["detector_pixel_angle_rad"] == pytest.approx(1.5e-3)
+    assert scan.wavelength_m == pytest.approx(2.508e-12, rel=1e-3)  # of electrons of 200 keV
+    with pytest.warns(UserWarning, match="mean pattern"):
+        loaded = load_scan(tmp_path / "a.dm4", preparation=Preparation(crop=(14, 14)))
+    assert loaded.pixel_size_m == pytest.approx(2.508e-12 / (14 * 1.5e-3), rel=1e-3)
+
+
+def test_a_dm4_file_without_a_voltage_asks_for_the_energy(tmp_path, cube):
+    pytest.importorskip("rsciio")
+    axes = [(2, "nm"), (2, "nm"), (1.5, "mrad"), (1.5, "mrad")]
+    write_dm4(tmp_path / "a.dm4", cube, axes)
+    with pytest.raises(ValueError, match="electron_energy_eV"):
+        load_scan(tmp_path / "a.dm4")
 
 
 def test_without_the_extra_it_is_named(tmp_path, cube, monkeypatch):

@@ -93,6 +93,24 @@ def _signal(path: StrPath) -> tuple[Any, list[Axis], float | None]:
         Axis(axis["size"], float(axis["scale"] or 0), str(axis["units"] or ""))
         for axis in sorted(signal["axes"], key=lambda axis: axis["index_in_array"])
     ]
-    instrument = signal["metadata"].get("Acquisition_instrument", {})
-    energy_keV = instrument.get("TEM", {}).get("beam_energy")
+    energy_keV = _beam_energy_keV(signal)
     return signal["data"], axes, 1e3 * float(energy_keV) if energy_keV else None
+
+
+def _beam_energy_keV(signal: dict[str, Any]) -> Any:
+    """The energy of the electrons, where the file tells it.
+
+    RosettaSciIO has it in the metadata of some formats, and of others tells where it lies among
+    what the file says itself.
+    """
+    microscope = signal["metadata"].get("Acquisition_instrument", {}).get("TEM", {})
+    if "beam_energy" in microscope:
+        return microscope["beam_energy"]
+    for place, (name, converted) in signal.get("mapping", {}).items():
+        if name.endswith(".beam_energy"):
+            found: Any = signal.get("original_metadata", {})
+            for key in place.split("."):
+                found = found.get(key) if isinstance(found, dict) else None
+            if found is not None:
+                return found if converted is None else converted(found)
+    return None
