@@ -109,3 +109,11 @@ Page = Annotated[
         help="Show a followed scan at http://127.0.0.1:PORT in a browser; 0: any port.",
     ),
 ]
+OnlyCells = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only",
+        metavar="NAME=LABEL,...",
+        help="Run these of an axis, object, seed or engine alone. Repeatable.",
+    ),
+]

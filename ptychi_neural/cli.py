@@ -16,6 +16,7 @@ from ptychi_neural.arguments import (
     Follow,
     OfPatterns,
     OfPositions,
+    OnlyCells,
     Output,
     Overwrite,
     Page,
@@ -306,11 +307,9 @@ def benchmark(
         ),
     ] = None,
     whole: Annotated[
-        bool,
-        typer.Option(
-            "--whole", help="Run all of the suite; else what two CPU cores do in an hour."
-        ),
+        bool, typer.Option("--whole", help="Run all; else what two CPU cores do in an hour.")
     ] = False,
+    only: OnlyCells = None,
     output: Output = None,
     data: Data = None,
     figures_only: Annotated[
@@ -342,13 +341,13 @@ def benchmark(
             told(str(benchmarks.stream_benchmark(output)))
             return
         result = benchmarks.benchmark(
-            suite, output, data, whole=whole, overwrite=overwrite, figures_only=figures_only
+            *(suite, output, data),
+            whole=whole,
+            only=only or [],
+            overwrite=overwrite,
+            figures_only=figures_only,
         )
-    n_recorded = int(result.cells["recorded"].sum())
-    told(
-        f"{result.folder}: {counted(result.n_run, 'cells')} run, {n_recorded} of "
-        f"{len(result.cells)} recorded; see table.md"
-    )
+    told(result.report)
     if result.failed:
         failed = counted(len(result.failed), "cells")
         complained(f"{failed} failed or diverged: {'; '.join(result.failed)}")

@@ -195,6 +195,32 @@ def test_the_reduced_form_takes_its_cells_from_the_same_records(suite_file, fold
     assert set(result.cells.seed) == {"1"}
 
 
+def test_chosen_labels_are_run_in_the_place_of_those_of_the_form(suite_file, tmp_path):
+    def run_only(*only):
+        result = benchmark(suite_file, tmp_path / "tiny", only=only, show_progress=False)
+        return result.n_run, [tuple(row) for row in result.cells[["dose", "seed", "engine"]].values]
+
+    first = ("1e3", "0", "lsqml")  # the reduced form has seed 1
+    assert run_only("seed=0", "engine=lsqml", "dose=1e3") == (1, [first])
+    second, third = ("1e3", "1", "lsqml"), ("1e5", "1", "lsqml")
+    assert run_only("engine=lsqml", "dose=1e3, 1e5") == (2, [first, second, third])
+    assert run_only("dose=1e3", "engine=lsqml", "dose=1e5")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("only", "message"),
+    [
+        ("seed=7", "--only seed: there is no 7, only 0, 1"),
+        ("seed", "--only seed: there is no , only 0, 1"),
+        ("dosage=1e3", "--only dosage: there is no such name, only dose, overlap, object, seed, e"),
+    ],
+)
+def test_labels_that_a_suite_has_not_are_refused(suite_file, tmp_path, only, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        benchmark(suite_file, tmp_path / "tiny", only=[only])
+    assert not (tmp_path / "tiny").exists()
+
+
 def test_an_interrupted_benchmark_keeps_what_is_finished_and_goes_on(
     suite_file, tmp_path, monkeypatch
 ):
@@ -401,6 +427,8 @@ def test_the_command_goes_on_with_a_benchmark(suite_file, finished, tmp_path, mo
     result = CliRunner().invoke(app, ["benchmark", str(suite_file)])
     assert result.exit_code == 0, result.output
     assert "0 cells run, 4 of 4 recorded" in result.output
+    result = CliRunner().invoke(app, ["benchmark", str(suite_file), "--only", "seed=0"])
+    assert "0 cells run, 8 of 8 recorded" in result.output
 
 
 # --- positions and bars ------------------------------------------------------------------------

@@ -29,7 +29,11 @@ class Cell:
     """Wall time after which the engine is stopped."""
 
     @property
+    def labels(self) -> dict[str, str]:
+        """What tells the cell from others: its coordinates and its engine."""
+        return {**self.coordinates, "engine": self.engine}
+
+    @property
     def key(self) -> str:
         """The cell's name, which is also that of its record."""
-        labels = {**self.coordinates, "engine": self.engine}
-        return ",".join(f"{name}={label}" for name, label in labels.items())
+        return ",".join(f"{name}={label}" for name, label in self.labels.items())

@@ -13,6 +13,7 @@ from ptychi_neural.comparison.benchmark.plan import Plan, make_plans
 from ptychi_neural.comparison.benchmark.record import find_record, record_path
 from ptychi_neural.comparison.benchmark.report import write_report
 from ptychi_neural.comparison.benchmark.run_cell import run_cell
+from ptychi_neural.comparison.benchmark.selection import selected_cells
 from ptychi_neural.comparison.benchmark.suite_files import read_suite
 from ptychi_neural.comparison.target import Target, load_with_target
 from ptychi_neural.counted import counted
@@ -41,6 +42,14 @@ class BenchmarkResult:
     failed: list[str] = field(default_factory=list)
     """Names of the cells that failed or diverged now. Those that failed have no record."""
 
+    @property
+    def report(self) -> str:
+        """One line that says how much of the benchmark is there."""
+        return (
+            f"{self.folder}: {counted(self.n_run, 'cells')} run, {self.cells['recorded'].sum()} of "
+            f"{len(self.cells)} recorded; see table.md"
+        )
+
 
 def benchmark(
     suite_file: str | Path,
@@ -48,6 +57,7 @@ def benchmark(
     data_folder: str | Path | None = None,
     *,
     whole: bool = False,
+    only: Sequence[str] = (),
     overwrite: bool = False,
     figures_only: bool = False,
     show_progress: bool = True,
@@ -68,6 +78,9 @@ def benchmark(
         Folder of measured scans, see ``read_run_file``.
     whole : bool
         Run the whole suite instead of its reduced form.
+    only : sequence of str
+        Labels that are run in the place of those of the form, as ``"engine=lsqml,neural"`` or
+        ``"seed=1"``; see ``selected_cells``.
     overwrite : bool
         Run cells again whose records have other settings, or cannot be read.
     figures_only : bool
@@ -80,8 +93,8 @@ def benchmark(
     FileExistsError
         If the folder holds something else.
     FileNotFoundError, ValueError
-        If the suite is not valid, data or all records are missing, or a record does not belong to
-        the suite.
+        If the suite is not valid, data or all records are missing, a record does not belong to the
+        suite, or there is no cell with the labels of ``only``.
     KeyboardInterrupt
         At Ctrl-C; the cell that was running is lost, finished ones keep their records.
     """
@@ -96,7 +109,7 @@ def benchmark(
         raise FileNotFoundError(
             f"{records}: there are no records to draw; leave out --figures-only to make them."
         )
-    cells = suite.cells(whole)
+    cells = selected_cells(suite, whole, only, records)
     plans = [] if figures_only else list(make_plans(suite, path, cells, data_folder))
     pending = [plan for plan in plans if not plan.is_recorded(records, overwrite)]
     if pending:
