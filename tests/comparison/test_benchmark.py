@@ -289,8 +289,9 @@ def test_a_generator_that_was_trained_anew_is_not_the_one_that_was_run(tiny_suit
         task.run(0)
         task.reconstructor.save_generator(path, overwrite=True)
 
-    path, suite = tmp_path / "generator.safetensors", tmp_path / "trained.toml"
-    checkpoint = f'"reconstructor_options.generator.checkpoint" = "{path}"'
+    path, suite = tmp_path / "generator-1.safetensors", tmp_path / "trained.toml"
+    by_seed = tmp_path / "generator-{seed}.safetensors"  # the reduced form has seed 1
+    checkpoint = f'"reconstructor_options.generator.checkpoint" = "{by_seed}"'
     engine = f'"reconstructor_options.num_epochs" = 0, {checkpoint}'
     engines = f'[engines]\ntrained = {{ engine = "neural", changes = {{ {engine} }} }}\n'
     reduced = '[reduced]\nengines = ["trained"]\naxes = { dose = ["1e3"] }'

@@ -150,5 +150,6 @@ def make_plans(
 def _plan(suite: Suite, cell: Cell, run: RunFile) -> Plan:
     variant = suite.engines[cell.engine]
     engine = variant.engine or cell.engine
-    options = engine_options(engine, run, merged({}, variant.changes))
+    changes = json.loads(json.dumps(variant.changes).replace("{seed}", str(cell.seed)))
+    options = engine_options(engine, run, merged({}, changes))
     return Plan(suite, cell, run, engine, options)

@@ -35,8 +35,8 @@ def selected_cells(suite: Suite, whole: bool, only: Sequence[str], records: Path
     kept, known = _labels(cells), _labels(every)
     chosen: dict[str, list[str]] = {}
     for text in only:
-        name, _, labels = text.partition("=")
-        chosen.setdefault(name.strip(), []).extend(label.strip() for label in labels.split(","))
+        name, _, listed = text.partition("=")
+        chosen.setdefault(name.strip(), []).extend(label.strip() for label in listed.split(","))
     for name, labels in chosen.items():
         if name not in known:
             raise ValueError(f"--only {name}: there is no such name, only {', '.join(known)}.")

@@ -71,7 +71,8 @@ class Variant(_Model):
     """Engine of the catalogue. None: the one of the variant's name."""
 
     changes: dict[str, Any] = {}
-    """Options, dotted or nested, that differ from those of all engines and the engine's own."""
+    """Options, dotted or nested, that differ from those of all engines and the engine's own. In
+    texts ``{seed}`` stands for the cell's seed: ``"results/{seed}/generator-best.safetensors"``."""
 
     after: Label | None = None
     """Engine of the suite from whose object, probe and positions this one starts, as the other
