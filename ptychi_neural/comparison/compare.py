@@ -236,4 +236,5 @@ def _draw(comparison: Comparison, folder: Path) -> None:
             for engine, snapshot in best.items()
         },
         title=f"{scan.name}: each engine at its best held-out likelihood",
+        pixel_size_m=scan.known_pixel_size_m,
     )

@@ -15,6 +15,7 @@ from ptychi_neural.evaluation.resolution import (
     fourier_ring_correlation,
     resolution_px,
 )
+from ptychi_neural.evaluation.scale_bars import add_scale_bar, length_unit
 from ptychi_neural.scans.hdf5 import StrPath
 
 if TYPE_CHECKING:  # importing matplotlib takes a second
@@ -37,6 +38,7 @@ def comparison_figure(
     *,
     captions: Mapping[str, str] | None = None,
     title: str = "",
+    pixel_size_m: float | None = None,
     overwrite: bool = False,
 ) -> None:
     """Draw amplitude, phase, difference and Fourier ring correlation of objects, each in a row.
@@ -61,6 +63,8 @@ def comparison_figure(
         Words under an object's name.
     title : str
         Above the picture.
+    pixel_size_m : float, optional
+        Size of an object pixel; without it lengths are in pixels.
     overwrite : bool
         Whether an existing file may be replaced.
 
@@ -105,9 +109,10 @@ def comparison_figure(
             ax.set(xticks=[], yticks=[])
         row[0].set_ylabel("\n".join(filter(None, [name, (captions or {}).get(name)])))
         if name in objects:
-            _draw_rings(row[3], {name: curves[name]}, colours)
+            _draw_rings(row[3], {name: curves[name]}, colours, pixel_size_m)
+    add_scale_bar(axes[0, 0], width, pixel_size_m)
     axes[0, 2].axis("off")
-    _draw_rings(axes[0, 3], curves, colours)
+    _draw_rings(axes[0, 3], curves, colours, pixel_size_m)
     axes[0, 2].text(0.5, 0, f"difference from\n{reference_name}", ha="center", va="bottom")
     for k, heading in {0: "amplitude", 1: "phase (rad)", 3: "Fourier ring correlation"}.items():
         axes[0, k].set_title(heading)
@@ -184,7 +189,10 @@ _PALETTES = ("gray", "inferno", "viridis")
 
 
 def _draw_rings(
-    ax: Axes, curves: Mapping[str, RingCorrelation], colours: Mapping[str, str]
+    ax: Axes,
+    curves: Mapping[str, RingCorrelation],
+    colours: Mapping[str, str],
+    pixel_size_m: float | None = None,
 ) -> None:
     for name, rings in curves.items():
         ax.plot(rings.frequencies, rings.correlation, color=colours[name], label=name, lw=1.4)
@@ -193,4 +201,9 @@ def _draw_rings(
     ax.grid(alpha=0.3)
     if len(curves) == 1:
         (rings,) = curves.values()
-        ax.text(0.02, 0.03, f"period resolved: {resolution_px(rings, HALF):.2f} px")
+        period_px = resolution_px(rings, HALF)
+        told = f"period resolved: {period_px:.2f} px"
+        if pixel_size_m is not None:
+            scale, unit = length_unit(period_px * pixel_size_m)
+            told += f" ({period_px * pixel_size_m * scale:.3g} {unit})"
+        ax.text(0.02, 0.03, told)

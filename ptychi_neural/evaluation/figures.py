@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ptychi_neural.evaluation.scale_bars import length_unit
 from ptychi_neural.scans.hdf5 import StrPath, replacing
 
 if TYPE_CHECKING:  # importing matplotlib takes a second
@@ -159,7 +160,9 @@ def _draw_losses(axes: Sequence[Axes], table: Mapping[str, ArrayLike]) -> None:
         finite = np.isfinite(values)
         marker = "." if finite.sum() < 30 else None
         ax.plot(epochs[finite], values[finite], marker=marker)
-        if finite.any() and values[finite].min() > 0:
+        shown = values[finite]
+        # Labels of a logarithmic axis that spans less than a decade run into each other.
+        if finite.any() and 0 < 10 * shown.min() < shown.max():
             ax.set_yscale("log")
         ax.set(ylabel=str(name))
         ax.grid(alpha=0.3, which="both")
@@ -202,7 +205,7 @@ def _extent(
     height, width = shape
     if pixel_size_m is None:
         return (-0.5, width - 0.5, height - 0.5, -0.5), "px"
-    scale, unit = (1e6, "µm") if max(shape) * pixel_size_m > 1e-6 else (1e9, "nm")
+    scale, unit = length_unit(max(shape) * pixel_size_m)
     y, x = (n / 2 * pixel_size_m * scale for n in shape)
     return (-x, x, y, -y), unit
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ptychi_neural.counted import counted
 from ptychi_neural.evaluation.figures import save_figure
+from ptychi_neural.evaluation.scale_bars import length_unit
 from ptychi_neural.scans.hdf5 import StrPath
 
 if TYPE_CHECKING:  # importing matplotlib takes a second
@@ -56,7 +57,7 @@ def inspection_figure(
     probe : ndarray, optional
         (n_opr_modes, n_modes, h, w) probe, which belongs to the positions.
     pixel_size_m : float, optional
-        Size of an object pixel, with which axes are in micrometres.
+        Size of an object pixel, with which axes are in units of length.
     title : str, optional
         Above the picture.
     overwrite : bool
@@ -79,11 +80,14 @@ def inspection_figure(
     _draw_variation(axes[0, 1], patterns, valid)
     _draw_counts(axes[0, 2], patterns, valid, frame_numbers, dropped)
     if positions_px is not None and probe is not None:
-        scale, unit = (1.0, "px") if pixel_size_m is None else (1e6 * pixel_size_m, "um")
+        scale, unit = 1.0, "px"
+        if pixel_size_m is not None:
+            per_m, unit = length_unit(float(np.ptp(positions_px, axis=0).max()) * pixel_size_m)
+            scale = per_m * pixel_size_m
         intensity = (np.abs(probe[0]) ** 2).sum(axis=0)
         _draw_positions(axes[1, 0], positions_px * scale, intensity, scale, unit)
         _draw_overlap(axes[1, 1], positions_px, intensity, scale, unit)
-        _draw_steps(axes[1, 2], positions_px * scale, unit)
+        _draw_steps(axes[1, 2], positions_px, pixel_size_m)
     save_figure(figure, path, overwrite)
 
 
@@ -182,11 +186,15 @@ def _draw_overlap(
     )
 
 
-def _draw_steps(ax: Axes, positions: NDArray[np.floating], unit: str) -> None:
+def _draw_steps(ax: Axes, positions_px: NDArray[np.floating], pixel_size_m: float | None) -> None:
     from scipy.spatial import cKDTree
 
-    if len(positions) > 1:
-        distances, _ = cKDTree(positions).query(positions, k=2)
+    unit = "px"
+    if len(positions_px) > 1:
+        distances, _ = cKDTree(positions_px).query(positions_px, k=2)
+        if pixel_size_m is not None:
+            per_m, unit = length_unit(float(distances[:, 1].max()) * pixel_size_m)
+            distances = distances * pixel_size_m * per_m
         # A raster's distances are all the same, up to rounding: bins begin at 0.
         ax.hist(distances[:, 1], bins=40, range=(0, 1.1 * distances[:, 1].max() or 1))
     ax.set(title="distance to the nearest neighbour", xlabel=unit, ylabel="positions")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -19,12 +18,12 @@ from ptychi_neural.evaluation.figures import (
     MAX_PROBE_MODES,
     hue_and_brightness,
 )
+from ptychi_neural.evaluation.scale_bars import add_scale_bar
 from ptychi_neural.scans import Scan
 
 if TYPE_CHECKING:  # importing matplotlib takes a second
     from matplotlib.figure import Figure
 
-UNITS = (("mm", 1e-3), ("µm", 1e-6), ("nm", 1e-9), ("pm", 1e-12))
 DOTS_PER_INCH = 160
 
 
@@ -152,7 +151,7 @@ def probe_figure(pictures: Pictures) -> Figure:
         ax.imshow(hue_and_brightness(pictures.probe[k]), interpolation="nearest")
         ax.set_title(f"mode {k + 1}: {power[k] / power.sum():.1%}" if len(power) > 1 else "probe")
         ax.set_axis_off()
-        _add_scale_bar(ax, pictures.probe.shape[-1], pictures.pixel_size_m)
+        add_scale_bar(ax, pictures.probe.shape[-1], pictures.pixel_size_m)
     return figure
 
 
@@ -164,21 +163,6 @@ def save_png(figure: Figure, file: Path | IO[bytes]) -> None:
         file.write_bytes(buffer.getvalue())
     else:
         file.write(buffer.getvalue())
-
-
-def scale_bar(width_m: float) -> tuple[float, str]:
-    """A length of 1, 2 or 5 times a power of ten, of about a quarter of a width, with its label.
-
-    Examples
-    --------
-    >>> scale_bar(3.1e-6)
-    (5e-07, '500 nm')
-    """
-    wanted = width_m / 4
-    power = 10.0 ** math.floor(math.log10(wanted))
-    length_m = max(step * power for step in (1, 2, 5) if step * power <= wanted * (1 + 1e-9))
-    name, unit_m = next(((n, u) for n, u in UNITS if length_m >= u * (1 - 1e-9)), UNITS[-1])
-    return float(f"{length_m:.6g}"), f"{length_m / unit_m:.4g} {name}"
 
 
 def _images(
@@ -198,31 +182,6 @@ def _images(
         if n > 1:
             ax.set_title(f"slice {k + 1}")
         ax.set_axis_off()
-        _add_scale_bar(ax, width, pixel_size_m)
+        add_scale_bar(ax, width, pixel_size_m)
     figure.colorbar(drawn, ax=axes, shrink=0.85, label=title)
     return figure
-
-
-def _add_scale_bar(ax: object, width_px: int, pixel_size_m: float | None) -> None:
-    from matplotlib.font_manager import FontProperties
-    from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
-
-    length, label = scale_bar(width_px if pixel_size_m is None else width_px * pixel_size_m)
-    if pixel_size_m is None:
-        label = f"{length:.4g} px"
-    length_px = length / (pixel_size_m or 1)
-    bar = AnchoredSizeBar(
-        ax.transData,  # type: ignore[attr-defined]
-        length_px,
-        label,
-        "lower right",
-        pad=0.4,
-        borderpad=0.5,
-        sep=3,
-        frameon=True,
-        color="black",
-        size_vertical=width_px / 100,
-        fontproperties=FontProperties(size="small"),
-    )
-    bar.patch.set(alpha=0.75, edgecolor="none")
-    ax.add_artist(bar)  # type: ignore[attr-defined]
