@@ -305,7 +305,7 @@ def _settings(run: dict[str, Any], folder: Path) -> list[str]:
     whole = escape((folder / "run.toml").read_text(encoding="utf-8"))
     return _section(
         "Settings",
-        "<p>What the run file says beside the engine's defaults:</p>",
+        "<p>What the run file says beside the defaults:</p>",
         _table(changed, names_as_they_are=True),
         f"<details><summary>The whole run file</summary><pre>{whole}</pre></details>",
     )

@@ -36,6 +36,7 @@ from ptychi_neural.runs.sections import (
     data_folders,
     located,
 )
+from ptychi_neural.scans.frames import Frames
 from ptychi_neural.scans.hdf5 import replacing
 from ptychi_neural.simulation import SimulationOptions
 
@@ -70,6 +71,13 @@ class Sections(BaseModel):
     simulation: SimulationOptions | None = None
     output: RunOutputSection = RunOutputSection()
 
+
+OF_MODELS: dict[str, type[BaseModel]] = {
+    "data": DataSection,
+    "data.frames": Frames,
+    "output": RunOutputSection,
+}
+"""Sections whose keys have defaults that are not an engine's."""
 
 INHERITED = (
     ("probe_options", "optimizable"),
@@ -244,9 +252,12 @@ def run_from(
 
 
 def beside_defaults(contents: dict[str, Any]) -> dict[str, Any]:
-    """What contents of ``filled_in`` say beside the engine's defaults, by dotted name."""
+    """What contents of ``filled_in`` say beside all defaults, by dotted name."""
     usual = ENGINES[contents.get("engine", "neural")]()
     default = flattened(stated(usual, usual))
+    for section, model in OF_MODELS.items():
+        fields = model.model_fields.items()
+        default |= {f"{section}.{name}": info.default for name, info in fields}
     return {name: v for name, v in flattened(contents).items() if default.get(name) != v}
 
 

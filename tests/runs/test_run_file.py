@@ -10,6 +10,7 @@ from ptychi_neural.runs.run_file import (
     ENGINES,
     RunFile,
     RunFileError,
+    beside_defaults,
     parse_changes,
     read_recipe,
     read_run_file,
@@ -182,6 +183,22 @@ def test_none_leaves_out_a_key_of_data(tmp_path, scan_folder):
     assert run.data.crop is None
     with pytest.raises(RunFileError, match=r"data\.bin"):
         read_run_file(path, changes=parse_changes(["data.bin=none"]))
+
+
+def test_only_what_differs_from_the_defaults_is_told_of_a_run(tmp_path, scan_folder):
+    path = tmp_path / "run.toml"
+    path.write_text(f'[data]\nfolder = "{scan_folder}"\ndiffraction = "diffraction.h5"\nbin = 2')
+    changes = parse_changes(["data.frames.stop=9", "reconstructor_options.num_epochs=3"])
+    told = beside_defaults(read_run_file(path, changes=changes).filled_in())
+    assert told == {
+        "engine": "neural",
+        "data.folder": str(scan_folder),
+        "data.diffraction": "diffraction.h5",
+        "data.bin": 2,
+        "data.frames.stop": 9,
+        "output.folder": "results/run",
+        "reconstructor_options.num_epochs": 3,
+    }
 
 
 def test_all_problems_are_listed_at_once(problems):
