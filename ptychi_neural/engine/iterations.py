@@ -14,6 +14,9 @@ from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.projections.accelerated import AcceleratedProjections, State
 from ptychi_neural.projections.frame_parameters import FrameParameters
 
+STUCK = 0.98
+"""Ratio of deviances, ``noise_iteration`` iterations apart, from which there is no progress."""
+
 
 class Iterations:
     """Iterations of the initial reconstruction, ended early where held-out pixels tell to, and
@@ -50,10 +53,13 @@ class Iterations:
         self.watched_from = 0
         """Number of iterations from which on a rise of the held-out loss ends them: then all goes
         back to where it was lowest since."""
+        self.until = 0
+        """Number of iterations to have done in the end; who asked for them may change it."""
         self.went_back = False
         """Whether held-out pixels have told to go back."""
         self.loss = math.nan
         """Loss at the held-out pixels before the latest iteration."""
+        self._last_deviance = math.inf
 
     def run(self, until: int, with_probe: bool, n_of_halves: int = 0) -> Iterator[int]:
         """Iterate; yield the number of iterations done, after each.
@@ -69,7 +75,8 @@ class Iterations:
         """
         scan, projections, probe = self.scan, self.projections, self.scan.model.probe
         lowest, best = math.inf, (self.n_done, projections.state())
-        while self.n_done < until:
+        self.until = until
+        while self.n_done < self.until:
             iteration, before = self.n_done, projections.state()
             if self.of_frames is not None:
                 self.of_frames.begin(iteration, projections.object)
@@ -95,6 +102,16 @@ class Iterations:
                 break
         if self.n_done > self.watched_from + 1 and self._is_above(lowest):
             self._go_back(lowest, *best)
+
+    def go_on_while_it_helps(self, most: int) -> None:
+        """Go on, up to a number of iterations, where what is predicted errs by more than the noise
+        and comes closer."""
+        n_since, stride = self.n_done - self.watched_from, self.scan.options.start.noise_iteration
+        if n_since < 0 or n_since % stride:
+            return
+        last, self._last_deviance = self._last_deviance, self.deviance
+        if self.errs and self._last_deviance < STUCK * last:
+            self.until = self.bar.total = max(self.until, min(self.n_done + stride, most))
 
     @property
     def errs(self) -> bool:

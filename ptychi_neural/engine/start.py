@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ptychi_neural.engine.iterations import Iterations
+from ptychi_neural.engine.iterations import STUCK, Iterations
 from ptychi_neural.engine.judge import HeldOutJudge
 from ptychi_neural.physics.centring import moved
 from ptychi_neural.physics.ranks import left_on_failure, summed_numbers
@@ -31,9 +31,6 @@ logger = logging.getLogger(__name__)
 MODEL_DEVIANCE = 1.2
 """Poisson deviance per pixel, of which noise makes at most 1.16, from which the probe is to blame
 where the object predicts the counts no better."""
-
-STUCK = 0.98
-"""Ratio of deviances, ``noise_iteration`` iterations apart, from which there is no progress."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +147,10 @@ class Start:
         iterations.watched_from = first_divided_iteration(scan) or 0
         if scan.model.probe_positions.optimizable:
             iterations.watched_from += options.first_position_iteration + options.held_out_wait
+        is_open = options.n_iterations is None and scan.model.refines_probe_or_positions
         for _ in iterations.run(n_iterations, scan.split is None, n_of_halves):
-            pass
+            if is_open and scan.split is None:
+                iterations.go_on_while_it_helps(n_iterations + options.joint_iterations)
         if scan.split is None and iterations.went_back:
             self.n_iterated = iterations.n_done
 
@@ -181,6 +180,8 @@ class Start:
                 projections.go_back(projections.state())
                 projections.join(projections.of_modulus)
                 iterations.watched_from = n_done + options.held_out_wait
+            if not is_last and options.n_iterations is None:
+                iterations.go_on_while_it_helps(n_iterations + options.joint_iterations)
         if errs and options.n_iterations is None and not iterations.errs:
             is_last, alone = True, projections.state()
             projections.join(of_modulus=False)

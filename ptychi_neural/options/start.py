@@ -68,7 +68,8 @@ class StartOptions(Options):
     joint_iterations: int = PydanticField(default=120, ge=0)
     """Number of iterations, where the number is open, in which the probe is refined along with
     positions, OPR modes, or an object that errs by more than the noise: it takes as many whatever
-    the light, and more fit noise."""
+    the light, and more fit noise. There are up to twice as many while the deviance of held-out
+    pixels is above ``noise_deviance`` and falls by 2 % in ``noise_iteration`` iterations."""
 
     last_joint_iterations: int = PydanticField(default=40, ge=0)
     """The same where the object has come to the noise without, and for the likelihood's last ones
