@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from ptychi_neural.runs.checkpoints import (
 )
 from ptychi_neural.runs.folders import PROVENANCE, ResultsFolder, results_folder
 from ptychi_neural.runs.launcher import is_silent
+from ptychi_neural.runs.live_figure import live_figure
 from ptychi_neural.runs.messages import noted_warnings
 from ptychi_neural.runs.output_formats import write_formats
 from ptychi_neural.runs.progress import say, tell, track_settings
@@ -197,10 +199,12 @@ def _run_engines(
     """
     clock = time.perf_counter()
     try:
-        was_interrupted = workflow.run(show_progress)
+        with _shown(run, workflow, scan):
+            was_interrupted = workflow.run(show_progress)
         if run.refine is not None and len(workflow.tasks) == 1 and not was_interrupted:
             workflow = _handed_on(workflow, run.refine, scan)
-            was_interrupted = workflow.run(show_progress)
+            with _shown(run, workflow, scan):
+                was_interrupted = workflow.run(show_progress)
         stopped = "interrupted" if was_interrupted else None
     except (FloatingPointError, RankLostError) as error:
         stopped = str(error)
@@ -234,6 +238,17 @@ def _run_engines(
         intervals=None,
         metrics=None,
     )
+
+
+def _shown(
+    run: RunFile, workflow: NeuralWarmStartWorkflow, scan: Scan
+) -> AbstractContextManager[None]:
+    """Show a workflow while it runs, where the run file asks for it."""
+    every_s = run.output.live_figure_seconds
+    if every_s == 0:
+        return nullcontext()
+    path = run.output_folder.with_name(f"{run.output_folder.name}.live.png")
+    return live_figure(workflow.tasks, scan, path, every_s)
 
 
 def _handed_on(

@@ -135,6 +135,10 @@ class RunOutputSection(OutputSection):
     halves of the scan, which takes two more initial reconstructions. They are the neural engine's,
     and ``object_std`` is then the deviation that belongs to them."""
 
+    live_figure_seconds: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Seconds between two pictures of object, probe and loss in ``<folder>.live.png`` while
+    ``reconstruct`` runs, for a viewer that reloads. 0: no picture before the end."""
+
     checkpoint_minutes: float = Field(default=3.0, ge=0, allow_inf_nan=False)
     """Minutes between two checkpoints, from which ``reconstruct --resume`` goes on after the run
     was killed. 0: after every epoch of the neural engine."""
