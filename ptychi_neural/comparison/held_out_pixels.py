@@ -18,6 +18,7 @@ from ptychi_neural.options import NeuralPtychographyOptions
 from ptychi_neural.physics.fixed_detector import FixedDetectorForwardModel
 from ptychi_neural.physics.losses import POISSON_EPS
 from ptychi_neural.scans import Scan
+from ptychi_neural.scans.defects import arbitrary_unit
 from ptychi_neural.simulation.simulate import CHUNK_SIZE, build_forward_model
 
 HELD_OUT_FRACTION = 0.03
@@ -147,8 +148,11 @@ def held_out_likelihood(
         total += frames[:, kept].sum(dtype=np.float64)
         predicted.append(frames[:, held_out].astype(np.float64))
     counts = scan.patterns[:, held_out].astype(np.float64)
+    unit = arbitrary_unit(scan.patterns, _valid(scan))
+    counts /= unit
     with np.errstate(all="ignore"):
-        mean = np.concatenate(predicted) * (scan.patterns[:, kept].sum(dtype=np.float64) / total)
+        light = scan.patterns[:, kept].sum(dtype=np.float64) / unit
+        mean = np.concatenate(predicted) * (light / total)
         losses = mean - xlogy(counts, mean + POISSON_EPS) + gammaln(counts + 1)
     return float(losses.mean()) if losses.size else np.nan
 

@@ -16,6 +16,7 @@ from ptychi.api.task import PtychographyTask
 from ptychi_neural.engine.modes import with_filled_modes
 from ptychi_neural.scans import check_start, repair
 from ptychi_neural.scans.counts import is_repaired
+from ptychi_neural.scans.defects import arbitrary_unit
 from ptychi_neural.scans.masks import telling
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,13 @@ def repair_arrays(task: PtychographyTask) -> None:
             changed["probe_data"] = filled
     if changed:
         task._task_data = dataclasses.replace(task._task_data, **changed)
+
+
+def count_unit_of(task: PtychographyTask) -> float:
+    """The value of one count in the unit of a task's patterns; 1 where they are counts."""
+    data = task._task_data
+    patterns, mask = _numpy(data.diffraction_data), data.valid_pixel_mask
+    return arbitrary_unit(patterns, None if mask is None else _numpy(mask) != 0)
 
 
 def _repaired(data: Any, options: PtychographyDataOptions) -> dict[str, Any]:

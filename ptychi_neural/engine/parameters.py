@@ -129,6 +129,7 @@ def with_generator(
     group: PlanarPtychographyParameterGroup,
     network: Generator,
     options: NeuralReconstructorOptions,
+    count_unit: float,
 ) -> NeuralParameterGroup:
     """Add the engine's own parameters to pty-chi's.
 
@@ -140,9 +141,11 @@ def with_generator(
         The generator.
     options : NeuralReconstructorOptions
         Options of generator and scale.
+    count_unit : float
+        Intensity of one count in the unit of object and probe.
     """
     return NeuralParameterGroup(
         **vars(group),
         generator=GeneratorParameter(network, options.generator),
-        intensity_scale=IntensityScale(options.intensity_scale),
+        intensity_scale=IntensityScale(options.intensity_scale, count_unit),
     )

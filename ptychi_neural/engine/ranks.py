@@ -7,6 +7,7 @@ sums by gloo on CPUs, and by NCCL on GPUs.
 import dataclasses
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from ptychi.parallel import MultiprocessMixin
 from ptychi.utils import to_tensor
 
 from ptychi_neural.counted import counted
+from ptychi_neural.engine.arrays import count_unit_of
 from ptychi_neural.options import NeuralPtychographyOptions, NeuralReconstructorOptions
 from ptychi_neural.options.choices import StitchScopes
 from ptychi_neural.physics.ranks import (
@@ -69,7 +71,9 @@ def go_on_alone() -> None:
 
 
 def build_data(task: PtychographyTask, build: Callable[[PtychographyTask], None]) -> None:
-    """Build the dataset of a task, on each of several ranks that of its own frames.
+    """Build the dataset of a task, in counts, on each of several ranks that of its own frames.
+
+    The dataset keeps the value of a count in the unit that it was handed in: ``count_unit``.
 
     Parameters
     ----------
@@ -84,9 +88,10 @@ def build_data(task: PtychographyTask, build: Callable[[PtychographyTask], None]
         If there are more ranks than frames, or the ranks were given different positions, or options
         that need one process.
     """
-    n = n_ranks()
+    n, count_unit = n_ranks(), count_unit_of(task)
     if n == 1:
         build(task)
+        _convert(task.dataset, count_unit)
         return
     assert isinstance(task.options, NeuralPtychographyOptions)
     reconstructor = task.options.reconstructor_options
@@ -112,8 +117,16 @@ def build_data(task: PtychographyTask, build: Callable[[PtychographyTask], None]
         data, diffraction_data=whole[own.numpy()], opr_mode_weights_data=weights
     )
     build(task)
+    _convert(task.dataset, count_unit)
     assert task.dataset is not None
     task.dataset = SharedDataset(task.dataset, Share(own, n_frames))  # type: ignore[assignment]
+
+
+def _convert(dataset: Any, count_unit: float) -> None:
+    """Divide patterns by the value of a count, and keep it."""
+    dataset.count_unit = count_unit
+    if count_unit != 1:
+        dataset.patterns = dataset.patterns / count_unit
 
 
 def _check_same(positions: torch.Tensor) -> None:

@@ -79,7 +79,8 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
     ) -> None:
         check_start_of(parameter_group)
         asked, options = options, completed_options(options, parameter_group.probe.optimizable)
-        group = with_generator(parameter_group, generator_for(parameter_group, options), options)
+        generator = generator_for(parameter_group, options)
+        group = with_generator(parameter_group, generator, options, dataset.count_unit)
         options.batch_size = batch_size_for(options, group.generator.network, dataset)
         super().__init__(group, dataset, options, *args, **kwargs)  # type: ignore[arg-type]
         check_inside(group)

@@ -41,7 +41,8 @@ class WorkingUnits:
             self.note_peak_amplitude()
         assert self.peak_amplitude is not None
         self.group.probe.set_data(self.group.probe.data / self.peak_amplitude)
-        self.group.intensity_scale.set_data(self.peak_amplitude.square().log().reshape(1))
+        power = self.peak_amplitude.square() / self.group.intensity_scale.count_unit
+        self.group.intensity_scale.set_data(power.log().reshape(1))
 
     def note_peak_amplitude(self) -> None:
         """Take note of the initial probe's peak amplitude."""
@@ -72,8 +73,9 @@ class WorkingUnits:
             pty-chi's, which tells where the object is illuminated; needed to remove the ambiguity.
         """
         group = self.group
-        group.probe.set_data(group.probe.data * group.intensity_scale.value.sqrt())
-        group.intensity_scale.set_data(torch.zeros(1))
+        scale = group.intensity_scale
+        group.probe.set_data(group.probe.data * (scale.value * scale.count_unit).sqrt())
+        scale.reset()
         if group.object.options.remove_object_probe_ambiguity.enabled:
             self._remove_ambiguity(update_preconditioners)
         if group.probe.has_multiple_opr_modes:

@@ -142,7 +142,7 @@ class ScanPhysics:
             return self.valid
         return NoiseModel.get_constrained_pixel_mask(
             valid_pixel_mask=self.valid,
-            exclude_measured_pixels_below=least,
+            exclude_measured_pixels_below=least / self.model.intensity_scale.count_unit,
             y_true=self.model.measured(frames) if measured is None else measured,
         )
 

@@ -300,7 +300,8 @@ class NeuralPredictor:
         for frames in own.split(BATCH_SIZE):
             counts.add(model.measured(frames), task.scan.valid)
         probe = _at_counts(probe, unscaled, counts.mean)
-        task.group.probe.set_data(torch.from_numpy(probe).to(task.group.probe.data))
+        in_unit = np.sqrt(task.group.intensity_scale.count_unit) * probe
+        task.group.probe.set_data(torch.from_numpy(in_unit).to(task.group.probe.data))
         batch = self._batch(probe, shape, None, BATCH_SIZE)
         batch.scan.valid.copy_(task.scan.valid)
         sums = FrameSums(batch)

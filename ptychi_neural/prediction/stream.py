@@ -23,6 +23,7 @@ from ptychi_neural.prediction.frame_sums import FrameSums
 from ptychi_neural.prediction.predicted_object import PredictedObject
 from ptychi_neural.prediction.waiting_frames import WaitingFrames
 from ptychi_neural.scans import Repaired, StreamedCounts, as_counts
+from ptychi_neural.scans.defects import arbitrary_unit
 from ptychi_neural.scans.masks import telling
 
 STATE = "prediction stream"
@@ -377,7 +378,8 @@ def as_tensor_of_counts(patterns: ArrayLike) -> Tensor:
     ValueError
         If they are not real numbers of that rank, not finite or negative.
     """
-    counts = torch.from_numpy(np.array(as_counts(patterns), dtype=np.float32))
+    numbers = np.array(as_counts(patterns), dtype=np.float32)
+    counts = torch.from_numpy(numbers)
     bad = ~torch.isfinite(counts) | (counts < 0)
     if bad.any():
         raise ValueError(
@@ -385,4 +387,4 @@ def as_tensor_of_counts(patterns: ArrayLike) -> Tensor:
             "Inf or negative counts. Set these pixels to 0 and leave them out with "
             "valid_pixel_mask, or leave out the frames."
         )
-    return counts
+    return counts / arbitrary_unit(numbers)

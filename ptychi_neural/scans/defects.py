@@ -53,6 +53,13 @@ number near it."""
 FEWEST_SATURATED = 10
 """Number of equal largest counts from which they are taken for saturation."""
 
+LARGEST_COUNT = 2.0**32
+"""Numbers above it are taken for multiples of a unit, whole or not."""
+
+ORDINARY_UNITS = (0.1, 10.0)
+"""Values of one count between which numbers that are not whole are taken for counts as they are: a
+gain or a correction by a flat field changes them by less."""
+
 FRAMES_FOR_VARIANCE = 32
 """Frames from which the variance of counts is taken, where there are so many."""
 
@@ -87,6 +94,35 @@ def unit_of_counts(patterns: NDArray[Any]) -> float:
         ratio = float(np.quantile(some.var(axis=0, ddof=1)[lit] / mean[lit], 0.1))
         least = min(least, ratio) if whole else ratio
     return max(least, 1.0 if whole else SMALLEST_UNIT * float(largest))
+
+
+def arbitrary_unit(patterns: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> float:
+    """The value of one count where patterns are multiples of another unit by far; else 1.
+
+    Parameters
+    ----------
+    patterns : ndarray
+        (n, h, w) finite numbers.
+    valid : ndarray, optional
+        (h, w) True where the detector works.
+
+    Examples
+    --------
+    >>> counts = np.random.default_rng(0).poisson(20.0, (9, 16, 16))
+    >>> arbitrary_unit(counts), arbitrary_unit(counts * 0.5)
+    (1.0, 1.0)
+    >>> 0.5e-16 < arbitrary_unit(counts * 1e-16) < 2e-16
+    True
+    """
+    if patterns.dtype.kind != "f" and patterns.dtype.itemsize <= 4:
+        return 1.0
+    some = patterns[:: max(len(patterns) // FRAMES_FOR_VARIANCE, 1)]
+    some = some if valid is None else some[:, valid]
+    is_count = some.max(initial=0) <= LARGEST_COUNT
+    if is_count and (patterns.dtype.kind != "f" or bool((some == np.round(some)).all())):
+        return 1.0
+    unit = unit_of_counts(some)
+    return 1.0 if is_count and ORDINARY_UNITS[0] <= unit <= ORDINARY_UNITS[1] else unit
 
 
 def dead(
