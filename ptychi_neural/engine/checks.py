@@ -1,8 +1,13 @@
 """Checks of what a run goes on from: an error names what is wrong, and the remedy."""
 
+import logging
+
 from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGroup
 
 from ptychi_neural.scans import check_positions, check_start
+from ptychi_neural.scans.checks import closeness
+
+logger = logging.getLogger(__name__)
 
 
 def check_start_of(group: PlanarPtychographyParameterGroup) -> None:
@@ -21,6 +26,18 @@ def check_start_of(group: PlanarPtychographyParameterGroup) -> None:
         group.probe.data.numpy(force=True),
         names=("object_data", "probe_data"),
     )
+
+
+def warn_of_closeness(group: PlanarPtychographyParameterGroup) -> None:
+    """Warn of positions that hardly move the beam, as those in micrometres do not."""
+    told = closeness(
+        group.probe_positions.data.numpy(force=True),
+        tuple(group.probe.shape),
+        tuple(group.object.shape),
+        group.object.options.pixel_size_m,
+    )
+    if told is not None:
+        logger.warning("probe_position_x_px, probe_position_y_px: %s", told)
 
 
 def check_inside(group: PlanarPtychographyParameterGroup) -> None:

@@ -4,11 +4,12 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ptychi.data_structures.base import ReconstructParameter
 from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGroup
+from ptychi.io_handles import PtychographyDataset
 
 from ptychi_neural.generators import Generator
 from ptychi_neural.options import GeneratorOptions, NeuralReconstructorOptions
@@ -129,7 +130,7 @@ def with_generator(
     group: PlanarPtychographyParameterGroup,
     network: Generator,
     options: NeuralReconstructorOptions,
-    count_unit: float,
+    dataset: PtychographyDataset,
 ) -> NeuralParameterGroup:
     """Add the engine's own parameters to pty-chi's.
 
@@ -141,9 +142,10 @@ def with_generator(
         The generator.
     options : NeuralReconstructorOptions
         Options of generator and scale.
-    count_unit : float
-        Intensity of one count in the unit of object and probe.
+    dataset : PtychographyDataset
+        The measured patterns, as ``ptychi_neural.engine.ranks.build_data`` has made them.
     """
+    count_unit: float = cast(Any, dataset).count_unit
     return NeuralParameterGroup(
         **vars(group),
         generator=GeneratorParameter(network, options.generator),

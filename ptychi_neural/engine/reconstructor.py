@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ptychi_neural.engine.changes import AskedOptions, take_up
-from ptychi_neural.engine.checks import check_inside, check_start_of
+from ptychi_neural.engine.checks import check_inside, check_start_of, warn_of_closeness
 from ptychi_neural.engine.judge import HeldOutJudge
 from ptychi_neural.engine.objective import objective, penalties, stop_if_not_finite
 from ptychi_neural.engine.parameters import NeuralParameterGroup, with_generator
@@ -80,10 +80,11 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         check_start_of(parameter_group)
         asked, options = options, completed_options(options, parameter_group.probe.optimizable)
         generator = generator_for(parameter_group, options)
-        group = with_generator(parameter_group, generator, options, dataset.count_unit)
+        group = with_generator(parameter_group, generator, options, dataset)
         options.batch_size = batch_size_for(options, group.generator.network, dataset)
         super().__init__(group, dataset, options, *args, **kwargs)  # type: ignore[arg-type]
         check_inside(group)
+        warn_of_closeness(group)
         self.loss_function = build_loss_function(options.loss_function)
         self.fit_loss = FitLoss(options.fit_loss, self.loss_function)
         if options.displayed_loss_function is not None:

@@ -64,7 +64,7 @@ class ScanTask(PtychographyTask):
         check_inside(group)
         dataset.move_attributes_to_device(device)
         generator = self.generator.to(device, torch.get_default_dtype())
-        self.group = with_generator(group, generator, settings, dataset.count_unit)
+        self.group = with_generator(group, generator, settings, dataset)
         model = ScanForwardModel.of(self.group, dataset, self.group.intensity_scale, settings)
         for parameter in self.group.get_all_reconstruct_parameters():
             parameter.requires_grad_(False)

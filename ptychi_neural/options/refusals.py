@@ -14,6 +14,7 @@ from ptychi_neural.options.generator import (
     own_options,
 )
 from ptychi_neural.options.honoured import REFUSED
+from ptychi_neural.options.workable import unworkable
 
 if TYPE_CHECKING:
     from ptychi_neural.options.task import NeuralPtychographyOptions
@@ -51,6 +52,7 @@ def unsupported_options(options: "NeuralPtychographyOptions") -> Iterator[str]:
         yield "reconstructor_options.generator.optimizer = LBFGS: minibatches need ADAM or the like"
     if reconstructor.default_dtype == pty_enums.Dtypes.FLOAT16:
         yield "reconstructor_options.default_dtype = FLOAT16: FFTs need FLOAT32 or FLOAT64"
+    yield from unworkable(options)
 
 
 def _refused(options: "NeuralPtychographyOptions") -> Iterator[str]:

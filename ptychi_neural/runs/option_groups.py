@@ -10,6 +10,7 @@ from ptychi.api.options.base import Options
 from ptychi.api.options.task import PtychographyTaskOptions
 from ptychi.utils import jsonize
 
+from ptychi_neural.options.workable import unworkable
 from ptychi_neural.runs.configuration import (
     RunFileError,
     annotations,
@@ -17,7 +18,6 @@ from ptychi_neural.runs.configuration import (
     merged,
     validated,
 )
-from ptychi_neural.runs.workable import unworkable
 
 
 def options_from(

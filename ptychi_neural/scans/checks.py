@@ -8,6 +8,13 @@ from ptychi_neural.scans.scan import position_origin
 SMALLEST_EXTENT_PX = 1e-2
 """Extent in pixels below which positions that differ are taken for metres."""
 
+SMALLEST_DISTANCE_PX = 0.1
+"""Usual distance of positions from their ``N_AROUND`` nearest below which they hardly move the
+beam."""
+
+N_AROUND = 8
+"""Number of positions around one, of which some may be its repetitions."""
+
 AMPLITUDES = (1e-8, 1e12)
 """Bounds of the largest amplitude of object and probe. Beyond them squares, times the ratio of
 measured to predicted counts of 1e-16 to 1e20, leave what single precision holds."""
@@ -83,6 +90,51 @@ def check_positions(
         f"{what}; enlarge 'object' to {tuple(needed.astype(int).tolist())} (see empty_object), or "
         "correct center_y_m, center_x_m and the pixel size."
     )
+
+
+def closeness(
+    positions_px: NDArray[np.floating],
+    probe_shape: tuple[int, ...],
+    object_shape: tuple[int, ...],
+    pixel_size_m: float | None = None,
+) -> str | None:
+    """Tell that positions hardly move the beam, and the unit that they may have; None if they do.
+
+    Parameters
+    ----------
+    positions_px : ndarray
+        (n, 2) positions (y, x) in pixels.
+    probe_shape : tuple
+        Shape of the probe, of which the last two are (h, w).
+    object_shape : tuple
+        Shape of the object, of which the last two are (H, W), where the positions have room.
+    pixel_size_m : float, optional
+        Size of an object pixel.
+
+    Examples
+    --------
+    >>> closeness(np.array([[0.0, 0.0], [0.0, 0.04], [0.05, 0.0]]), (64, 64), (1, 90, 90), 1e-8)
+    'the 3 positions are 0.064 pixels apart: they look like micrometres; multiply them by 100.'
+    """
+    from scipy.spatial import cKDTree
+
+    places = np.unique(np.asarray(positions_px, dtype=np.float64), axis=0)
+    if len(places) < 2:
+        return None
+    distances, _ = cKDTree(places).query(places, k=min(N_AROUND + 1, len(places)))
+    distance, extent = float(np.median(distances[:, -1])), np.ptp(places, axis=0)
+    room = np.asarray(object_shape[-2:]) - np.asarray(probe_shape[-2:])
+    if distance >= (1 if room.max() > 10 * extent.max() else SMALLEST_DISTANCE_PX):
+        return None
+    told = f"the {len(positions_px)} positions are {distance:.2g} pixels apart"
+    units = {} if pixel_size_m is None else {"metres": 1.0} | LENGTH_UNITS
+    for unit, of_a_metre in units.items():
+        factor = 1 / (of_a_metre * (pixel_size_m or 1.0))
+        if factor > 1 and _fill(extent * factor, room):
+            return f"{told}: they look like {unit}; multiply them by {factor:.4g}."
+    if distance >= SMALLEST_DISTANCE_PX:
+        return None
+    return f"{told}: pty-chi takes pixels; if they are lengths, divide them by the pixel size."
 
 
 def check_start(
@@ -178,10 +230,14 @@ def _unit(
     pixels = {} if pixel_size_m is None else {"pixels": 1 / pixel_size_m}
     factors = pixels | LENGTH_UNITS
     for unit, factor in factors.items():
-        fits = (extent / factor <= room + 1).all() and (extent / factor).max() > 0.05 * room.max()
-        if fits:
+        if _fill(extent / factor, room):
             return f"they look like {unit}; files hold metres, scripts give pixels."
     return (
         f"they spread over {extent.max():.3g} pixels; check their unit (files hold metres, scripts "
         "give pixels) and the pixel size."
     )
+
+
+def _fill(extent: NDArray[np.float64], room: NDArray[np.generic]) -> bool:
+    """Whether positions of an extent in pixels fit into their room, and take some of it."""
+    return bool(np.less_equal(extent, np.add(room, 1)).all() and extent.max() > 0.05 * room.max())

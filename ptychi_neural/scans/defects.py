@@ -108,7 +108,7 @@ def arbitrary_unit(patterns: NDArray[Any], valid: NDArray[np.bool_] | None = Non
 
     Examples
     --------
-    >>> counts = np.random.default_rng(0).poisson(20.0, (9, 16, 16))
+    >>> counts = np.random.default_rng(0).poisson(20.0, (64, 8, 8))
     >>> arbitrary_unit(counts), arbitrary_unit(counts * 0.5)
     (1.0, 1.0)
     >>> 0.5e-16 < arbitrary_unit(counts * 1e-16) < 2e-16

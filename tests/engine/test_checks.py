@@ -1,5 +1,8 @@
 """What a task is built from: refused by name, masked with a warning, or reconstructed finite."""
 
+import re
+from operator import attrgetter
+
 import numpy as np
 import pytest
 import torch
@@ -32,6 +35,66 @@ def test_positions_in_metres_outside_or_an_object_of_zeros_are_refused_by_name(s
         task_of(scan, object_data=0 * scan.object)
     with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
         task_of(scan)
+
+
+@pytest.mark.parametrize(
+    ("positions", "pixel_size_m", "told"),
+    [
+        (lambda px: px * 1e-3, 1e-9, "0.0[0-9]+ pixels apart: they look like micrometres"),
+        (lambda px: px * 1e-2, 1e-8, "look like micrometres; multiply them by 100"),
+        (lambda px: px * 0.1, 1e-7, "look like micrometres; multiply them by 10"),
+        (lambda px: px * 1e-2, None, "pty-chi takes pixels; if they are lengths, divide"),
+        (lambda px: px * 0.1, None, None),
+        (lambda px: px, 1e-8, None),
+        (lambda px: px, None, None),
+        (lambda px: np.repeat(px[::4], 4, axis=0) + 1e-3 * px, 1e-8, None),
+        (lambda px: 0 * px, 1e-8, None),
+    ],
+    ids=[
+        "um at 1 nm",
+        "um at 10 nm",
+        "um at 100 nm",
+        "um",
+        "dense",
+        "pixels",
+        "plain",
+        "repeated",
+        "equal",
+    ],
+)
+def test_positions_that_hardly_move_the_beam_are_told(
+    simulated, caplog, positions, pixel_size_m, told
+):
+    scan, options = simulated.scan, default_options(0)
+    if pixel_size_m is not None:
+        options.object_options.pixel_size_m = pixel_size_m
+    y, x = positions(scan.positions_px).T
+    with caplog.at_level("WARNING", logger="ptychi_neural"):
+        make_task(options, scan, probe_position_x_px=x, probe_position_y_px=y)
+    messages = [r.getMessage() for r in caplog.records if "probe_position_x_px" in r.getMessage()]
+    assert len(messages) == (told is not None)
+    if told is not None:
+        assert re.search(told, messages[0])
+
+
+@pytest.mark.parametrize("group", ["probe_options", "reconstructor_options.generator"])
+@pytest.mark.parametrize(
+    ("parameters", "problem"),
+    [
+        ({"momentum": 0.9}, "unexpected keyword argument 'momentum'"),
+        ({"betas": 3}, "not subscriptable"),
+        ({"weight_decay": -1}, "Invalid weight_decay"),
+    ],
+)
+def test_what_an_optimiser_does_not_take_is_refused_with_what_it_takes(
+    simulated, group, parameters, problem
+):
+    options = default_options(1)
+    options.probe_options.optimizable = True
+    attrgetter(group)(options).optimizer_params = parameters
+    takes = "adam takes lr = 0.001, betas = .*, eps = 1e-08, weight_decay = 0"
+    with pytest.raises(ValueError, match=rf"{group}\.optimizer_params.*{problem}.*{takes}"):
+        make_task(options, simulated.scan)
 
 
 @pytest.mark.parametrize("marker", [2**32 - 1, 65534, 2**20 - 1, 2**31 - 1])

@@ -1,14 +1,16 @@
 """What pty-chi takes and then fails at: optimisers, schedulers, engines with what they refine."""
 
 import copy
-from collections.abc import Iterator
-from typing import Any
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from ptychi.api.enums import Reconstructors
 from ptychi.api.options.base import Options, ParameterOptions
 from ptychi.api.options.task import PtychographyTaskOptions
 from ptychi.data_structures.base import ReconstructParameter
+from ptychi.maps import get_optimizer_by_enum
 
 
 def unworkable(options: PtychographyTaskOptions) -> Iterator[str]:
@@ -66,8 +68,17 @@ def _unworkable_optimiser(name: str, options: ParameterOptions) -> Iterator[str]
         setattr(plain, attribute, copy.deepcopy(value))
         problem = _problem(plain)
         if problem is not None:
-            yield f"{name}.{key}: {given or value}: {problem}"
+            choices = f"; {_choices(options)}" if attribute == "optimizer_params" else ""
+            yield f"{name}.{key}: {given or value}: {problem}{choices}"
             return
+
+
+def _choices(options: ParameterOptions) -> str:
+    """What the optimiser takes, with torch's defaults."""
+    optimizer = cast(Callable[..., Any], get_optimizer_by_enum(options.optimizer))
+    parameters = inspect.signature(optimizer).parameters.values()
+    taken = (f"{each.name} = {each.default}" for each in parameters if each.name != "params")
+    return f"{options.optimizer.value} takes {', '.join(taken)}"
 
 
 def _problem(options: ParameterOptions) -> str | None:
