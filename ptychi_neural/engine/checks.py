@@ -1,13 +1,22 @@
 """Checks of what a run goes on from: an error names what is wrong, and the remedy."""
 
 import logging
+import math
 
+import torch
 from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGroup
 
+from ptychi_neural.physics.ranks import summed
+from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.scans import check_positions, check_start
 from ptychi_neural.scans.checks import closeness
 
 logger = logging.getLogger(__name__)
+
+WIDER = 1.7
+"""Ratio of the pixels that the light of the probe alone would fall on to those of the patterns,
+above which the probe is another one: with the true probe it is at most 1.2, with a pupil of twice
+the diameter 2 to 4."""
 
 
 def check_start_of(group: PlanarPtychographyParameterGroup) -> None:
@@ -28,16 +37,68 @@ def check_start_of(group: PlanarPtychographyParameterGroup) -> None:
     )
 
 
-def warn_of_closeness(group: PlanarPtychographyParameterGroup) -> None:
-    """Warn of positions that hardly move the beam, as those in micrometres do not."""
+def warn_of_mistakes(scan: ScanPhysics) -> None:
+    """Warn of positions that hardly move the beam, and of a probe of other optics.
+
+    Parameters
+    ----------
+    scan : ScanPhysics
+        The whole scan, with the probe that was handed in. All ranks have to ask.
+    """
+    model = scan.model
     told = closeness(
-        group.probe_positions.data.numpy(force=True),
-        tuple(group.probe.shape),
-        tuple(group.object.shape),
-        group.object.options.pixel_size_m,
+        model.probe_positions.data.numpy(force=True),
+        tuple(model.probe.shape),
+        tuple(model.object.shape),
+        model.object.options.pixel_size_m,
     )
     if told is not None:
         logger.warning("probe_position_x_px, probe_position_y_px: %s", told)
+    of_probe, of_patterns = lit_pixels(scan)
+    if of_probe > WIDER * of_patterns:
+        logger.warning(
+            "probe_data: its light would fall on %.0f pixels of the detector without a sample, "
+            "that of the patterns falls on %.0f, although a sample only spreads it: the probe is "
+            "that of another pixel size, energy or aperture. Correct these, or start from "
+            'mean_pattern_probe (data.probe.kind = "mean_pattern").',
+            of_probe,
+            of_patterns,
+        )
+
+
+@torch.no_grad()
+def lit_pixels(scan: ScanPhysics) -> tuple[float, float]:
+    """Pixels on which the light of the probe alone would fall, and that of the mean pattern does.
+
+    The number of pixels of an intensity I is ``(sum I)^2 / sum I^2``. In the far field the mean
+    pattern of many positions is that of the probe alone, convolved with the power spectrum of the
+    object: it cannot be on fewer pixels. The converse tells nothing, since objects that scatter
+    strongly spread the light over any number of pixels.
+
+    Parameters
+    ----------
+    scan : ScanPhysics
+        The whole scan.
+
+    Returns
+    -------
+    of_probe, of_patterns : float
+        ``of_patterns`` is infinite where it is not known: in the near field, and where there are so
+        few counts that their noise is half of ``sum I^2``.
+    """
+    total = torch.zeros_like(scan.valid, dtype=torch.float64)
+    for batch in scan.batches:
+        total += scan.model.measured(batch).sum(0, dtype=torch.float64).to(total)
+    total = torch.where(scan.valid, summed(total), 0.0)
+    noise, squares = total.sum(), total.square().sum()
+    first = scan.model.everything[:1]
+    alone = scan.predict(torch.ones_like(scan.start), first)[0].double()
+    alone = torch.where(scan.valid, alone, 0.0)
+    alone = alone / alone.max()
+    of_probe = float(alone.sum().square() / alone.square().sum())
+    if not scan.model.is_far_field or not squares > 2 * noise:
+        return of_probe, math.inf
+    return of_probe, float(total.sum().square() / (squares - noise))
 
 
 def check_inside(group: PlanarPtychographyParameterGroup) -> None:

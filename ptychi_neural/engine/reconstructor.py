@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ptychi_neural.engine.changes import AskedOptions, take_up
-from ptychi_neural.engine.checks import check_inside, check_start_of, warn_of_closeness
+from ptychi_neural.engine.checks import check_inside, check_start_of, warn_of_mistakes
 from ptychi_neural.engine.judge import HeldOutJudge
 from ptychi_neural.engine.objective import objective, penalties, stop_if_not_finite
 from ptychi_neural.engine.parameters import NeuralParameterGroup, with_generator
@@ -84,7 +84,6 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         options.batch_size = batch_size_for(options, group.generator.network, dataset)
         super().__init__(group, dataset, options, *args, **kwargs)  # type: ignore[arg-type]
         check_inside(group)
-        warn_of_closeness(group)
         self.loss_function = build_loss_function(options.loss_function)
         self.fit_loss = FitLoss(options.fit_loss, self.loss_function)
         if options.displayed_loss_function is not None:
@@ -110,6 +109,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         super().build()
         self.start_from(self.parameter_group.object.data.detach().clone())
         self.generator.check_scan(self.scan)
+        warn_of_mistakes(self.scan)
         self.surroundings = Surroundings(seeded=self.options.random_seed is not None)
 
     def _new_start(self) -> Start:

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-LOGGERS = ("ptychi.api.task", "ptychi.forward_models")
-"""Loggers of pty-chi that say the same of each task."""
+LOGGERS = ("ptychi.api.task", "ptychi.forward_models", "ptychi_neural.engine.checks")
+"""Loggers that say the same of each task of a scan."""
 
 
 @contextmanager
 def told_once() -> Iterator[None]:
-    """Let pty-chi tell each message once.
+    """Let pty-chi, and the engine's checks of a scan, tell each message once.
 
     A training or a benchmark builds hundreds of tasks and forward models, and pty-chi says of each
     of them, for instance, that there is no GPU or that the scan is in the near field.
