@@ -17,18 +17,22 @@ from ptychi_neural.engine.modes import with_filled_modes
 from ptychi_neural.scans import check_start, repair
 from ptychi_neural.scans.counts import is_repaired
 from ptychi_neural.scans.defects import arbitrary_unit
+from ptychi_neural.scans.hdf5 import native
 from ptychi_neural.scans.masks import telling
 
 logger = logging.getLogger(__name__)
 
+COMPLEX = ("object_data", "probe_data")
+"""Arrays of a task that may be complex; the others hold real numbers."""
+
 
 def check_arrays(task: PtychographyTask) -> None:
-    """Refuse arrays on which pty-chi would fail, or fail to notice.
+    """Refuse arrays on which pty-chi would fail, or fail to notice, and convert what torch refuses.
 
     Parameters
     ----------
     task : PtychographyTask
-        A task that is about to be built.
+        A task that is about to be built, whose arrays may be replaced.
 
     Raises
     ------
@@ -37,7 +41,7 @@ def check_arrays(task: PtychographyTask) -> None:
     """
     if torch.is_inference_mode_enabled():
         raise ValueError("torch.inference_mode: nothing can be fitted in it; build tasks outside.")
-    data = task._task_data
+    data = task._task_data = _plain(task._task_data)
     names = ("object_data", "probe_data")
     check_start(*(_numpy(getattr(data, name)) for name in names), names=names)
     for name in ("probe_position_y_px", "probe_position_x_px", "opr_mode_weights_data"):
@@ -72,6 +76,32 @@ def repair_arrays(task: PtychographyTask) -> None:
             changed["probe_data"] = filled
     if changed:
         task._task_data = dataclasses.replace(task._task_data, **changed)
+
+
+def _plain(data: Any) -> Any:
+    """Data of a task as arrays that torch takes: numbers in the order and strides of this machine.
+
+    Masked numbers of NumPy's masked arrays become NaN, as which they are masked.
+    """
+    plain: dict[str, Any] = {}
+    for field in dataclasses.fields(data):
+        name, value = field.name, getattr(data, field.name)
+        if value is None:
+            continue
+        if isinstance(value, np.ma.MaskedArray):
+            value = np.ma.filled(value.astype(np.result_type(value, np.float32)), np.nan)
+        array = _numpy(value)
+        if name == "diffraction_data":  # The check of counts converts and refuses, too.
+            plain[name] = value
+            continue
+        if array.dtype.kind not in ("biufc" if name in COMPLEX else "biuf"):
+            kind = "complex numbers" if name in COMPLEX else "real numbers"
+            raise ValueError(f"{name}: has the type {array.dtype}; give {kind}.")
+        if not isinstance(value, torch.Tensor):
+            array = native(array)
+            value = np.ascontiguousarray(array) if min(array.strides, default=0) < 0 else array
+        plain[name] = value
+    return dataclasses.replace(data, **plain)
 
 
 def count_unit_of(task: PtychographyTask) -> float:
@@ -120,6 +150,8 @@ def _shifted(array: NDArray[Any] | None, shift: Any) -> Any:
 
 def _numpy(array: Any) -> NDArray[Any]:
     if isinstance(array, torch.Tensor):
+        if array.dtype == torch.bfloat16:  # which NumPy has not
+            array = array.float()
         numbers: NDArray[Any] = array.resolve_conj().numpy(force=True)
         return numbers
     return np.asarray(array)

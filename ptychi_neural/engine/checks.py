@@ -91,10 +91,13 @@ def lit_pixels(scan: ScanPhysics) -> tuple[float, float]:
         total += scan.model.measured(batch).sum(0, dtype=torch.float64).to(total)
     total = torch.where(scan.valid, summed(total), 0.0)
     noise, squares = total.sum(), total.square().sum()
-    first = scan.model.everything[:1]
-    alone = scan.predict(torch.ones_like(scan.start), first)[0].double()
-    alone = torch.where(scan.valid, alone, 0.0)
-    alone = alone / alone.max()
+    modes = scan.model.probe.data[0]
+    brightest = modes[
+        modes.abs().square().sum((-2, -1)).argmax()
+    ]  # Others may have been filled in.
+    wave = scan.model.forward_far_field(brightest[None, None])
+    alone = scan.model.conform_to_detector_size(wave.abs().square().sum(1))[0].double()
+    alone = torch.where(scan.valid, alone / alone.max(), 0.0)
     of_probe = float(alone.sum().square() / alone.square().sum())
     if not scan.model.is_far_field or not squares > 2 * noise:
         return of_probe, math.inf

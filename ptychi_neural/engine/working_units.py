@@ -51,7 +51,13 @@ class WorkingUnits:
 
     @torch.no_grad()
     def fit_scale(self, scan: ScanPhysics) -> None:
-        """Set S = sum(Y_meas) / sum(Y_pred) over the pixels of the loss, with the start."""
+        """Set S = sum(Y_meas) / sum(Y_pred) over the pixels of the loss, with the start.
+
+        Raises
+        ------
+        ValueError
+            If nothing was measured or nothing is predicted there.
+        """
         measured = predicted = 0.0
         for batch in scan.batches:
             y_true = scan.model.measured(batch)
@@ -60,6 +66,12 @@ class WorkingUnits:
             measured += float(torch.where(mask, y_true, 0.0).sum(dtype=torch.float64))
             predicted += float(torch.where(mask, y_pred, 0.0).sum(dtype=torch.float64))
         measured, predicted = summed_numbers(measured, predicted)
+        if not (measured > 0 and predicted > 0):
+            raise ValueError(
+                f"the pixels of the loss have {measured:.3g} counts in all, and object and probe "
+                f"predict {predicted:.3g}: check probe_data, object_data, opr_mode_weights_data, "
+                "valid_pixel_mask and exclude_measured_pixels_below."
+            )
         scale = self.group.intensity_scale
         scale.set_data(scale.data + torch.tensor(measured / predicted).log())
 
