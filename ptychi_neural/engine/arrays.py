@@ -22,6 +22,9 @@ from ptychi_neural.scans.masks import telling
 
 logger = logging.getLogger(__name__)
 
+UNITS = (1e-25, 1e25)
+"""Bounds of the value of a count, so that single precision holds all counts and their sums."""
+
 COMPLEX = ("object_data", "probe_data")
 """Arrays of a task that may be complex; the others hold real numbers."""
 
@@ -99,16 +102,28 @@ def _plain(data: Any) -> Any:
             raise ValueError(f"{name}: has the type {array.dtype}; give {kind}.")
         if not isinstance(value, torch.Tensor):
             array = native(array)
-            value = np.ascontiguousarray(array) if min(array.strides, default=0) < 0 else array
+            value = array.copy() if min(array.strides, default=0) < 0 else array
         plain[name] = value
     return dataclasses.replace(data, **plain)
 
 
 def count_unit_of(task: PtychographyTask) -> float:
-    """The value of one count in the unit of a task's patterns; 1 where they are counts."""
+    """The value of one count in the unit of a task's patterns; 1 where they are counts.
+
+    Raises
+    ------
+    ValueError
+        If single precision does not hold such numbers and their sums.
+    """
     data = task._task_data
     patterns, mask = _numpy(data.diffraction_data), data.valid_pixel_mask
-    return arbitrary_unit(patterns, None if mask is None else _numpy(mask) != 0)
+    unit = arbitrary_unit(patterns, None if mask is None else _numpy(mask) != 0)
+    if not UNITS[0] <= unit <= UNITS[1]:
+        raise ValueError(
+            f"diffraction_data: a count seems to be {unit:.2g}, by the noise, and single precision "
+            f"does not hold such numbers and their sums; divide them by {unit:.2g}."
+        )
+    return unit
 
 
 def _repaired(data: Any, options: PtychographyDataOptions) -> dict[str, Any]:

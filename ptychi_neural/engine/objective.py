@@ -57,6 +57,7 @@ def objective(
         Gives the penalty of an object.
     """
     mask = scan.to_predict(scan.frames, y_true)
+    stop_if_lost(scan, fit_loss.epoch)
     measured, total = y_true[mask], torch.zeros(())
     for weight, object_ in generator.objects_to_fit(scan):
         predicted = scan.predict(object_)[mask]
@@ -87,6 +88,21 @@ def penalties(object_: Tensor, options: AutodiffPtychographyObjectOptions, epoch
     if options.total_variation.is_enabled_on_this_epoch(epoch):
         total = total + options.total_variation.weight * TotalVariationLoss()(object_)
     return total
+
+
+def stop_if_lost(scan: ScanPhysics, epoch: int) -> None:
+    """Refuse positions at which no patch can be cut.
+
+    Raises
+    ------
+    FloatingPointError
+        If any position of the scan is NaN or infinite.
+    """
+    if not scan.model.positions(scan.model.everything).isfinite().all():
+        raise FloatingPointError(
+            f"Positions became NaN or infinite by epoch {epoch}; object and probe keep their last "
+            "finite state. Lower probe_position_options.step_size."
+        )
 
 
 def stop_if_not_finite(objective: Tensor, epoch: int, batch: int) -> None:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ptychi_neural.engine.changes import AskedOptions, take_up
 from ptychi_neural.engine.checks import check_inside, check_start_of, warn_of_mistakes
 from ptychi_neural.engine.judge import HeldOutJudge
-from ptychi_neural.engine.objective import objective, penalties, stop_if_not_finite
+from ptychi_neural.engine.objective import objective, penalties, stop_if_lost, stop_if_not_finite
 from ptychi_neural.engine.parameters import NeuralParameterGroup, with_generator
 from ptychi_neural.engine.ranks import check_run
 from ptychi_neural.engine.snapshot import Continuation, Snapshot
@@ -283,10 +283,11 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         group = self.parameter_group
         self.fit_normalization()
         lacks_frames = has_left() and self.is_trained
-        if not self.object_is_assembled and not lacks_frames:
+        last = Snapshot.of(group)
+        if last.is_finite and not self.object_is_assembled and not lacks_frames:
             self.assemble_object()
             self._judge_object(self.current_epoch)
-        last = Snapshot.of(group)
+            last = Snapshot.of(group)
         best = self.judge.best
         if lacks_frames or not last.is_finite:
             last = best = best or self.judge.last_finite or last
@@ -364,7 +365,8 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         self, input_data: Sequence[Tensor], y_true: Tensor, *args: Any, **kwargs: Any
     ) -> None:
         self.object_is_assembled = False
-        scan = self.scan.without(self.present_split).of(self._on_device(input_data[0]))
+        frames = input_data[0].to(self.parameter_group.object.data.device)
+        scan = self.scan.without(self.present_split).of(frames)
         if self.latest is not None:
             scan = scan.stitched_along(self.latest)
         options = cast(NeuralObjectOptions, self.parameter_group.object.options)
@@ -379,14 +381,12 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         self.parameter_group.sum_gradients()
         self.run_post_differentiation_hooks(input_data, y_true)
         self.step_all_optimizers(forward_model_args=list(input_data), y_true=y_true)
+        stop_if_lost(self.scan, self.current_epoch)
         self.has_stepped = True
         self.forward_model.zero_grad()
 
         self.loss_tracker.update_batch_loss(found.predicted, found.measured, found.loss.item())
         self.loss_tracker.update_batch_regularization_loss(found.penalty.item())
-
-    def _on_device(self, indices: Tensor) -> Tensor:
-        return indices.to(cast(Tensor, self.parameter_group.object.tensor.data).device)
 
     def run_post_differentiation_hooks(self, input_data: Sequence[Tensor], y_true: Tensor) -> None:
         """Keep gradients as they are: pty-chi rescales them to the steps of ePIE."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import ptychi.maths as pmath
 import torch
@@ -98,6 +98,9 @@ class WorkingUnits:
         before = object_.data.clone(), probe.data.clone()
         object_.preconditioner = None  # Else it tells where earlier runs ended.
         update_preconditioners()
+        # Squares of the weight are summed; to divide it by a power of two changes no bit.
+        weight = cast(Tensor, object_.preconditioner)
+        object_.preconditioner = torch.ldexp(weight, -torch.frexp(weight.max()).exponent)
         object_.remove_object_probe_ambiguity(probe)
         if not (object_.data.isfinite().all() and probe.data.isfinite().all()):
             object_.set_data(before[0])

@@ -52,9 +52,9 @@ def _groups(options: Options, prefix: str = "") -> Iterator[tuple[str, Options]]
 def _unworkable_optimiser(name: str, options: ParameterOptions) -> Iterator[str]:
     """Build what the options ask for, for a parameter of one number, and take a step of each."""
     plan = options.optimization_plan
-    plain = ParameterOptions(optimizable=True, optimizer=options.optimizer)
-    plain.step_size = options.step_size
+    plain = ParameterOptions(optimizable=True)
     steps: tuple[tuple[str, str, str, Any], ...] = (
+        ("step_size", "step_size", str(options.step_size), options.step_size),
         ("optimizer", "optimizer", options.optimizer.value, options.optimizer),
         ("optimizer_params", "optimizer_params", "", options.optimizer_params),
         (

@@ -130,7 +130,7 @@ def as_counts(
     other_types = {"b1": np.uint8, "f2": np.float32, "f16": np.float64}
     other = other_types.get(f"{counts.dtype.kind}{counts.dtype.itemsize}")
     counts = native(counts) if other is None else counts.astype(other)
-    return np.ascontiguousarray(counts) if min(counts.strides) < 0 else counts
+    return counts.copy() if min(counts.strides) < 0 else counts
 
 
 def repair(

@@ -13,7 +13,7 @@ from ptychi_neural.engine.modes import with_filled_modes, with_modes
 from ptychi_neural.engine.tasks import build_task
 from ptychi_neural.runs.run_scan import reconstructed
 from ptychi_neural.scans import repair
-from small_tasks import make_task, neural_options, object_of
+from small_tasks import default_options, make_task, neural_options, object_of
 
 
 @pytest.mark.parametrize(
@@ -222,3 +222,88 @@ def test_a_product_with_opr_weights_predicts_what_the_task_does(simulated, refin
 def _predicted(task):
     model = task.reconstructor.model
     return model(model.everything)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["object_data", "probe_data", "probe_position_x_px", "opr_mode_weights_data"],
+)
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda array: array.astype(array.dtype.newbyteorder(">")),
+        lambda array: array[::-1].copy()[::-1],
+        lambda array: np.asfortranarray(array),
+        lambda array: torch.tensor(array),
+    ],
+    ids=["big-endian", "reversed", "Fortran", "tensor"],
+)
+def test_other_arrays_are_converted_as_patterns_are(simulated, name, other):
+    scan = simulated.scan
+    data = {
+        "object_data": scan.object,
+        "probe_data": scan.probe,
+        "probe_position_x_px": scan.positions_px[:, 1],
+        "opr_mode_weights_data": np.ones((64, 1)),
+    }
+    plain, task = (
+        make_task(neural_options(), scan, **{name: value})
+        for value in (data[name], other(data[name]))
+    )
+    for parameter in ("object", "probe", "probe_positions"):
+        assert torch.equal(getattr(task, parameter).data, getattr(plain, parameter).data)
+
+
+@pytest.mark.parametrize("dtype", [complex, str, object])
+def test_positions_that_are_no_real_numbers_are_refused_by_name(simulated, dtype):
+    x = simulated.scan.positions_px[:, 1].astype(dtype)
+    with pytest.raises(ValueError, match=r"probe_position_x_px: has the type .* real numbers"):
+        make_task(neural_options(), simulated.scan, probe_position_x_px=x)
+
+
+def test_masked_and_half_precision_counts_are_taken(simulated):
+    counts = np.minimum(simulated.scan.patterns, 200)
+    gap = np.zeros(counts.shape, bool)
+    gap[:, 4] = True
+    masked = make_task(
+        neural_options(), simulated.scan, diffraction_data=np.ma.masked_array(counts, gap)
+    )
+    holed = make_task(
+        neural_options(), simulated.scan, diffraction_data=np.where(gap, np.nan, counts)
+    )
+    assert torch.equal(masked.dataset.valid_pixel_mask, holed.dataset.valid_pixel_mask)
+    assert not np.fft.fftshift(masked.dataset.valid_pixel_mask.numpy())[4].any()
+    half = torch.tensor(counts.astype(np.float32)).bfloat16()
+    task = make_task(neural_options(), simulated.scan, diffraction_data=half)
+    assert task.dataset.patterns.sum() == pytest.approx(counts.sum(), rel=1e-2)
+
+
+@pytest.mark.parametrize("unit", [1e-40, 1e36, 1e300])
+def test_numbers_that_single_precision_does_not_hold_are_refused(simulated, unit):
+    patterns = simulated.scan.patterns * unit
+    with pytest.raises(ValueError, match="diffraction_data: a count seems to be"):
+        make_task(neural_options(), simulated.scan, diffraction_data=patterns)
+
+
+def test_weights_of_zero_are_told_to_leave_no_light(simulated):
+    probe = np.concatenate([simulated.scan.probe, 0.1 * simulated.scan.probe[..., ::-1]])
+    weights = np.zeros((64, 2))
+    task = make_task(
+        neural_options(), simulated.scan, probe_data=probe, opr_mode_weights_data=weights
+    )
+    with pytest.raises(ValueError, match=r"predict 0: check .*opr_mode_weights_data"):
+        task.run()
+
+
+@pytest.mark.parametrize("step_size", [np.inf, -np.inf])
+def test_positions_that_are_lost_end_a_run_with_its_last_finite_state(simulated, step_size):
+    options = default_options(4)
+    options.reconstructor_options.start.n_iterations = 10
+    options.probe_position_options.optimizable = True
+    task = make_task(options, simulated.scan)
+    for group in task.reconstructor.parameter_group.probe_positions.optimizer.param_groups:
+        group["lr"] = step_size
+    with pytest.raises(FloatingPointError, match=r"probe_position_options\.step_size"):
+        task.run()
+    for name in ("object", "probe", "probe_positions"):
+        assert task.get_data_to_cpu(name).isfinite().all()

@@ -12,7 +12,7 @@ from ptychi_neural.scans.defects import arbitrary_unit
 from small_tasks import default_options, make_task, neural_options, object_of
 from trained_generators import predictor_of, saved, whole
 
-UNITS = (1e-16, 1e-8, 1e-3, 1e8, 1e20)
+UNITS = (1e-16, 1e-3, 1e20)
 
 
 def in_unit(scan, unit):
