@@ -91,10 +91,9 @@ def lit_pixels(scan: ScanPhysics) -> tuple[float, float]:
         total += scan.model.measured(batch).sum(0, dtype=torch.float64).to(total)
     total = torch.where(scan.valid, summed(total), 0.0)
     noise, squares = total.sum(), total.square().sum()
+    # Of the modes the brightest, since others may have been filled in.
     modes = scan.model.probe.data[0]
-    brightest = modes[
-        modes.abs().square().sum((-2, -1)).argmax()
-    ]  # Others may have been filled in.
+    brightest = modes[modes.abs().square().sum((-2, -1)).argmax()]
     wave = scan.model.forward_far_field(brightest[None, None])
     alone = scan.model.conform_to_detector_size(wave.abs().square().sum(1))[0].double()
     alone = torch.where(scan.valid, alone / alone.max(), 0.0)
