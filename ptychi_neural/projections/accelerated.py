@@ -87,6 +87,7 @@ class AcceleratedProjections:
         if self.options.moment_iterations > 0 and transfer is not None and scan.model.is_far_field:
             self.moments = FirstMoments(scan)
         self._first_divided, self._joined = first_divided_iteration(scan), False
+        self._moves_along = False  # Probe, positions or weights, beside the object.
         self.n_iterated = 0
         self.n_done = 0
         self.object = self._last_object = scan.start
@@ -127,6 +128,7 @@ class AcceleratedProjections:
         exposure = torch.zeros_like(probe_change.real[:, 0])
         held_out, lowered = MeanLoss(), MeanLoss()
         refines_frames = of_frames is not None and of_frames.are_due
+        self._moves_along = self._joined or refines_frames
         for batch in scan.of(self.frames[part]).batches:
             patches = scan.extract(self.object, batch)
             measured = model.measured(batch)
@@ -219,12 +221,12 @@ class AcceleratedProjections:
         From there on they are not divided, and shorter. Divided steps for a known probe are watched
         one by one.
         """
-        if not (self._joined or self.of_modulus or self.transfer is None):
+        if not (self._moves_along or self.of_modulus or self.transfer is None):
             return False
         lowest, state = self._calm
         if self.of_modulus:
             highest = self.options.largest_rise * lowest
-        elif self._joined:
+        elif self._moves_along:
             highest = lowest + self.options.held_out_rise  # Of a likelihood, which has no zero.
         else:
             highest = self._first_loss = self._first_loss or loss
@@ -247,12 +249,13 @@ class AcceleratedProjections:
 
     def _watched(self, update: Tensor, loss: float, part: int) -> Tensor:
         """The object's update. Where the loss has risen, momentum starts anew, and a divided update
-        is taken back: the object is the one before it, the update what is to be tried again."""
+        is taken back: the object is the one before it, the update what is to be tried again. Where
+        probe or positions move along, a rise does not tell that the object's step was too long."""
         if not loss > self._losses[part]:
             self._losses[part], self._n_rises = loss, 0
             self._before = (self.object, update)
             return update
-        if self.transfer is None or self.of_modulus:
+        if self.transfer is None or self.of_modulus or self._moves_along:
             self._losses[part] = loss
         else:
             self.object, update = self._before

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from ptychi_neural.comparison.target import Target
 from ptychi_neural.engine.tasks import build_task
 from ptychi_neural.projections.positions import affine_part
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
-from small_tasks import default_options, make_task
+from small_tasks import default_options, make_task, object_of
 
 
 def task_of(scan, n_iterations, dtype="float32"):
@@ -53,6 +54,32 @@ def test_positions_are_found_along_with_the_probe(seed):
     task.run()
     found = task.get_data_to_cpu("probe_positions", as_numpy=True)
     assert off_by(simulated, found) < 0.5 * off_by(simulated, simulated.scan.positions_px)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 3])
+def test_an_object_goes_on_while_positions_move_at_little_light(seed):
+    """Loss that rose as positions moved used to shorten the object's steps to nothing: the errors
+    were .15 and .19."""
+    scan = Raster(n_y=14, n_x=14, step_px=7.0, jitter_px=1.75)
+    simulated = simulate(
+        SimulationOptions(
+            seed=seed,
+            frame_shape=(64, 64),
+            scan=scan,
+            object={"kind": "cells"},
+            photons_per_frame=1e4,
+            probe_defocus_error=0.3,
+            position_error_px=1.0,
+        )
+    )
+    options = default_options(num_epochs=0)
+    options.probe_options.optimizable = options.probe_position_options.optimizable = True
+    task = make_task(options, simulated.scan)
+    task.run()
+    target = Target(simulated.truth.object, "ground truth")
+    assert target.error(object_of(task), simulated.scan, refined=True) < 0.1
+    assert (task.reconstructor.validation.stage == "projections").sum() > 100
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
