@@ -1,5 +1,6 @@
 """Files as people have them: without what a format asks for, in other units, on other axes."""
 
+import os
 import warnings
 
 import h5py
@@ -109,3 +110,9 @@ def test_a_product_with_the_names_of_ptychodus_1_6_is_read(tmp_path, simulated):
     scan = load(tmp_path / "diffraction.h5")
     assert_same(scan, simulated)
     assert scan.wavelength_m == pytest.approx(WAVELENGTH_M)
+
+
+def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "patterns.h5")
+    with pytest.raises(ValueError, match="is a pipe or a device"):
+        load_scan(tmp_path / "patterns.h5")

@@ -170,6 +170,11 @@ def reader_of(path: StrPath) -> Reader:
     """
     if not Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist; check the path.")
+    if not (Path(path).is_file() or Path(path).is_dir()):
+        raise ValueError(
+            f"{path} is a pipe or a device: write what comes out of it to a file, or follow frames "
+            "that are sent with infer --follow."
+        )
     readers = [reader for _, reader in sorted(READERS.items())]
     if Path(path).is_dir():
         readers = [reader for reader in readers if reader.folders]
