@@ -77,11 +77,13 @@ def run_engine(
     ValueError
         If the engine refuses options or data.
     """
-    seen = withhold(scan, held_out)
 
     def run_once(options: PtychographyTaskOptions) -> EngineRun:
         settings = changed_values(options)
+        seen = withhold(scan, held_out)
         task = build_task(copy.deepcopy(options), seen, keep)
+        # The task has patterns of its own, or its share of them.
+        seen = dataclasses.replace(seen, patterns=np.empty((0, *held_out.shape)))
         watch = Watch(task, scan, held_out, target, max_seconds, n_snapshots)
         stopped = watch.run(show_progress)
         intervals = None

@@ -35,7 +35,8 @@ def exactly_added(terms: Tensor, largest: float = 1.0) -> Tensor:
     True
     """
     unit = 2.0 ** (math.ceil(math.log2(largest)) + TERMS - DOUBLE_BITS)
-    if terms.is_complex():
-        parts = torch.view_as_real(terms.to(torch.complex128))
-        return torch.view_as_complex((parts / unit).round_().mul_(unit))
-    return (terms.double() / unit).round_().mul_(unit)
+    parts = torch.view_as_real(terms) if terms.is_complex() else terms
+    # A number in double precision between 2^52 and 2^53 units has no room for parts of one.
+    anchor = 1.5 * 2.0 ** (DOUBLE_BITS - 1) * unit
+    rounded = parts.double().add(anchor).sub_(anchor)
+    return torch.view_as_complex(rounded) if terms.is_complex() else rounded

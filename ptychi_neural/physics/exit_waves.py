@@ -15,7 +15,7 @@ from ptychi.propagate import WavefieldPropagator
 from torch import Tensor
 
 from ptychi_neural.physics.forward_model import ScanForwardModel
-from ptychi_neural.physics.stitching import Canvas
+from ptychi_neural.physics.stitching import Canvas, in_double
 
 INTENSITY_FLOOR = 1e-9
 """Added to predicted intensities before they are divided by, relative to their mean."""
@@ -24,6 +24,11 @@ INTENSITY_FLOOR = 1e-9
 def squared_modulus(wave: Tensor) -> Tensor:
     """|Psi|^2, in a fourth of the time of ``abs`` and ``square``, whose root is slow on a CPU."""
     return wave.real.square() + wave.imag.square()
+
+
+def summed_over_modes(of_modes: Tensor) -> Tensor:
+    """(n, h, w) sum over the modes of (n, n_modes, h, w), without a copy of a single one."""
+    return of_modes[:, 0] if of_modes.shape[1] == 1 else of_modes.sum(1)
 
 
 class Correction(Protocol):
@@ -44,7 +49,8 @@ class Correction(Protocol):
         """(n, n_slices, h, w) intensity of the wave that falls on each slice."""
 
     def probe_change(self, model: ScanForwardModel, frames: Tensor, patches: Tensor) -> Tensor:
-        """(n_opr_modes, n_modes, h, w) sum_j w_jk O_j^* d_j, each without its sub-pixel shift.
+        """(n_opr_modes, n_modes, h, w) sum_j w_jk O_j^* d_j, each without its sub-pixel shift, in
+        double precision.
 
         The weights w_jk are those of the OPR modes, which only the first mode has.
         """
@@ -71,8 +77,11 @@ class ExitWaveCorrection(NamedTuple):
 
     def back_projected(self) -> Tensor:
         of_slices = [
-            (wave.conj() * change).sum(1) for wave, change in zip(self.incident, self.exit_waves)
+            summed_over_modes(wave.conj() * change)
+            for wave, change in zip(self.incident, self.exit_waves)
         ]
+        if len(of_slices) == 1:
+            return of_slices[0].unsqueeze(1)
         # Each of several slices takes its share of the step.
         return torch.stack(of_slices, 1) / len(of_slices)
 
@@ -82,9 +91,9 @@ class ExitWaveCorrection(NamedTuple):
 
     def probe_change(self, model: ScanForwardModel, frames: Tensor, patches: Tensor) -> Tensor:
         directions = patches[:, :1].conj() * self.exit_waves[0]
-        change = torch.zeros_like(model.probe.data)
+        change = torch.zeros_like(in_double(model.probe.data))
         change[:, 0] = model.shifted_back(frames, directions[:, 0])
-        change[0, 1:] = directions[:, 1:].sum(0)
+        change[0, 1:] = in_double(directions[:, 1:]).sum(0)
         return change
 
 
@@ -114,7 +123,7 @@ class GradientCorrection(NamedTuple):
         return self.incident
 
     def probe_change(self, model: ScanForwardModel, frames: Tensor, patches: Tensor) -> Tensor:
-        return self.of_probe
+        return in_double(self.of_probe)
 
 
 def incident_waves(model: ScanForwardModel, frames: Tensor, patches: Tensor) -> list[Tensor]:
@@ -163,7 +172,7 @@ def correct_exit_waves(
     incident = incident_waves(model, frames, patches)
     exit_wave = patches[:, -1, None] * incident[-1]
     far = model.forward_far_field(model.to_detector(frames, exit_wave))
-    power = squared_modulus(far).sum(1)
+    power = summed_over_modes(squared_modulus(far))
     # The floor bounds the gradient where nothing is predicted.
     floor = INTENSITY_FLOOR * power.detach().mean(dim=(-2, -1), keepdim=True)
     predicted = model.intensity_scale.value * (power + floor)

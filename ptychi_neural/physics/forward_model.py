@@ -24,7 +24,7 @@ from ptychi_neural.physics.fixed_detector import FixedDetectorForwardModel
 from ptychi_neural.physics.intensity_scale import IntensityScale
 from ptychi_neural.physics.ranks import Share
 from ptychi_neural.physics.shifted_probes import FourierShifts, ShiftedProbes
-from ptychi_neural.physics.stitching import Stitching
+from ptychi_neural.physics.stitching import Stitching, in_double
 
 
 class ScanForwardModel(FixedDetectorForwardModel):
@@ -228,11 +228,11 @@ class ScanForwardModel(FixedDetectorForwardModel):
 
     def shifted_back(self, frames: Tensor, changes: Tensor) -> Tensor:
         """(n_opr_modes, h, w) change of the first mode's OPR modes that (n, h, w) changes of the
-        frames' shifted probes ask for, summed with the frames' weights."""
+        frames' shifted probes ask for, summed with the frames' weights in double precision."""
         if self._shifts_by_factors:
             return self._fourier_shifts(frames).summed_back(changes, self.weights(frames))
         shifts, method = self._sub_pixel_shifts(frames), self._shift_method
-        back = shift_images(changes, shifts, method=method, adjoint=True)
+        back = in_double(shift_images(changes, shifts, method=method, adjoint=True))
         return torch.einsum("jk,jhw->khw", self.weights(frames).to(back.dtype), back)
 
     @property

@@ -24,8 +24,7 @@ from ptychi_neural.physics.exit_waves import (
 )
 from ptychi_neural.physics.forward_model import ScanForwardModel
 from ptychi_neural.physics.pixel_splits import PixelSplits
-from ptychi_neural.physics.ranks import summed
-from ptychi_neural.physics.stitching import Canvas, LatestPatches, coverage
+from ptychi_neural.physics.stitching import Canvas, LatestPatches, coverage, in_double
 
 CACHED_NUMBERS = 2**19
 """Complex numbers of the exit waves that a CPU works on at a time: about what its caches hold."""
@@ -98,9 +97,8 @@ class ScanPhysics:
 
     @cached_property
     def coverage(self) -> Tensor:
-        """(H, W) from 0 where no light of the whole scan fell to 1; all ranks have to ask."""
-        own = self.model.positions(self.model.own(self.model.everything))
-        weight = summed(self.model.stitching.total_weight(own))
+        """(H, W) from 0 where no light of the whole scan fell to 1."""
+        weight = self.model.stitching.total_weight(self.model.positions(self.model.everything))
         return coverage(weight, self.options.start.regularization)
 
     def extract(self, object_: Tensor, frames: Tensor) -> Tensor:
@@ -219,28 +217,34 @@ class ScanPhysics:
         return patch_update(self.correction(frames, patches), self.options.start.regularization)
 
     def back_project(self, correction: Correction, frames: Tensor) -> Tensor:
-        """(n_slices, H, W) sum_j P_j^* d_j of some frames."""
+        """(n_slices, H, W) sum_j P_j^* d_j of some frames, in double precision.
+
+        Sums over frames are rounded when all are in, here and on other ranks: to the same numbers,
+        in whatever portions frames came, so that rounding decides of no step.
+        """
         positions = self.model.positions(frames)
-        return self.model.stitching.place(correction.back_projected(), positions)
+        return self.model.stitching.place(in_double(correction.back_projected()), positions)
 
     @torch.no_grad()
     def illumination(self, correction: Correction, frames: Tensor) -> Tensor:
-        """(n_slices, H, W) sum_j |P_j|^2 of some frames; (H, W) of a single slice."""
+        """(n_slices, H, W) sum_j |P_j|^2 of some frames; (H, W) of a single slice. In double
+        precision, too."""
         positions = self.model.positions(frames)
-        placed = self.model.stitching.place(correction.intensity(), positions)
+        placed = self.model.stitching.place(in_double(correction.intensity()), positions)
         return placed[0] if len(placed) == 1 else placed
 
     def accumulated_update(self, object_: Tensor, frames: Tensor | None = None) -> Canvas:
         """Back-projected corrections of some frames, and the light that fell, summed up."""
         frames = self.frames if frames is None else frames
         if len(frames) == 0:
-            return Canvas.of_nothing(object_, n_weights=len(object_))
+            return Canvas.of_nothing(in_double(object_), n_weights=len(object_))
         correction = self.correction(frames, self.extract(object_, frames))
         return Canvas(self.back_project(correction, frames), self.illumination(correction, frames))
 
     def object_update(self, canvas: Canvas) -> Tensor:
         """(n_slices, H, W) step of the object from ``accumulated_update`` on all ranks."""
-        return object_update(canvas.of_all_ranks(), self.options.start.regularization)
+        update = object_update(canvas.of_all_ranks(), self.options.start.regularization)
+        return update.to(self.start.dtype)
 
     def update(self, object_: Tensor) -> Tensor:
         """(n_slices, H, W) step of the object to the counts, back-projected through the probe."""

@@ -11,6 +11,8 @@ from ptychi.image_proc import shift_images
 from ptychi.maths import fft2_precise, ifft2_precise
 from torch import Tensor
 
+from ptychi_neural.physics.stitching import in_double
+
 LARGEST_SIZE = 2**25
 """Complex numbers that are kept at most (256 MiB)."""
 
@@ -49,9 +51,10 @@ class FourierShifts(NamedTuple):
         return FourierShifts(self.rows.conj(), self.columns.conj())
 
     def summed_back(self, images: Tensor, weights: Tensor) -> Tensor:
-        """(k, h, w) sums over (n, h, w) images shifted back, with (n, k) weights."""
+        """(k, h, w) sums over (n, h, w) images shifted back, with (n, k) weights, in double
+        precision."""
         back = self.back()
-        transforms = fft2_precise(images) * back.rows * back.columns
+        transforms = in_double(fft2_precise(images) * back.rows * back.columns)
         summed = torch.einsum("jk,jhw->khw", weights.to(transforms.dtype), transforms)
         of_all: Tensor = ifft2_precise(summed)
         return of_all

@@ -30,6 +30,11 @@ def coverage(weight: Tensor, damping: float) -> Tensor:
     return weight / (weight + damping * weight.max())
 
 
+def in_double(tensor: Tensor) -> Tensor:
+    """Real or complex numbers in double precision."""
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
+
+
 class Canvas(NamedTuple):
     """Sums from which a stitched object is made. Canvases of different batches add up."""
 

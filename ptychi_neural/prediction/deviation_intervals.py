@@ -62,8 +62,10 @@ from scipy.optimize import nnls
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.engine.tasks import build_task
 from ptychi_neural.evaluation import align, scanned_area
-from ptychi_neural.physics.ranks import of_all_frames, summed_numbers
+from ptychi_neural.physics.ranks import summed_numbers
+from ptychi_neural.prediction.repeated_counts import counts_of_frame
 from ptychi_neural.scans import Scan
+from ptychi_neural.scans.counts import remember
 
 PROBABILITY = 0.9
 """Share of the true values that the intervals are to hold."""
@@ -148,17 +150,10 @@ def measure_intervals(
     assert isinstance(first, NeuralReconstructor)
     scan_of_first = first.scan
     object_ = task.get_data("object").detach()
-    random = torch.Generator("cpu").manual_seed(seed)
-    everything = first.model.everything
-    with torch.no_grad():
-        mean = [scan_of_first.predict(object_, frames) for frames in scan_of_first.batches]
-        means = of_all_frames(torch.cat(mean), first.model.own(everything), len(everything))
-    counts = torch.poisson(means.double().cpu(), random) * scan_of_first.valid.cpu()
-    if task.data_options.fft_shift:
-        counts = torch.fft.fftshift(counts, dim=(-2, -1))
+    counts = _repeated_counts(first, object_, seed, task.data_options.fft_shift)
     with torch.random.fork_rng():
         repeated = build_task(
-            copy.deepcopy(options), dataclasses.replace(scan, patterns=counts.numpy()), keep
+            copy.deepcopy(options), dataclasses.replace(scan, patterns=counts), keep
         )
         second = repeated.reconstructor
         assert isinstance(second, NeuralReconstructor)
@@ -183,6 +178,24 @@ def measure_intervals(
     with torch.no_grad():
         light = first.model.stitching.total_weight(first.model.positions(scan_of_first.frames))
     return intervals_of(found, pairs, area, light.numpy(force=True), removed, scale)
+
+
+@torch.no_grad()
+def _repeated_counts(
+    first: NeuralReconstructor, object_: torch.Tensor, seed: int, is_shifted: bool
+) -> NDArray[np.float32]:
+    """(n, h, w) counts drawn from what the object predicts: of the frames of this rank, and 0 of
+    others. The dataset keeps them shifted, or not."""
+    scan = first.scan
+    counts = np.zeros((len(scan.frames), *scan.valid.shape), np.float32)
+    valid = scan.valid.numpy(force=True)
+    for frames in scan.batches:
+        predicted = scan.predict(object_, frames).numpy(force=True)
+        for frame, means in zip(frames.tolist(), predicted):
+            drawn = valid * counts_of_frame(means, seed, frame)
+            counts[frame] = np.fft.fftshift(drawn) if is_shifted else drawn
+    remember(counts)  # There are no defects to look for, which ranks would find apart.
+    return counts
 
 
 def _is_of_generator(first: NeuralReconstructor) -> bool:

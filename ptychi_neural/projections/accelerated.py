@@ -32,7 +32,7 @@ from ptychi_neural.physics.exit_waves import (
 from ptychi_neural.physics.losses import MeanLoss, build_loss_function, losses_of_pixels
 from ptychi_neural.physics.ranks import summed
 from ptychi_neural.physics.scan_physics import ScanPhysics
-from ptychi_neural.physics.stitching import Canvas
+from ptychi_neural.physics.stitching import Canvas, in_double
 from ptychi_neural.projections.contrast_transfer import ContrastTransfer, first_divided_iteration
 from ptychi_neural.projections.first_moments import FirstMoments
 from ptychi_neural.projections.frame_parameters import FrameParameters
@@ -123,8 +123,9 @@ class AcceleratedProjections:
         scan, model = self.scan, self.scan.model
         self._renew_transfer(update_probe)
         moments = self.moments if self._moments_are_due else None
-        updates, illumination = torch.zeros_like(self.object), torch.zeros_like(self.object[0].real)
-        probe_change = torch.zeros_like(model.probe.data)
+        updates = torch.zeros_like(in_double(self.object))
+        illumination = torch.zeros_like(updates[0].real)
+        probe_change = torch.zeros_like(in_double(model.probe.data))
         exposure = torch.zeros_like(probe_change.real[:, 0])
         held_out, lowered = MeanLoss(), MeanLoss()
         refines_frames = of_frames is not None and of_frames.are_due
@@ -148,16 +149,18 @@ class AcceleratedProjections:
                 of_frames.accumulate(cast(ExitWaveCorrection, correction), patches, batch)
             if update_probe:
                 probe_change += correction.probe_change(model, batch, patches)
-                weights = model.weights(batch).square()
-                exposure += torch.einsum("jk,jhw->khw", weights, squared_modulus(patches[:, 0]))
+                weights = in_double(model.weights(batch).square())
+                power = in_double(squared_modulus(patches[:, 0]))
+                exposure += torch.einsum("jk,jhw->khw", weights, power)
         known = self._illuminations[part]
-        illumination = summed(illumination) if known is None else known
+        illumination = summed(illumination).to(self.object.real.dtype) if known is None else known
         self._illuminations[part], loss = illumination, lowered.value
         if self._is_taken_back(loss):
             if of_frames is not None:
                 of_frames.restart()
             return held_out.value
         update = object_update(Canvas(summed(updates), illumination), self.options.regularization)
+        update = update.to(self.object.dtype)
         if self.transfer is not None:
             update = self.transfer.divide(update, self.object)
         update = self._watched(update, loss, part)
@@ -275,7 +278,7 @@ class AcceleratedProjections:
         probe = self.scan.model.probe
         most = exposure.amax(dim=(-2, -1), keepdim=True)
         weight = exposure + self.options.regularization * most + torch.finfo(exposure.dtype).tiny
-        step = length * change / weight[:, None]
+        step = (length * change / weight[:, None]).to(probe.data.dtype)
         if self.scan.model.is_far_field:
             gain = self.options.pupil_phase_gain
             step[0] = with_longer_phase_steps(step[0], probe.data[0], gain)

@@ -16,6 +16,7 @@ from torch import Tensor
 from ptychi_neural.physics.exit_waves import Correction
 from ptychi_neural.physics.ranks import summed
 from ptychi_neural.physics.scan_physics import ScanPhysics
+from ptychi_neural.physics.stitching import in_double
 
 
 class FirstMoments:
@@ -79,7 +80,7 @@ class FirstMoments:
         Tensor
             (1, H, W) complex, along y + i along x.
         """
-        moments, total = summed(self._moments), torch.zeros_like(self.scan.start)
+        moments, total = summed(self._moments), torch.zeros_like(in_double(self.scan.start))
         lacking = torch.zeros_like(torch.view_as_complex(moments[:, 1:].contiguous()))
         for batch in frames.split(self.scan.options.batch_size):
             of_batch = moments[batch]
@@ -87,9 +88,9 @@ class FirstMoments:
             relative = of_batch[:, 1:] / of_batch[:, :1].mean()
             lacking[batch] = torch.complex(*relative.unbind(1))
         for batch in self.scan.of(frames).batches:
-            weighted = lacking[batch][:, None, None, None] * self._intensity
+            weighted = in_double(lacking[batch][:, None, None, None] * self._intensity)
             total += self.model.stitching.place(weighted, self.model.positions(batch))
-        return summed(total)
+        return summed(total).to(self.scan.start.dtype)
 
     def phase(self, lacking: Tensor, illumination: Tensor) -> Tensor:
         """Give the phase by which the object is to be turned.

@@ -10,10 +10,10 @@ from scipy import ndimage
 
 from ptychi_neural.scans.defects import (
     DEAD_PIXEL_COUNTS,
-    SQUARE,
     around,
     groups,
     nearly_all_bright,
+    widened,
 )
 
 STRAY_LIGHT = 1e-3
@@ -75,7 +75,7 @@ def blocks_without_counts(
     beside = np.where(between, np.inf, counts.clip(max=1.0))  # where two gaps cross
     between |= empty & _between_bright(beside, valid, 0) & _between_bright(beside, valid, 1)
     at_edge = _modules_at_edge(counts, empty, valid)
-    edges = ndimage.binary_dilation(empty & ~between & ~at_edge, SQUARE) & valid & ~empty
+    edges = widened(empty & ~between & ~at_edge) & valid & ~empty
     sharp_light = edges.any() and np.median(counts[edges]) > DEAD_PIXEL_COUNTS
     for block, box in groups(between):
         if _is_defect(block, box, counts, valid) and (not sharp_light or _is_straight(block)):
@@ -100,10 +100,13 @@ def _modules_at_edge(
         rows = np.arange(len(light))
         beside, further, beyond = (padded[rows, n_dark + k] for k in range(3))
         bright = (n_dark > 0) & dark[rows, n_dark - 1] & (beside > DEAD_PIXEL_COUNTS)
+        least = max(SHORTEST_SIDE, STRAIGHT_PART * bright.sum())
+        if bright.sum() < least:
+            continue
         module = np.zeros(light.shape, bool)
         for run in np.split(rows, np.flatnonzero(np.diff(n_dark)) + 1):
             lit, depth = run[bright[run]], int(n_dark[run[0]])
-            if len(lit) < max(SHORTEST_SIDE, STRAIGHT_PART * bright.sum()):
+            if len(lit) < least:
                 continue
             sums = [float(light_of[lit].sum()) for light_of in (beside, further, beyond)]
             if sums[0] < SHARP_EDGE * sums[1] and sums[0] * sums[2] < STEADY * sums[1] ** 2:

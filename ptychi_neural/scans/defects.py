@@ -130,7 +130,7 @@ def dead(
 ) -> NDArray[np.bool_]:
     """(h, w) True for a few pixels that count nothing where nearly all their neighbours do."""
     found, counts = np.zeros(scan_counts.shape, bool), scan_counts / unit
-    beside_bright = ndimage.binary_dilation(valid & (counts > DEAD_PIXEL_COUNTS), SQUARE)
+    beside_bright = widened(valid & (counts > DEAD_PIXEL_COUNTS))
     for group, box in groups(valid & (scan_counts == 0)):
         if group.sum() <= LARGEST_DEAD_GROUP and beside_bright[box][group].any():
             beside, _ = around(group, box, counts, valid)
@@ -242,6 +242,18 @@ def groups(
     return [(labels[box] == i, box) for i, box in enumerate(boxes, start=1)]
 
 
+def widened(pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(h, w) pixels and their eight neighbours: ``ndimage.binary_dilation`` with a square in a
+    tenth of its time, of which most is spent before it begins."""
+    columns = pixels.copy()
+    columns[1:] |= pixels[:-1]
+    columns[:-1] |= pixels[1:]
+    square = columns.copy()
+    square[:, 1:] |= columns[:, :-1]
+    square[:, :-1] |= columns[:, 1:]
+    return square
+
+
 def around(
     group: NDArray[np.bool_],
     box: tuple[slice, slice],
@@ -252,8 +264,8 @@ def around(
     wide = tuple(slice(max(s.start - 2, 0), s.stop + 2) for s in box)
     inside = np.zeros(counts[wide].shape, bool)
     inside[tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(box, wide))] = group
-    near = ndimage.binary_dilation(inside, SQUARE)
-    far = ndimage.binary_dilation(near, SQUARE) & ~near
+    near = widened(inside)
+    far = widened(near) & ~near
     return counts[wide][near & ~inside & valid[wide]], counts[wide][far & valid[wide]]
 
 

@@ -184,8 +184,9 @@ def evenly_lit(
     background /= n_frames
     counted = light[rows] / unit
     rows = rows[counted - background * pixels.sum() > DEVIATIONS * np.sqrt(counted)]
+    of_pixels, chosen = patterns.reshape(len(patterns), -1), np.flatnonzero(pixels)
     for some in np.split(rows, range(CHUNK, len(rows), CHUNK)):
-        counts = patterns[some][:, pixels].astype(np.float64) / unit - background
+        counts = of_pixels[some[:, None], chosen].astype(np.float64) / unit - background
         flat[some] = _is_flat(counts, mean, pixels)
     return flat if 2 * flat.sum() < n_frames else np.zeros(len(light), bool)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from ptychi.api.enums import LossFunctions
 
+from ptychi_neural.physics import scan_physics
 from ptychi_neural.physics.ranks import RankLostError, rank
 from ptychi_neural.prediction import deviation
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
@@ -55,6 +56,39 @@ def test_two_processes_find_what_one_finds(simulated):
     options.probe_position_options.optimizable = True
     options.reconstructor_options.start.first_position_iteration = 8
     assert_same(simulated.scan, options, 2)
+
+
+def with_modes_and_positions():
+    options = default_options(0)
+    options.probe_options.optimizable = options.probe_position_options.optimizable = True
+    return options
+
+
+def dim_scan_with_modes(photons):
+    raster = Raster(n_y=9, n_x=9, step_px=3.0)
+    errors = {"probe_defocus_error": 0.3, "position_error_px": 0.5, "n_probe_modes": 2}
+    dose = {"photons_per_frame": photons}
+    return simulate(
+        SimulationOptions(seed=1, frame_shape=(24, 24), scan=raster, **dose, **errors)
+    ).scan
+
+
+def test_portions_in_which_frames_come_do_not_change_the_bits(monkeypatch):
+    """As ranks have other portions than one process."""
+    options, scan = with_modes_and_positions(), dim_scan_with_modes(1e4)
+    start = options.reconstructor_options.start
+    start.n_iterations, start.first_position_iteration = 14, 4
+    whole, _ = reconstructed(scan, options)
+    monkeypatch.setattr(scan_physics, "CACHED_NUMBERS", 7 * 2 * 24 * 24)
+    in_sevens, _ = reconstructed(scan, options)
+    for name in NAMES:
+        np.testing.assert_array_equal(in_sevens[name], whole[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_rounding_takes_no_step_back_where_little_light_falls():
+    """In single precision sums this scan of 300 photons parted by 8 percent in two processes."""
+    assert_same(dim_scan_with_modes(300.0), with_modes_and_positions(), 2, tolerance=1e-5)
 
 
 def fit_options(num_epochs, **generator):

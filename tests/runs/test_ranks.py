@@ -136,12 +136,11 @@ def test_an_interrupted_run_goes_on_as_if_it_had_never_ended(run_file, tmp_path)
 
 @pytest.mark.slow
 def test_intervals_are_those_of_one_process(run_file, tmp_path):
-    """But for the repetition, of which other counts are drawn where rounding differs."""
     run_file.write_text(RUN + "[output]\nintervals = true\n")
     call("reconstruct", run_file, "--output", tmp_path / "two")
     alone = reconstruct(read_run_file(tmp_path / "two" / "run.toml"), tmp_path / "one")
     names = ("amplitude_interval", "phase_interval", "object_std")
-    assert_same_arrays(tmp_path / "two", alone.folder, *names, tolerance=0.1)
+    assert_same_arrays(tmp_path / "two", alone.folder, *names, tolerance=1e-3)
 
 
 @pytest.mark.slow

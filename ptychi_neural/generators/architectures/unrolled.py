@@ -221,7 +221,7 @@ class _SummedScan:
         self.start = scan.start
         damping = scan.options.start.regularization
         self.coverage = coverage(sums.weight, damping).to(scan.start.real.dtype)
-        self._update = scan.object_update(sums.update).to(scan.start.dtype)
+        self._update = scan.object_update(sums.update)
 
     def update(self, object_: Tensor) -> Tensor:
         return self._update
