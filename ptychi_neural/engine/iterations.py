@@ -106,11 +106,12 @@ class Iterations:
     def go_on_while_it_helps(self, most: int) -> None:
         """Go on, up to a number of iterations, where what is predicted errs by more than the noise
         and comes closer."""
-        n_since, stride = self.n_done - self.watched_from, self.scan.options.start.noise_iteration
+        options, n_since = self.scan.options.start, self.n_done - self.watched_from
+        stride = options.noise_iteration
         if n_since < 0 or n_since % stride:
             return
         last, self._last_deviance = self._last_deviance, self.deviance
-        if self.errs and self._last_deviance < STUCK * last:
+        if options.noise_deviance < self._last_deviance < STUCK * last:
             self.until = self.bar.total = max(self.until, min(self.n_done + stride, most))
 
     @property
