@@ -82,7 +82,7 @@ def test_the_quick_start_shows_an_object_and_how_sure_it_is(run_here):
 
 def test_the_notebook_of_architectures_draws_all_kept_records(run_here):
     names, _, _ = run_here("architectures")
-    assert plt.get_fignums() == [1, 2, 3, 4, 5]
+    assert plt.get_fignums() == [1, 2, 3, 4, 5, 6]
     plt.close("all")
     for rows in (names["family"], names["ablations"], names["probes"]):
         assert rows.groupby("engine")["seed"].nunique().max() == 3

@@ -184,7 +184,7 @@ def evenly_lit(
     background /= n_frames
     counted = light[rows] / unit
     rows = rows[counted - background * pixels.sum() > DEVIATIONS * np.sqrt(counted)]
-    of_pixels, chosen = patterns.reshape(len(patterns), -1), np.flatnonzero(pixels)
+    of_pixels, chosen = patterns.reshape(len(patterns), pixels.size), np.flatnonzero(pixels)
     for some in np.split(rows, range(CHUNK, len(rows), CHUNK)):
         counts = of_pixels[some[:, None], chosen].astype(np.float64) / unit - background
         flat[some] = _is_flat(counts, mean, pixels)

@@ -93,7 +93,7 @@ TABLE = [
     ("text", content(b"counts: 3\n" * 99), "not an HDF5 file"),
     ("truncated", content(lambda old: old[: len(old) // 2]), "truncated|damaged"),
     ("missing", lambda folder: os.remove(folder / "diffraction.h5"), "does not exist"),
-    ("no patterns", data("dp", None), "no dataset"),
+    ("no patterns", data("dp", None), "holds no arrays"),
     ("a group", data("dp", lambda h: h.create_group("dp")), "no dataset"),
     ("declares 784 GiB", data("dp", declares_much), "GiB .*more than"),
     ("text for counts", data("dp", np.array([b"abc"] * N)), "real numbers"),
