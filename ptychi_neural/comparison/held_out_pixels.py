@@ -138,7 +138,8 @@ def held_out_likelihood(
         held_out.shape,
         FixedDetectorForwardModel if is_neural else PlanarPtychographyForwardModel,
     )
-    kept = _valid(scan) & ~held_out
+    valid = _valid(scan)
+    kept = valid & ~held_out
     total, predicted = 0.0, []
     for indices in torch.arange(len(positions_px)).split(CHUNK_SIZE):
         intensities = model(indices)
@@ -148,7 +149,7 @@ def held_out_likelihood(
         total += frames[:, kept].sum(dtype=np.float64)
         predicted.append(frames[:, held_out].astype(np.float64))
     counts = scan.patterns[:, held_out].astype(np.float64)
-    unit = arbitrary_unit(scan.patterns, _valid(scan))
+    unit = arbitrary_unit(scan.patterns, valid)
     counts /= unit
     with np.errstate(all="ignore"):
         light = scan.patterns[:, kept].sum(dtype=np.float64) / unit

@@ -93,10 +93,10 @@ def _plain(data: Any) -> Any:
             continue
         if isinstance(value, np.ma.MaskedArray):
             value = np.ma.filled(value.astype(np.result_type(value, np.float32)), np.nan)
-        array = _numpy(value)
         if name == "diffraction_data":  # The check of counts converts and refuses, too.
             plain[name] = value
             continue
+        array = _numpy(value)
         if array.dtype.kind not in ("biufc" if name in COMPLEX else "biuf"):
             kind = "complex numbers" if name in COMPLEX else "real numbers"
             raise ValueError(f"{name}: has the type {array.dtype}; give {kind}.")

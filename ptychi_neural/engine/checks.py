@@ -54,6 +54,8 @@ def warn_of_mistakes(scan: ScanPhysics) -> None:
     )
     if told is not None:
         logger.warning("probe_position_x_px, probe_position_y_px: %s", told)
+    if not model.is_far_field:  # There a sample does not only spread the light.
+        return
     of_probe, of_patterns = lit_pixels(scan)
     if of_probe > WIDER * of_patterns:
         logger.warning(
@@ -78,13 +80,13 @@ def lit_pixels(scan: ScanPhysics) -> tuple[float, float]:
     Parameters
     ----------
     scan : ScanPhysics
-        The whole scan.
+        The whole scan, in the far field.
 
     Returns
     -------
     of_probe, of_patterns : float
-        ``of_patterns`` is infinite where it is not known: in the near field, and where there are so
-        few counts that their noise is half of ``sum I^2``.
+        ``of_patterns`` is infinite where it is not known: where there are so few counts that their
+        noise is half of ``sum I^2``.
     """
     total = torch.zeros_like(scan.valid, dtype=torch.float64)
     for batch in scan.batches:
@@ -98,7 +100,7 @@ def lit_pixels(scan: ScanPhysics) -> tuple[float, float]:
     alone = scan.model.conform_to_detector_size(wave.abs().square().sum(1))[0].double()
     alone = torch.where(scan.valid, alone / alone.max(), 0.0)
     of_probe = float(alone.sum().square() / alone.square().sum())
-    if not scan.model.is_far_field or not squares > 2 * noise:
+    if not squares > 2 * noise:
         return of_probe, math.inf
     return of_probe, float(total.sum().square() / (squares - noise))
 

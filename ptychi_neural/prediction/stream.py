@@ -371,7 +371,7 @@ def _same(value: Any, saved: Any) -> bool:
 
 
 def as_tensor_of_counts(patterns: ArrayLike) -> Tensor:
-    """(n, h, w) patterns in single precision on the CPU, checked.
+    """(n, h, w) patterns in counts, in single precision on the CPU, checked.
 
     Raises
     ------

@@ -140,7 +140,7 @@ def source_path(owner: str, name: str, what: str) -> Path:
 def linked_files(path: Path) -> list[Path]:
     """Files that external links and virtual datasets of an HDF5 file name, there or not.
 
-    None where the file is none of HDF5, or cannot be read yet.
+    The list is empty where the file is none of HDF5, or cannot be read yet.
     """
     names: list[str] = []
 
