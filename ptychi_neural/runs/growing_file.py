@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ptychi_neural.counted import counted
 from ptychi_neural.runs.frame_sources import BATCH_SIZE, Block, Look, Source
 from ptychi_neural.scans.diffraction import PATTERNS, entry_of_patterns, pixel_mask
+from ptychi_neural.scans.entries import entry_chosen
 from ptychi_neural.scans.hdf5 import dataset
 from ptychi_neural.scans.masks import telling
 from ptychi_neural.scans.preparation import Preparation
@@ -39,6 +40,11 @@ class GrowingFile(Source):
         self._file = file
         names = (named["patterns"],) if "patterns" in named else PATTERNS
         self._data = dataset(file, *names)
+        if self._data.ndim != 3:
+            raise ValueError(
+                f"{file.filename}: patterns of shape {self._data.shape} cannot be followed; store "
+                "them as (n, h, w)."
+            )
         entry = entry_of_patterns(file, names)
         mask = pixel_mask(file, self.stored_shape, named.get("mask"), entry)
         super().__init__(preparation, telling(mask))
@@ -127,4 +133,6 @@ def opened(address: str | Path, preparation: Preparation, timeout_s: float) -> I
     if not h5py.is_hdf5(path):
         raise ValueError(f"{path} is no HDF5 file: other formats are predicted when complete.")
     with h5py.File(path, "r", libver="latest", swmr=True) as file:
-        yield GrowingFile(file, preparation)
+        with entry_chosen(preparation.told_entry, preparation.entry and path):
+            source = GrowingFile(file, preparation)
+        yield source

@@ -25,6 +25,7 @@ from ptychi_neural.runs.suspicions import (
 from ptychi_neural.scans import Scan, repair
 from ptychi_neural.scans.beamline import METRES
 from ptychi_neural.scans.diffraction import Diffraction
+from ptychi_neural.scans.entries import entry_chosen
 from ptychi_neural.scans.formats import reader_of
 from ptychi_neural.scans.load import chosen_frames, read_patterns
 from ptychi_neural.scans.named_datasets import stack_shape
@@ -79,6 +80,11 @@ def inspect_scan(section: DataSection) -> Inspection:
     FileNotFoundError, ValueError
         If the patterns cannot be read.
     """
+    with entry_chosen(section.told_entry, section.entry and section.diffraction_path):
+        return _inspected(section)
+
+
+def _inspected(section: DataSection) -> Inspection:
     path = section.diffraction_path
     kind = "named datasets" if "patterns" in section.datasets else reader_of(path).name
     shape = stack_shape(path, section.datasets)

@@ -4,6 +4,7 @@ The places are those of pty-chi (``dp``), ptychodus (``patterns``), CXI (Maia, N
 854 (2012)), NeXus, and the masters of Eiger detectors, which link a stack for each file.
 """
 
+import math
 import warnings
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptychi_neural.counted import counted
+from ptychi_neural.scans.entries import is_chosen, scans_in
 from ptychi_neural.scans.hdf5 import (
     StrPath,
     check_size,
@@ -28,7 +30,6 @@ from ptychi_neural.scans.masks import pixel_mask as pixel_mask
 PATTERNS = (
     "dp",
     "patterns",
-    "entry_1/data_1/data",
     "entry*/data*/data",
     "entry*/instrument*/detector*/data",
     "exchange/data",
@@ -85,18 +86,17 @@ def read_stack(
     """
     with opened(path) as file:
         parts = stacks(file, names)
-        if parts[0].ndim != 3 or 0 in parts[0].shape or parts[0].dtype.kind not in "uif":
+        if parts[0].ndim < 3 or 0 in parts[0].shape or parts[0].dtype.kind not in "uif":
             raise ValueError(
                 f"{path}: patterns must be real numbers of shape (n, h, w), got {parts[0].dtype} "
                 f"of shape {parts[0].shape}; store counts as one stack of 2D images."
             )
-        n_frames = sum(len(part) for part in parts)
+        shape = stack_shape(file, names)
         if frame_indexes is None:
-            rows = np.arange(n_frames)
+            rows = np.arange(shape[0])
         else:
-            shape = (n_frames, *parts[0].shape[1:])
             rows = _rows(file, shape, np.asarray(frame_indexes, dtype=np.int64))
-        mask = pixel_mask(file, parts[0].shape[1:], mask_name, entry_of_patterns(file, names))
+        mask = pixel_mask(file, shape[1:], mask_name, entry_of_patterns(file, names))
         return Diffraction(_selected(parts, rows), mask)
 
 
@@ -106,24 +106,28 @@ def stacks(file: h5py.File, names: tuple[str, ...] = PATTERNS) -> list[h5py.Data
     return [dataset(file, name) for name in chunks] or [dataset(file, *names)]
 
 
+def stack_shape(file: h5py.File, names: tuple[str, ...] = PATTERNS) -> tuple[int, ...]:
+    """(n, h, w) of the patterns, whose frames may be stored along the axes of a raster."""
+    parts = stacks(file, names)
+    return (sum(_n_frames(part) for part in parts), *parts[0].shape[-2:])
+
+
 def entry_of_patterns(file: h5py.File, names: tuple[str, ...] = PATTERNS) -> str | None:
     """The entry of a CXI or NeXus file whose patterns are read, of which masks are taken, too.
 
-    None where patterns lie elsewhere. Where several entries hold patterns a warning names them.
+    None where patterns lie elsewhere. Where several entries hold patterns, and none was chosen, a
+    warning names them.
     """
     first = found_name(file, *names) or next(iter(names_like(file, CHUNKS)), "")
     entry = first.split("/")[0]
     if "/" not in first or not entry.startswith("entry"):
         return None
-    others = {
-        name.split("/")[0]
-        for pattern in (*names, CHUNKS)
-        for name in names_like(file, pattern)
-        if name.startswith("entry")
-    } - {entry}
-    if others and names != (first,):
-        told = ", ".join(sorted(others))
-        warnings.warn(f"{file.filename}: {entry} is read, and not {told}.", stacklevel=2)
+    others = [name for name in scans_in(file) if name != entry]
+    if others and not is_chosen():
+        warnings.warn(
+            f"{file.filename}: {entry} is read, and not {', '.join(others)}; data.entry chooses.",
+            stacklevel=2,
+        )
     return entry
 
 
@@ -214,7 +218,7 @@ def put_patterns(
 def _selected(parts: list[h5py.Dataset], rows: NDArray[np.int64]) -> NDArray[Any]:
     """Frames in this order, of which those far from each other are read by themselves."""
     ordered = np.unique(rows)
-    check_size(parts[0], len(ordered))
+    check_size(parts[0], -(-len(ordered) // math.prod(parts[0].shape[1:-2])))
     runs = np.split(ordered, np.flatnonzero(np.diff(ordered) > FARTHEST) + 1)
     blocks = []
     for run in runs:
@@ -228,11 +232,19 @@ def _block(parts: list[h5py.Dataset], first: int, stop: int) -> NDArray[Any]:
     """Frames ``first`` to ``stop`` of the stacks taken together."""
     blocks, offset = [], 0
     for part in parts:
-        rows = slice(max(first - offset, 0), min(max(stop - offset, 0), len(part)))
-        if rows.start < rows.stop:
-            blocks.append(read(part, rows))
-        offset += len(part)
+        n = _n_frames(part)
+        start, end = max(first - offset, 0), min(max(stop - offset, 0), n)
+        if start < end:
+            each = n // len(part)  # frames of a row of a raster
+            rows = slice(start // each, -(-end // each))
+            block = read(part, rows).reshape(-1, *part.shape[-2:])
+            blocks.append(block[start - each * rows.start : end - each * rows.start])
+        offset += n
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def _n_frames(part: h5py.Dataset) -> int:
+    return math.prod(part.shape[:-2])
 
 
 def on_last_axis(shape: tuple[int, ...], n_wanted: int) -> str:

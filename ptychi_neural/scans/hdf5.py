@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychi_neural.scans.entries import in_entry, in_order
 from ptychi_neural.scans.links import check_links, check_sources
 
 StrPath = str | os.PathLike[str]
@@ -94,21 +95,23 @@ def opened(path: StrPath) -> Iterator[h5py.File]:
 def names_like(file: h5py.File, pattern: str) -> list[str]:
     """Names in a file that a pattern such as ``entry*/data*/data`` matches, in order.
 
-    A name that is a link is among them, whether or not its target exists.
+    A name that is a link is among them, whether or not its target exists. In place of any entry
+    of a CXI or NeXus file stands the one that is read (``entries``).
     """
     found = [""]
-    for part in pattern.split("/"):
+    for part in in_entry(file, pattern).split("/"):
         if not any(wildcard in part for wildcard in "*?["):
             found = [f"{name}/{part}" for name in found]
             continue
-        groups = ((name, file.get(name or "/")) for name in found)
-        found = [
-            f"{name}/{key}"
-            for name, group in groups
-            if isinstance(group, h5py.Group)
-            for key in sorted(group)
-            if fnmatch.fnmatchcase(key, part)
-        ]
+        matching = []
+        for name in found:
+            group = file.get(name or "/")
+            if isinstance(group, h5py.Group):
+                keys = (key for key in group if fnmatch.fnmatchcase(key, part))
+                matching += [f"{name}/{key}" for key in sorted(keys, key=in_order)]
+            elif group is None and _is_link(file, name[1:]):
+                matching.append(f"{name}/{part}")
+        found = matching
     return [name[1:] for name in found if _is_link(file, name[1:])]
 
 

@@ -14,6 +14,7 @@ from ptychi_neural.counted import counted
 from ptychi_neural.scans.checks import check_positions, check_start
 from ptychi_neural.scans.counts import OnBadData, remember, repair
 from ptychi_neural.scans.diffraction import PATTERNS, Diffraction
+from ptychi_neural.scans.entries import entry_chosen
 from ptychi_neural.scans.formats import READERS, WRITERS, reader_of
 from ptychi_neural.scans.hdf5 import StrPath, replacing
 from ptychi_neural.scans.links import links_outside_allowed
@@ -95,7 +96,8 @@ def load_scan(
     }
     given = {name: value for name, value in given.items() if value is not None}
     preparation = Preparation.model_validate((preparation or Preparation()).model_dump() | given)
-    with links_outside_allowed(allow_outside_links):
+    entry = entry_chosen(preparation.told_entry, preparation.entry and diffraction)
+    with links_outside_allowed(allow_outside_links), entry:
         product = product_of(diffraction) if product is None else product
         chosen = preparation.frames
         placing = chosen is not None and chosen.window_px is not None
@@ -264,12 +266,13 @@ def read_positions(product: StrPath, preparation: Preparation) -> tuple[Scan, Un
     named = {
         str(key): name for key, name in preparation.datasets.items() if key in ("y", "x", "probe")
     }
-    if "y" in named:
-        return named_positions(product, named, None), "m"
-    reader = reader_of(product)
-    scan = reader.read_product(product)
-    unit = reader.unit_of_positions(product)
-    return (named_positions(product, named, scan) if named else scan), unit
+    with entry_chosen(preparation.told_entry):
+        if "y" in named:
+            return named_positions(product, named, None), "m"
+        reader = reader_of(product)
+        scan = reader.read_product(product)
+        unit = reader.unit_of_positions(product)
+        return (named_positions(product, named, scan) if named else scan), unit
 
 
 def read_patterns(

@@ -1,5 +1,6 @@
 """Positions and probe from datasets that a run file names, in HDF5 files and NPZ archives."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychi_neural.scans import diffraction
 from ptychi_neural.scans.beamline import length_in_metres, told_unit
 from ptychi_neural.scans.diffraction import Diffraction, read_stack
 from ptychi_neural.scans.formats import reader_of
@@ -40,14 +42,15 @@ def named_positions(path: StrPath, datasets: Mapping[str, str], scan: Scan | Non
         raise ValueError("datasets names one of 'y' and 'x'; name both, or (n, 2) data twice.")
     if "y" in datasets:
         y, x = (named_array(path, datasets[axis], lengths=True) for axis in "yx")
-        if datasets["y"] == datasets["x"] and y.ndim == 2 and y.shape[1] == 2:
-            y, x = y.T
-        if y.squeeze().ndim != 1 or y.squeeze().shape != x.squeeze().shape:
+        is_pair = datasets["y"] == datasets["x"]
+        if is_pair and y.ndim >= 2 and y.shape[-1] == 2:
+            (y, x), is_pair = y.reshape(-1, 2).T, False
+        if is_pair or y.squeeze().shape != x.squeeze().shape:  # a raster's may have two axes
             raise ValueError(
                 f"{path}: {datasets['y']!r} and {datasets['x']!r} have shapes {y.shape} and "
                 f"{x.shape}; name datasets of one number for each frame."
             )
-        positions = np.stack([y.squeeze(), x.squeeze()], axis=1)
+        positions = np.stack([y.ravel(), x.ravel()], axis=1)
         scan = scan_of_positions(positions, name=Path(path).stem)
     assert scan is not None
     if "probe" in datasets:
@@ -80,6 +83,7 @@ def named_diffraction(
         named = (datasets["patterns"],) if "patterns" in datasets else names
         return read_stack(path, rows, named, datasets.get("mask"))
     stack = named_array(path, datasets["patterns"])
+    stack = stack.reshape(-1, *stack.shape[-2:]) if stack.ndim > 3 else stack  # of a raster
     if stack.ndim != 3 or stack.dtype.kind not in "uif":
         raise ValueError(
             f"{path}: {datasets['patterns']!r} is {stack.dtype} of shape {stack.shape}; name real "
@@ -98,9 +102,10 @@ def stack_shape(path: StrPath, datasets: Mapping[Any, str]) -> tuple[int, ...]:
     if name is None:
         return reader_of(path).stack_shape(path)
     if npz_names(Path(path)):
-        return npz_header(path, name)[0]
+        shape = npz_header(path, name)[0]
+        return (math.prod(shape[:-2]), *shape[-2:])
     with opened(path) as file:
-        return tuple(dataset(file, name).shape)
+        return diffraction.stack_shape(file, (name,))
 
 
 def named_array(path: StrPath, name: str, lengths: bool = False) -> NDArray[Any]:

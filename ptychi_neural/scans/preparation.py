@@ -58,6 +58,10 @@ class Preparation(BaseModel):
     """Names of datasets in HDF5 files where they are unusual: ``patterns`` and ``mask`` in the file
     of patterns, ``y``, ``x`` (positions) and ``probe`` in that of positions."""
 
+    entry: str | None = None
+    """Which measurement of a CXI or NeXus file of several is taken, with its own positions, mask,
+    beam and probe, such as ``"entry_2"``; None: the first that has patterns."""
+
     frames: Frames | None = None
     """Which frames of the scan are taken; None: all. ``{ stop = 500 }`` are the first 500,
     ``{ every = 2 }`` is every second one, ``{ window_px = 200 }`` those whose positions are in a
@@ -141,6 +145,12 @@ class Preparation(BaseModel):
 
     free_space_propagation_distance_m: float | None = Field(default=None, gt=0)
     """The scan is in the near field at this distance, that of the equivalent parallel beam."""
+
+    @property
+    def told_entry(self) -> str | None:
+        """The entry that these keys tell, be it that of a named dataset."""
+        first, slash, _ = self.datasets.get("patterns", "").strip("/").partition("/")
+        return self.entry or (first if slash and first.startswith("entry") else None)
 
     @property
     def moves_frames(self) -> bool:

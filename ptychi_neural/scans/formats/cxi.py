@@ -23,7 +23,7 @@ from ptychi_neural.scans.beamline import (
     length_in_metres,
     number,
 )
-from ptychi_neural.scans.diffraction import stacks
+from ptychi_neural.scans.diffraction import stack_shape
 from ptychi_neural.scans.formats.ptychodus import (
     array_center_m,
     complex_array,
@@ -34,20 +34,19 @@ from ptychi_neural.scans.formats.registry import Reader, register_reader, regist
 from ptychi_neural.scans.hdf5 import StrPath, find, names_like, opened, read, text, where
 from ptychi_neural.scans.scan import Scan, middle
 
+ENTRY = "entry_[0-9]*"
 PATTERNS = (
-    "entry_1/data_1/data",
-    "entry_1/instrument_1/detector_1/data",
-    "entry_[0-9]*/data_*/data",
-    "entry_[0-9]*/instrument*/detector*/data",
+    f"{ENTRY}/data*/data",
+    f"{ENTRY}/instrument*/detector*/data",
 )
 TRANSLATION = (
-    "entry_[0-9]*/sample*/geometry*/translation",
-    "entry_[0-9]*/data_*/translation",
-    "entry_[0-9]*/instrument*/detector*/translation",
+    f"{ENTRY}/sample*/geometry*/translation",
+    f"{ENTRY}/data*/translation",
+    f"{ENTRY}/instrument*/detector*/translation",
 )
-DETECTOR = "entry_[0-9]*/instrument*/detector*"
-SOURCE = "entry_[0-9]*/instrument*/source*"
-BEAM = "entry_[0-9]*/instrument*/beam*"
+DETECTOR = f"{ENTRY}/instrument*/detector*"
+SOURCE = f"{ENTRY}/instrument*/source*"
+BEAM = f"{ENTRY}/instrument*/beam*"
 ENERGIES = (
     f"{BEAM}/incident_beam_energy",
     f"{BEAM}/incident_energy",
@@ -56,9 +55,9 @@ ENERGIES = (
 )
 """In NXcxi_ptycho the source's energy is that of the machine."""
 
-PROBE = ("entry_1/image_1/data", "entry_1/instrument_1/source_1/illumination")
-OBJECT = ("entry_1/image_2/data",)
-EXTRA = "entry_1/ptychodus"
+PROBE = (f"{ENTRY}/image_1/data", f"{ENTRY}/instrument_1/source_1/illumination")
+OBJECT = (f"{ENTRY}/image_2/data",)
+EXTRA = f"{ENTRY}/ptychodus"
 
 ATTRIBUTES = {
     "probe_photon_count": "probe_photon_count",
@@ -99,7 +98,7 @@ class Cxi(Reader):
                 )
             probe = _image(file, PROBE, ndim=4)
             object_ = _image(file, OBJECT, ndim=3)
-            frame_shape = probe.shape[-2:] if probe.size else stacks(file, PATTERNS)[0].shape[1:]
+            frame_shape = probe.shape[-2:] if probe.size else stack_shape(file, PATTERNS)[1:]
             wavelength_m, distance_m, detector = _instrument(file)
             pixel_size_m = number(file, f"{EXTRA}/object_pixel_width_m") or _pixel_size(
                 file, frame_shape, wavelength_m, distance_m
@@ -130,8 +129,8 @@ class Cxi(Reader):
                 object_center_m=center_m,
                 probe_photon_counts=None if photons is None else read(photons),
                 attributes=_attributes(file) | dict(detector),
-                name=_text(file, "entry_1/title", "entry_1/sample_1/name") or Path(path).stem,
-                comments=_text(file, "entry_1/experiment_description"),
+                name=_text(file, f"{ENTRY}/title", f"{ENTRY}/sample_1/name") or Path(path).stem,
+                comments=_text(file, f"{ENTRY}/experiment_description"),
             )
 
 
@@ -167,7 +166,7 @@ def write_cxi(path: Path, scan: Scan) -> None:
         ):
             entry[f"{name}/data"] = array
             entry[f"{name}/data"].attrs["axes"] = axes
-        extra = file.create_group(EXTRA)
+        extra = entry.create_group("ptychodus")
         extra["probe_position_indexes"] = (
             np.arange(n) if scan.frame_indexes is None else scan.frame_indexes
         )
@@ -206,6 +205,7 @@ def _positions(
 ) -> NDArray[np.float64]:
     """(n, 2) positions of the beam on the sample, in metres along rows and columns."""
     moves = read(translation).astype(np.float64) * length_in_metres(translation)
+    moves = moves.reshape(-1, moves.shape[-1]) if moves.ndim > 2 else moves  # of a raster
     if moves.ndim != 2 or moves.shape[1] < 2 or len(moves) == 0:
         raise ValueError(
             f"{where(translation)} has shape {moves.shape}; write (n, 3) translations (x, y, z)."

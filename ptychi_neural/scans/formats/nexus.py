@@ -14,8 +14,8 @@ from ptychi_neural.scans.formats.registry import Reader, register_reader
 from ptychi_neural.scans.hdf5 import StrPath, names_like, opened
 
 PATTERNS = (
-    "entry/data*/data",
-    "entry/instrument*/detector*/data",
+    "entry*/data*/data",
+    "entry*/instrument*/detector*/data",
     "exchange/data",
 )
 
@@ -28,6 +28,7 @@ class Nexus(Reader):
 
     patterns = PATTERNS
     files = "HDF5 with 'entry/data/data' or 'entry/data/data_000001'"
+    is_last = True
 
     def recognises(self, path: Path) -> bool:
         if not h5py.is_hdf5(path):

@@ -10,7 +10,7 @@ import h5py
 from numpy.typing import ArrayLike
 
 from ptychi_neural.scans.beamline import Instrument
-from ptychi_neural.scans.diffraction import Diffraction, read_stack, stacks
+from ptychi_neural.scans.diffraction import Diffraction, read_stack, stack_shape
 from ptychi_neural.scans.hdf5 import StrPath, opened
 from ptychi_neural.scans.preparation import Unit
 from ptychi_neural.scans.scan import Scan
@@ -62,8 +62,7 @@ class Reader:
         if not self.patterns:
             return self.read_diffraction(path).patterns.shape
         with opened(path) as file:
-            parts = stacks(file, self.patterns)
-            return (sum(len(part) for part in parts), *parts[0].shape[1:])
+            return stack_shape(file, self.patterns)
 
     def read_product(self, path: StrPath) -> Scan:
         """Read all of a scan but its patterns.

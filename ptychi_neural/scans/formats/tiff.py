@@ -1,6 +1,5 @@
 """TIFF stacks: one file with an image a frame, or a folder with a file a frame."""
 
-import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptychi_neural.scans.diffraction import Diffraction
+from ptychi_neural.scans.entries import in_order
 from ptychi_neural.scans.formats.numpy_stack import selected
 from ptychi_neural.scans.formats.registry import Reader, register_reader
 from ptychi_neural.scans.hdf5 import StrPath, native
@@ -53,11 +53,9 @@ class Tiff(Reader):
 def _files(folder: Path) -> list[Path]:
     """TIFF files of a folder in the order of the numbers in their names."""
 
-    def in_order(path: Path) -> list[int | str]:
-        return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
-
     found = [path for path in folder.iterdir() if path.suffix.lower() in (".tif", ".tiff")]
-    return sorted((path for path in found if not path.name.startswith(".")), key=in_order)
+    seen = (path for path in found if not path.name.startswith("."))
+    return sorted(seen, key=lambda path: in_order(path.name))
 
 
 def _stack(path: StrPath) -> NDArray[Any]:
