@@ -29,15 +29,19 @@ IN_SEVERAL_PROCESSES = ("reconstruct", "train", "compare", "infer")
 LAST_S = 10.0
 """Seconds that the first of several processes has to tell what failed."""
 
-OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.EROFS)
+OF_FULL_DISKS = (errno.ENOSPC, errno.EDQUOT)
+"""Numbers of system errors where there is no room."""
+
+OF_THE_MACHINE = (*OF_FULL_DISKS, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.EROFS)
 """Numbers of system errors that are no wrong use."""
 
-OF_PATHS = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
+OF_PATHS = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 """Numbers of system errors of paths that lead elsewhere."""
 
 MEMORY_ADVICE = (
     "Lower reconstructor_options.batch_size (or generator.width, training.scans_in_memory), crop "
-    "or bin the patterns, or set reconstructor_options.default_device."
+    "or bin the patterns, lower simulation.frame_shape and scan, or set "
+    "reconstructor_options.default_device."
 )
 
 
@@ -252,11 +256,15 @@ def described(error: BaseException) -> tuple[str, int]:
         return f"error: out of memory ({first.rstrip('.')}). {MEMORY_ADVICE}", FAILED
     if isinstance(error, RecursionError):
         return "error: a file is nested too deeply; make it flatter.", WRONG_USE
+    if isinstance(error, RuntimeError) and text.startswith("Symlink loop from"):
+        error = OSError(errno.ELOOP, os.strerror(errno.ELOOP), text.split("'")[1])
     if isinstance(error, OSError):
         code = FAILED if error.errno in OF_THE_MACHINE or "errno = 28" in text else WRONG_USE
         if error.filename is not None and error.strerror:  # It is the system's.
             text = f"{error.filename}: {error.strerror.lower()}"
             text += "; check the path." if error.errno in OF_PATHS else "."
+            if error.errno in OF_FULL_DISKS:
+                text = f"{text[:-1]}; make room, or write elsewhere."
         return f"error: {text}", code
     if isinstance(error, FloatingPointError) or kind == "RankLostError":
         return f"error: {text}", FAILED
@@ -290,7 +298,7 @@ class _Surviving:
 
     def _give_up(self, error: Exception) -> None:
         """Write to nowhere from now on, unless the disk may have room again later."""
-        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno not in OF_FULL_DISKS:
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 

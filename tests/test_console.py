@@ -73,6 +73,8 @@ def test_nothing_that_cannot_be_written_ends_a_command(tmp_path, streams):
             2,
             "error: .: is a directory; check the path.",
         ),
+        (RuntimeError("Symlink loop from '/a/b'"), 2, "error: /a/b: too many levels of symbolic"),
+        (OSError(28, "No space left on device", "x.h5"), 1, "x.h5: no space left on device; make"),
         (PermissionError(13, "Permission denied", "a.h5"), 2, "error: a.h5: permission denied."),
         (RankLostError("Another process has ended."), 1, "error: Another process has ended."),
         (OSError(28, "No space left on device"), 1, "No space left"),

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -32,6 +31,7 @@ from ptychi_neural.runs.ranks import draw_missing_seeds, needs_one_process
 from ptychi_neural.runs.run_file import RunFile
 from ptychi_neural.runs.run_scan import is_refined
 from ptychi_neural.scans import Scan
+from ptychi_neural.scans.hdf5 import written
 
 
 def compare(
@@ -198,7 +198,7 @@ def _save(comparison: Comparison, folder: Path) -> None:
     (folder / "comparison.md").write_text(comparison.report + pictures, encoding="utf-8")
     comparison.table.to_csv(folder / "comparison.csv", index=False)
     comparison.trace.to_csv(folder / "trace.csv", index=False)
-    with h5py.File(folder / "objects.h5", "w") as file:
+    with written(folder / "objects.h5") as file:
         file["held_out_pixels"] = comparison.held_out
         if comparison.target is not None:
             file[comparison.target.name.replace(" ", "_")] = comparison.target.object

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ptychi_neural.scans.hdf5 import available_memory, replacing
@@ -43,7 +43,7 @@ def write_tensors(
         If the file exists and ``overwrite`` is False.
     """
     with replacing(path, overwrite) as temporary:
-        save_file(tensors, temporary, metadata={key: json.dumps(description)})
+        temporary.write_bytes(save(tensors, metadata={key: json.dumps(description)}))
 
 
 def read_tensors(path: str | Path, key: str, what: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -44,6 +44,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Some editors add a mark.
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: there is no such file; check the name.") from error
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RunFileError(str(path), [f"not valid TOML: {error}"]) from error
     except RecursionError as error:

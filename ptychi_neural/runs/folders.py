@@ -211,6 +211,8 @@ def _target(folder: Path) -> Path:
             raise FileExistsError(
                 f"{folder} is the current folder or holds it: --output FOLDER names a new one."
             )
+        if target.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(folder))
         if target.exists() and not target.is_dir():
             raise FileExistsError(f"{folder} is a file: --output FOLDER writes elsewhere.")
     return target

@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from ptychi_neural.runs.launcher import is_silent
 from ptychi_neural.runs.progress import what_fails_is_said
 from ptychi_neural.runs.provenance import provenance, write_json
 from ptychi_neural.scans import Scan, check_geometry, write_product
+from ptychi_neural.scans.hdf5 import written
 
 STATE_FILE, STATE = "followed.safetensors", "followed scan"
 """File and kind of the state of a scan whose frames do not come again."""
@@ -88,7 +88,7 @@ def write_inference(
         comments=f"{result.scan.comments} Predicted by {generator.name}.".strip(),
     )
     write_product(folder / "product.h5", result.scan)
-    with h5py.File(folder / "product.h5", "a") as file:
+    with written(folder / "product.h5", "r+") as file:
         file["object_std"] = standard_deviation
         file["reprojection_error"] = result.errors
     if state is not None:

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from ptychi_neural.runs.pictures import shown_area
 from ptychi_neural.runs.provenance import provenance, write_json
 from ptychi_neural.runs.run_file import RunFile
 from ptychi_neural.scans import Scan, write_product
-from ptychi_neural.scans.hdf5 import replacing
+from ptychi_neural.scans.hdf5 import replacing, written
 
 
 @dataclass
@@ -151,7 +150,7 @@ def _add_to_product(folder: Path, **arrays: NDArray[np.floating]) -> None:
     path = folder / "product.h5"
     with replacing(path, overwrite=True) as temporary:
         shutil.copy(path, temporary)
-        with h5py.File(temporary, "a") as file:
+        with written(temporary, "r+") as file:
             for name, array in arrays.items():
                 file[name] = array
 

@@ -19,6 +19,9 @@ AMPLITUDES = (1e-8, 1e12)
 """Bounds of the largest amplitude of object and probe. Beyond them squares, times the ratio of
 measured to predicted counts of 1e-16 to 1e20, leave what single precision holds."""
 
+LENGTHS_M = (1e-15, 1e9)
+"""Bounds in metres of pixel sizes, wavelengths and distances."""
+
 LENGTH_UNITS = {"millimetres": 1e3, "micrometres": 1e6, "nanometres": 1e9}
 """Units that are taken for metres by mistake, and how many of each make a metre."""
 
@@ -90,6 +93,22 @@ def check_positions(
         f"{what}; enlarge 'object' to {tuple(needed.astype(int).tolist())} (see empty_object), or "
         "correct center_y_m, center_x_m and the pixel size."
     )
+
+
+def check_lengths(**lengths_m: float | None) -> None:
+    """Refuse lengths that no measurement has, with which others become infinite or zero.
+
+    Examples
+    --------
+    >>> check_lengths(pixel_size_m=1e-8, wavelength_m=None)
+    >>> check_lengths(pixel_size_m=1e308)
+    Traceback (most recent call last):
+    ValueError: pixel_size_m = 1e+308: give metres, from 1e-15 to 1e+09.
+    """
+    least, most = LENGTHS_M
+    for name, length in lengths_m.items():
+        if length is not None and not least <= length <= most:
+            raise ValueError(f"{name} = {length:.4g}: give metres, from {least} to {most:.0e}.")
 
 
 def closeness(

@@ -23,6 +23,7 @@ from ptychi_neural.scans.hdf5 import (
     opened,
     read,
     replacing,
+    written,
 )
 from ptychi_neural.scans.hdf5 import dataset as dataset
 from ptychi_neural.scans.masks import pixel_mask as pixel_mask
@@ -178,7 +179,7 @@ def write_diffraction(
             f"valid_pixel_mask must have the patterns' shape {patterns.shape[1:]}, "
             f"got {valid_pixel_mask.shape}."
         )
-    with replacing(path, overwrite) as temporary, h5py.File(temporary, "w") as file:
+    with replacing(path, overwrite) as temporary, written(temporary) as file:
         put_patterns(
             file,
             patterns,

@@ -1,6 +1,7 @@
 """HDF5 files opened with errors that say what to do, and files written whole or not at all."""
 
 import fnmatch
+import io
 import math
 import os
 import secrets
@@ -52,8 +53,31 @@ def replacing(path: StrPath, overwrite: bool = False) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, target)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            error.filename = str(target)  # A disk that is full tells no name.
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def written(path: StrPath, mode: str = "w") -> Iterator[h5py.File]:
+    """An HDF5 file that is made in memory, and written to ``path`` when the block ends.
+
+    HDF5 itself may find out that a disk is full only while it throws a file away. It crashes then.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    mode : str
+        ``"w"`` for a new file, ``"r+"`` to change the one that is there.
+    """
+    content = io.BytesIO(b"" if mode == "w" else Path(path).read_bytes())
+    with h5py.File(content, mode) as file:
+        yield file
+    Path(path).write_bytes(content.getbuffer())
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptychi_neural.counted import counted
-from ptychi_neural.scans.checks import check_positions, check_start
+from ptychi_neural.scans.checks import check_lengths, check_positions, check_start
 from ptychi_neural.scans.counts import OnBadData, remember, repair
 from ptychi_neural.scans.diffraction import PATTERNS, Diffraction
 from ptychi_neural.scans.entries import entry_chosen
@@ -396,6 +396,11 @@ def _check(scan: Scan, product: StrPath) -> None:
         if scan.probe.size and scan.object.size:
             check_start(scan.object, scan.probe, names=("'object'", "'probe'"))
             size, probe_shape = scan.object.shape, scan.probe.shape
+        check_lengths(
+            pixel_size_m=scan.pixel_size_m,
+            wavelength_m=scan.wavelength_m,
+            detector_distance_m=scan.detector_distance_m,
+        )
         check_positions(scan.positions_px, probe_shape, size, scan.pixel_size_m)
     except ValueError as error:
         raise ValueError(f"{product}: {error}") from error

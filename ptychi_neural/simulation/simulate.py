@@ -25,6 +25,8 @@ from ptychi.utils import get_suggested_object_size, to_tensor
 
 from ptychi_neural.scans import write_diffraction, write_product
 from ptychi_neural.scans.beamline import detector_pixel_sizes
+from ptychi_neural.scans.checks import check_lengths
+from ptychi_neural.scans.hdf5 import available_memory
 from ptychi_neural.scans.scan import Scan
 from ptychi_neural.simulation.options import SimulationOptions
 from ptychi_neural.simulation.precision import double_precision_on_cpu
@@ -64,6 +66,8 @@ def simulate(options: SimulationOptions) -> SimulatedScan:
     FileNotFoundError, KeyError, ValueError
         If a probe or image file is missing or unfit.
     """
+    lengths_m = ("pixel_size_m", "wavelength_m", "detector_distance_m", "slice_spacing_m")
+    check_lengths(**{name: getattr(options, name) for name in lengths_m})
     object_rng, scan_rng, error_rng, detector_rng, beam_rng, probe_rng = np.random.default_rng(
         options.seed
     ).spawn(6)
@@ -73,6 +77,7 @@ def simulate(options: SimulationOptions) -> SimulatedScan:
 
     # The extent is symmetric because pty-chi puts position (0, 0) in the middle of the object.
     reached = np.concatenate([true_positions, nominal_positions])
+    _check_size(options, reached)
     object_shape = get_suggested_object_size(
         np.concatenate([reached, -reached]), options.frame_shape, extra=OBJECT_MARGIN_PX
     )
@@ -275,6 +280,20 @@ def simulation_files(folder: str | Path, overwrite: bool = False) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=folder):
         return paths
+
+
+def _check_size(options: SimulationOptions, reached: NDArray[np.float64]) -> None:
+    """Refuse a recipe whose expected counts, counts and object are larger than the free memory."""
+    n, shape = len(reached) // 2, np.array(options.frame_shape)
+    height, width = (2 * np.abs(reached).max(axis=0) + shape).tolist()
+    size = 16 * (n * float(shape.prod()) + options.n_slices * height * width)
+    if not size <= (memory := available_memory()):
+        raise ValueError(
+            f"simulation: {n} frames of {options.frame_shape} pixels on an object of {height:.4g} "
+            f"x {width:.4g} pixels take {size / 2**30:.3g} GiB, more than the "
+            f"{memory / 2**30:.3g} GiB of memory that are free; lower frame_shape, scan or "
+            "position_error_px."
+        )
 
 
 def _draw_mask(options: SimulationOptions, rng: np.random.Generator) -> NDArray[np.bool_] | None:

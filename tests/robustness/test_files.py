@@ -50,6 +50,14 @@ def attribute(name, key, value):
     return change
 
 
+def energy(value):
+    def change(folder):
+        with h5py.File(folder / "product.h5", "r+") as h:
+            h.attrs.update({name: value for name in h.attrs if "energy" in name})
+
+    return change
+
+
 def content(new, file="diffraction.h5"):
     def change(folder):
         old = (folder / file).read_bytes()
@@ -133,6 +141,7 @@ TABLE = [
     ("pixels of NaN", attribute("object", "pixel_width_m", np.nan), "finite length"),
     ("pixel sizes of text", attribute("object", "pixel_width_m", "10 nm"), "one number"),
     ("several pixel sizes", attribute("object", "pixel_width_m", [1e-8, 2e-8]), "one number"),
+    ("photons of no energy", energy(1e-300), "wavelength_m = .* give metres"),
     ("no pixel size", attribute("object", "pixel_width_m", h5py.Empty("f8")), "finite length"),
 ]  # fmt: skip
 

@@ -1,10 +1,12 @@
 """Commands that are killed at random moments, or that find the disk full."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
 from typer.testing import CliRunner
 
@@ -55,6 +57,22 @@ def test_on_a_full_disk_the_product_is_saved_first(tmp_path, small_disk, name):
     assert "figure.png could not be written" in result.output
     assert "Incomplete, without" in result.output
     assert read_product(folder / "product.h5").object.shape[0] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("small_disk", [4, 12, 32], indirect=True)
+def test_a_simulation_that_finds_the_disk_full_leaves_whole_files_only(tmp_path, small_disk):
+    (tmp_path / "tiny.toml").write_text(RUN)
+    command = ["simulate", tmp_path / "tiny.toml", "--output", small_disk / "data"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ptychi_neural", *command], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert re.search(r"\w+\.h5: no space left on device; make room", done.stderr)
+    for path in (small_disk / "data").iterdir():
+        with h5py.File(path) as file:
+            assert all(file[name][()] is not None for name in file)
 
 
 @pytest.mark.slow

@@ -322,3 +322,19 @@ def test_a_guess_from_the_mean_pattern_knows_nothing_of_the_probe_but_its_modes(
     assert np.abs(np.angle(far[mean > 0.1 * mean.max()])).max() < 1e-6
     with pytest.raises(ValueError, match="has no effect on the root"):
         small(probe_guess="mean_pattern", probe_defocus_error=0.3)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"frame_shape": (10**5, 10**5)}, "GiB .* lower frame_shape, scan or position_error_px"),
+        ({"position_error_px": 1e308}, "inf x inf pixels .* lower"),
+        ({"scan": {"kind": "raster", "step_px": 1e300}}, "lower frame_shape, scan"),
+        ({"pixel_size_m": 1e308}, r"pixel_size_m = 1e\+308: give metres"),
+        ({"wavelength_m": 1e-300}, "wavelength_m = 1e-300: give metres"),
+        ({"detector_distance_m": np.inf}, "detector_distance_m = inf: give metres"),
+    ],
+)
+def test_a_recipe_beyond_all_measure_is_refused_before_anything_is_drawn(recipe, message):
+    with pytest.raises(ValueError, match=message):
+        sim.simulate(sim.SimulationOptions.model_validate(recipe))

@@ -31,7 +31,7 @@ from ptychi_neural.scans.formats.ptychodus import (
     origin_m,
 )
 from ptychi_neural.scans.formats.registry import Reader, register_reader, register_writer
-from ptychi_neural.scans.hdf5 import StrPath, find, names_like, opened, read, text, where
+from ptychi_neural.scans.hdf5 import StrPath, find, names_like, opened, read, text, where, written
 from ptychi_neural.scans.scan import Scan, middle
 
 ENTRY = "entry_[0-9]*"
@@ -140,7 +140,7 @@ def write_cxi(path: Path, scan: Scan) -> None:
     n = len(scan.positions_px)
     translation = np.zeros((n, 3))
     translation[:, :2] = (scan.positions_px * scan.pixel_size_m + scan.object_center_m)[:, ::-1]
-    with h5py.File(path, "w") as file:
+    with written(path) as file:
         file["cxi_version"], file["number_of_entries"] = 160, 1
         entry = file.create_group("entry_1")
         entry["title"], entry["experiment_description"] = scan.name, scan.comments

@@ -28,6 +28,7 @@ from ptychi_neural.scans.hdf5 import (
     scalar,
     text,
     where,
+    written,
 )
 from ptychi_neural.scans.scan import Scan, array_center
 
@@ -130,14 +131,14 @@ def write_product(
     FileExistsError
         If the file exists and ``overwrite`` is False.
     """
-    with replacing(path, overwrite) as temporary, h5py.File(temporary, "w") as file:
+    with replacing(path, overwrite) as temporary, written(temporary) as file:
         _put_product(file, scan, losses)
 
 
 @register_writer("ptychodus")
 def write_both(path: Path, scan: Scan) -> None:
     """Write product and patterns into one file, which ptychodus opens as either."""
-    with h5py.File(path, "w") as file:
+    with written(path) as file:
         _put_product(file, scan, None)
         if len(scan.patterns):
             put_patterns(
