@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychi_neural.scans.scan import position_origin
+from ptychi_neural.scans.scan import Scan, position_origin
 
 SMALLEST_EXTENT_PX = 1e-2
 """Extent in pixels below which positions that differ are taken for metres."""
@@ -211,6 +211,51 @@ def check_start(
             f"{names[1]} carries no light: it is zero in all modes of the first OPR mode; write a "
             "probe guess into it."
         )
+
+
+def check_told(scan: Scan) -> None:
+    """Check what a file tells of each frame, and its lengths.
+
+    Parameters
+    ----------
+    scan : Scan
+        As its file has it: sizes and shapes may be unknown, which are NaN, None or 0.
+
+    Raises
+    ------
+    ValueError
+        Naming what is wrong and the remedy.
+    """
+    n, n_opr_modes = len(scan.positions_px), len(scan.probe)
+    weights = scan.opr_mode_weights
+    if n_opr_modes > 1 and weights is None:
+        raise ValueError(
+            f"'probe' has {n_opr_modes} OPR modes without 'opr_weights'; write ({n}, "
+            f"{n_opr_modes}) weights, or the first mode alone."
+        )
+    if n_opr_modes == 0 and weights is not None:
+        n_opr_modes = weights.shape[-1]
+    for name, array, shape in (
+        ("frame numbers", scan.frame_indexes, (n,)),
+        ("opr_weights", weights, (n, n_opr_modes)),
+        ("probe_photon_counts", scan.probe_photon_counts, (n,)),
+    ):
+        if array is not None and array.shape != shape:
+            raise ValueError(f"{name!r} has shape {array.shape}; {n} positions need {shape}.")
+    if weights is not None and not np.isfinite(weights).all():
+        raise ValueError("'opr_weights' has NaN or Inf; write finite numbers, or leave them out.")
+    if scan.frame_indexes is not None and len(np.unique(scan.frame_indexes)) != n:
+        raise ValueError(
+            "the list of frame numbers names a frame twice; average the positions of each frame."
+        )
+    check_lengths(
+        pixel_size_m=None if np.isnan(scan.pixel_size_m) else scan.pixel_size_m,
+        wavelength_m=scan.wavelength_m,
+        detector_distance_m=scan.detector_distance_m,
+    )
+    near_m = scan.free_space_propagation_distance_m
+    if near_m is not None and not (near_m and np.isfinite(near_m)):
+        raise ValueError(f"the distance of a near field is {near_m:g}; write it, in metres.")
 
 
 def check_geometry(

@@ -23,7 +23,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from ptychi_neural.counted import counted
 from ptychi_neural.scans.blocks import blocks_without_counts
-from ptychi_neural.scans.defects import dead, flashing, hot, saturated, stuck, unit_of_counts
+from ptychi_neural.scans.defects import (
+    FEWEST_FOR_STUCK,
+    dead,
+    flashing,
+    hot,
+    saturated,
+    stuck,
+    unit_of_counts,
+)
 from ptychi_neural.scans.hdf5 import native
 from ptychi_neural.scans.hints import hints
 from ptychi_neural.scans.markers import broken_counts, marked_counts
@@ -192,6 +200,11 @@ def repair(
             f"{int(valid.sum())} valid ones are left; correct the patterns or pass "
             f"valid_pixel_mask.{NEGATIVE_HINT if np.less(patterns, 0).any() else ''}"
         )
+    if valid_pixel_mask is not None and whole_scan and search.is_inverted():
+        raise ValueError(
+            f"the {int(valid.sum())} pixels that the mask calls valid count the same in every "
+            "frame, and the others do not: the mask is inverted."
+        )
     search.drop("empty frames", np.asarray(~search.patterns.any(axis=(1, 2), where=valid)))
     report = search.report(numbers)
     if report and on_bad_data == "error":
@@ -258,6 +271,15 @@ class _Search:
         sporadic = bad & ~in_most_frames
         self.drop(frames, sporadic.mean(axis=(1, 2)) > BROKEN_FRACTION)
         self.mask(what, np.asarray(bad[self.kept].any(axis=0)))
+
+    def is_inverted(self) -> bool:
+        """Whether the minority of pixels that are called valid is stuck, and the others count."""
+        valid = self.valid
+        if 2 * valid.sum() >= valid.size or self.kept.sum() < FEWEST_FOR_STUCK:
+            return False
+        kept = self.patterns[self.kept]
+        same = (kept[1:] == kept[0]).all(axis=0)
+        return bool(same[valid].all() and not same[~valid].all())
 
     def look_for_everything(self, whole_scan: bool, with_dead_and_hot: bool) -> None:
         """Look for all that is broken, in an order in which nothing hides anything else."""

@@ -103,17 +103,33 @@ def opened(path: StrPath) -> Iterator[h5py.File]:
         raise ValueError(
             f"{path} cannot be opened ({error}); it may be truncated, or still be written."
         ) from error
-    with file:
-        try:
-            yield file
-        except (OSError, RuntimeError, LookupError) as error:
-            if isinstance(error, FileNotFoundError | FileExistsError):
-                raise
-            raise ValueError(f"{path} cannot be read ({error}); it may be damaged.") from error
-        except ValueError as error:
-            if str(path) in str(error):
-                raise
-            raise ValueError(f"{path}: {error}") from error
+    with file, damage_told(path):
+        yield file
+
+
+@contextmanager
+def damage_told(path: StrPath) -> Iterator[None]:
+    """Turn whatever a library raises on a file from elsewhere into an error that names the file.
+
+    Libraries raise what they happen to meet in damaged bytes, of types without end.
+
+    Raises
+    ------
+    ValueError
+        In the place of any error within this block but a missing file.
+    """
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError, ImportError, Warning):
+        raise
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
+    except MemoryError as error:
+        raise ValueError(f"{path} declares more than fits into memory: {error}") from error
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read ({error}); it may be damaged.") from error
 
 
 def names_like(file: h5py.File, pattern: str) -> list[str]:
@@ -205,14 +221,20 @@ def read(data: h5py.Dataset, rows: slice = slice(None)) -> NDArray[Any]:
 
 def check_size(data: h5py.Dataset, n_rows: int | None = None) -> None:
     """Refuse an array, or as many rows of its kind, that is larger than the free memory."""
-    shape = data.shape if n_rows is None else (n_rows, *data.shape[1:])
-    size = math.prod(shape) * data.dtype.itemsize
+    check_memory(
+        where(data), data.shape if n_rows is None else (n_rows, *data.shape[1:]), data.dtype
+    )
+
+
+def check_memory(what: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Refuse an array of this shape that is larger than the free memory."""
+    size = math.prod(shape) * dtype.itemsize
     if size <= ALWAYS_FREE:
         return
     memory = available_memory()
     if size > memory:
         raise ValueError(
-            f"{where(data)} declares {size / 2**30:.3g} GiB ({shape} {data.dtype}), more than the "
+            f"{what} declares {size / 2**30:.3g} GiB ({shape} {dtype}), more than the "
             f"{memory / 2**30:.3g} GiB of memory that are free; read fewer frames, crop or bin."
         )
 
@@ -238,6 +260,19 @@ def native(array: NDArray[Any]) -> NDArray[Any]:
 def where(data: h5py.Dataset) -> str:
     """File and name of a dataset, for messages."""
     return f"{data.file.filename}: {data.name.lstrip('/')!r}"
+
+
+def reals(array: NDArray[Any], what: str) -> NDArray[np.float64]:
+    """Real numbers in double precision.
+
+    Raises
+    ------
+    ValueError
+        If they are complex, text, truth values or anything else.
+    """
+    if array.dtype.kind not in "uif":
+        raise ValueError(f"{what} is {array.dtype}; write real numbers.")
+    return array.astype(np.float64)
 
 
 def scalar(value: Any, what: str) -> float:

@@ -56,6 +56,11 @@ def hints(patterns: NDArray[Any], valid: NDArray[np.bool_]) -> list[str]:
             "patterns are no counts, since none reaches 1: divide them by the value of one, "
             f"{unit_of_counts(patterns):.2g} by their noise"
         )
+    if 2 * valid.sum() < valid.size:
+        told.append(
+            f"the mask leaves {int(valid.sum())} of {valid.size} pixels: if it is inverted, 1 "
+            "means valid in valid_pixel_mask, and bad in other masks"
+        )
     if _is_shifted(patterns.mean(axis=0, dtype=np.float64) * valid):
         told.append(
             "the light lies around the corners: if it is the far field, put DC at the image "

@@ -5,6 +5,7 @@ missing name. A file from elsewhere may point to any file of the reader. Therefo
 checked before they are followed.
 """
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ import h5py
 
 MOST_LINKS = 16
 """Links in a row after which they are taken for a circle."""
+
+MOST_ITEMS, DEEPEST = 10_000, 16
+"""Names of a file, and groups within groups, beyond which nothing is looked for."""
 
 _outside_allowed: ContextVar[bool] = ContextVar("outside_allowed", default=False)
 
@@ -137,27 +141,46 @@ def source_path(owner: str, name: str, what: str) -> Path:
     )
 
 
+def contents(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset | h5py.ExternalLink]]:
+    """Names of datasets and external links of a file, those in the fewest groups first.
+
+    HDF5's own visit follows groups within groups until the stack is full.
+    """
+    groups, seen, n_items = [("", file["/"])], set(), 0
+    for _ in range(DEEPEST):
+        inner = []
+        for prefix, group in groups:
+            for name in itertools.islice(group, MOST_ITEMS - n_items):
+                n_items += 1
+                link, path = group.get(name, getlink=True), f"{prefix}{name}"
+                if isinstance(link, h5py.ExternalLink):
+                    yield path, link
+                item = group.get(name) if isinstance(link, h5py.HardLink) else None
+                if item is None or item in seen:
+                    continue
+                seen.add(item)
+                if isinstance(item, h5py.Dataset):
+                    yield path, item
+                elif isinstance(item, h5py.Group):
+                    inner.append((f"{path}/", item))
+        groups = inner
+
+
 def linked_files(path: Path) -> list[Path]:
     """Files that external links and virtual datasets of an HDF5 file name, there or not.
 
     The list is empty where the file is none of HDF5, or cannot be read yet.
     """
     names: list[str] = []
-
-    def look(name: str, link: object) -> None:
-        if isinstance(link, h5py.ExternalLink):
-            names.append(link.filename)
-
-    def look_inside(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(item, h5py.Dataset) and item.is_virtual:
-            names.extend(source.file_name for source in item.virtual_sources())
-
     if not path.is_file() or not h5py.is_hdf5(path):
         return []
     try:
         with h5py.File(path, "r") as file:
-            file.visititems_links(look)
-            file.visititems(look_inside)
+            for _, item in contents(file):
+                if isinstance(item, h5py.ExternalLink):
+                    names.append(item.filename)
+                elif item.is_virtual:
+                    names.extend(source.file_name for source in item.virtual_sources())
     except (OSError, RuntimeError):
         return []
     return [path.parent / name for name in dict.fromkeys(names) if name != "."]

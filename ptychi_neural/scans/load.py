@@ -11,12 +11,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptychi_neural.counted import counted
-from ptychi_neural.scans.checks import check_lengths, check_positions, check_start
+from ptychi_neural.scans.checks import (
+    check_lengths,
+    check_positions,
+    check_start,
+    check_told,
+)
 from ptychi_neural.scans.counts import OnBadData, remember, repair
 from ptychi_neural.scans.diffraction import PATTERNS, Diffraction
 from ptychi_neural.scans.entries import entry_chosen
 from ptychi_neural.scans.formats import READERS, WRITERS, reader_of
-from ptychi_neural.scans.hdf5 import StrPath, replacing
+from ptychi_neural.scans.hdf5 import StrPath, damage_told, replacing
 from ptychi_neural.scans.links import links_outside_allowed
 from ptychi_neural.scans.masks import telling
 from ptychi_neural.scans.named_datasets import named_diffraction, named_positions, stack_shape
@@ -271,6 +276,8 @@ def read_positions(product: StrPath, preparation: Preparation) -> tuple[Scan, Un
             return named_positions(product, named, None), "m"
         reader = reader_of(product)
         scan = reader.read_product(product)
+        with damage_told(product):
+            check_told(scan)
         unit = reader.unit_of_positions(product)
         return (named_positions(product, named, scan) if named else scan), unit
 

@@ -13,7 +13,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychi_neural.scans.hdf5 import find, names_like, read
+from ptychi_neural.scans.hdf5 import find, names_like, read, where
+from ptychi_neural.scans.links import contents
 
 CXI_BAD_BITS = 0x7FF
 """Bits of a CXI mask that mean a bad pixel: 0x1 invalid, 0x2 saturated, 0x4 hot, 0x8 dead,
@@ -88,12 +89,13 @@ def pixel_mask(
         if data is None or data in seen:
             continue
         seen.append(data)
+        shape = data.shape or ()  # None where it is empty
         if frame_shape is None:
-            frame_shape = data.shape[-2:]
-        if data.shape[-2:] == tuple(frame_shape):
-            masks.append((key, _meaning(read(data), key)))
+            frame_shape = shape[-2:]
+        if shape[-2:] == tuple(frame_shape):
+            masks.append((key, _meaning(data, key)))
         else:
-            misfits.append((key, data.shape))
+            misfits.append((key, shape))
     if name is not None and not known:
         raise ValueError(f"{file.filename} has no dataset {name!r}; name the mask's dataset.")
     for key, shape in misfits:
@@ -104,7 +106,7 @@ def pixel_mask(
             )
     unused = [key for key, _ in misfits]
     if name is None:
-        others = _unknown_masks(file, frame_shape, [data.name for data in seen])
+        others = _unknown_masks(file, frame_shape, seen)
         unused += [key for key in others if entry is None or not _is_of_other(key, entry)]
     if unused:
         warnings.warn(
@@ -127,11 +129,13 @@ def telling(mask: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
     return None if mask is None or mask.all() else mask
 
 
-def _meaning(array: NDArray[Any], name: str) -> NDArray[np.bool_]:
+def _meaning(data: h5py.Dataset, name: str) -> NDArray[np.bool_]:
     """(h, w) True where a mask of this name calls a pixel valid in all frames."""
-    last = name.rsplit("/", 1)[-1]
-    numbers = array if array.dtype.kind in "uib" else array.astype(np.int64)
-    numbers = numbers if numbers.dtype.kind == "b" else numbers.astype(np.int64) & 0xFFFFFFFF
+    if data.dtype.kind not in "uifb":
+        raise ValueError(f"{where(data)} is {data.dtype}; write a mask as whole numbers.")
+    numbers, last = read(data), name.rsplit("/", 1)[-1]
+    if numbers.dtype.kind == "f":  # A pixel of which nothing is known is bad.
+        numbers = np.where(np.isfinite(numbers), numbers, 0 if "valid" in last else 1)
     if "valid" in last:
         valid = numbers != 0
     elif last == "mask" and "/" in name:
@@ -151,6 +155,7 @@ def _meaning(array: NDArray[Any], name: str) -> NDArray[np.bool_]:
 def _valid_by_bits(numbers: NDArray[Any], name: str) -> NDArray[np.bool_]:
     if numbers.dtype.kind == "b":
         return ~numbers
+    numbers = numbers.astype(np.int64) & 0xFFFFFFFF
     valid = np.asarray((numbers & CXI_BAD_BITS) == 0)
     others = int(np.bitwise_or.reduce(numbers[valid], initial=0)) & ~CXI_GOOD_BITS
     if others:
@@ -163,21 +168,15 @@ def _valid_by_bits(numbers: NDArray[Any], name: str) -> NDArray[np.bool_]:
 
 
 def _unknown_masks(
-    file: h5py.File, frame_shape: tuple[int, ...] | None, used: list[str]
+    file: h5py.File, frame_shape: tuple[int, ...] | None, used: list[h5py.Dataset]
 ) -> list[str]:
     """Names of further datasets that look like a mask of the detector."""
-    found: list[str] = []
-
-    def look(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        last = name.rsplit("/", 1)[-1].lower()
-        if (
-            isinstance(item, h5py.Dataset)
-            and ("mask" in last or "bad_pix" in last)
-            and item.shape[-2:] == frame_shape
-            and item.dtype.kind in "uib"
-            and item.name not in used
-        ):
-            found.append(name)
-
-    file.visititems(look)
-    return found
+    return [
+        name
+        for name, item in contents(file)
+        if isinstance(item, h5py.Dataset)
+        and ("mask" in name.rpartition("/")[2].lower() or "bad_pix" in name.lower())
+        and (item.shape or ())[-2:] == frame_shape
+        and item.dtype.kind in "uib"
+        and item not in used
+    ]

@@ -15,7 +15,7 @@ from ptychi_neural.scans.diffraction import Diffraction, read_stack
 from ptychi_neural.scans.formats import reader_of
 from ptychi_neural.scans.formats.numpy_stack import selected
 from ptychi_neural.scans.formats.ptychodus import expanded
-from ptychi_neural.scans.hdf5 import StrPath, dataset, opened, read
+from ptychi_neural.scans.hdf5 import StrPath, dataset, opened, read, reals
 from ptychi_neural.scans.numpy_files import npz_header, npz_names, read_npz
 from ptychi_neural.scans.scan import Scan, scan_of_positions
 
@@ -50,7 +50,7 @@ def named_positions(path: StrPath, datasets: Mapping[str, str], scan: Scan | Non
                 f"{path}: {datasets['y']!r} and {datasets['x']!r} have shapes {y.shape} and "
                 f"{x.shape}; name datasets of one number for each frame."
             )
-        positions = np.stack([y.ravel(), x.ravel()], axis=1)
+        positions = reals(np.stack([y.ravel(), x.ravel()], axis=1), f"{path}: 'y', 'x'")
         scan = scan_of_positions(positions, name=Path(path).stem)
     assert scan is not None
     if "probe" in datasets:

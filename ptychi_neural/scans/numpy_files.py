@@ -1,6 +1,5 @@
 """NumPy files, read without unpickling anything and not beyond memory."""
 
-import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychi_neural.scans.hdf5 import StrPath, available_memory, native
+from ptychi_neural.scans.hdf5 import StrPath, check_memory, damage_told, native
 
 
 def is_npy(path: Path) -> bool:
@@ -33,11 +32,9 @@ def read_npy(path: StrPath) -> NDArray[Any]:
     ValueError
         If it holds pickled objects, is truncated, or is larger than memory.
     """
-    try:
+    with damage_told(path):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path} cannot be read ({error}).") from error
-    _check_size(f"{path}", array.shape, array.dtype)
+    check_memory(f"{path}", array.shape, array.dtype)
     return array
 
 
@@ -52,34 +49,24 @@ def read_npz(path: StrPath, name: str) -> NDArray[Any]:
     what = f"{path}: {name!r}"
     if name not in npz_names(Path(path)):
         raise ValueError(f"{path} has no array {name!r}; it holds {sorted(npz_names(Path(path)))}.")
-    try:
-        shape, dtype = npz_header(path, name)
-        if dtype.hasobject:
-            raise ValueError("it holds pickled objects, which could run programs")
-        _check_size(what, shape, dtype)
-        with np.load(path, allow_pickle=False) as arrays:
-            return native(arrays[name])
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        message = str(error)
-        prefix = "" if message.startswith(what) else f"{what} cannot be read: "
-        raise ValueError(f"{prefix}{message.rstrip('.')}.") from error
+    shape, dtype = npz_header(path, name)
+    if dtype.hasobject:
+        raise ValueError(f"{what} holds pickled objects, which could run programs.")
+    check_memory(what, shape, dtype)
+    with damage_told(path), np.load(path, allow_pickle=False) as arrays:
+        return native(arrays[name])
 
 
 def npz_header(path: StrPath, name: str) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of an array of an NPZ archive."""
-    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+    with (
+        damage_told(path),
+        zipfile.ZipFile(path) as archive,
+        archive.open(f"{name}.npy") as member,
+    ):
         version = np.lib.format.read_magic(member)
         header = {(1, 0): np.lib.format.read_array_header_1_0}.get(
             version, np.lib.format.read_array_header_2_0
         )
         shape, _, dtype = header(member)
     return shape, dtype
-
-
-def _check_size(what: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    size, memory = math.prod(shape) * dtype.itemsize, available_memory()
-    if size > memory:
-        raise ValueError(
-            f"{what} declares {size / 2**30:.3g} GiB ({shape} {dtype}), more than the "
-            f"{memory / 2**30:.3g} GiB of memory that are free; read fewer frames, crop or bin."
-        )

@@ -1,15 +1,17 @@
 """Hostile files of scans: one table of what is in them and of what exactly is said."""
 
 import os
+import struct
 import warnings
 
 import h5py
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import strategies as st
 
 from hostile_scans import FEW_AND_MANY, SIZE, for_all, result_or_words
-from ptychi_neural.scans import load_scan, write_diffraction, write_product
+from ptychi_neural.scans import load_scan, write_diffraction, write_product, write_scan
 
 TOLD = (ValueError, FileNotFoundError)
 """All that loading may raise."""
@@ -94,6 +96,17 @@ def circle(h):
     h["patterns"] = h5py.SoftLink("/dp")
 
 
+def no_numbers(h):
+    h["valid_pixel_mask"] = np.zeros((SIZE, SIZE), [("bad", "u1")])
+
+
+def stuck_where_valid(h):
+    valid = np.zeros((SIZE, SIZE), bool)
+    valid[:, 5] = True
+    h["dp"] = np.where(valid, 900, np.random.default_rng(0).poisson(9, (N, SIZE, SIZE)))
+    h["valid_pixel_mask"] = valid
+
+
 N = 49
 PRODUCT = "product.h5"
 TABLE = [
@@ -120,6 +133,10 @@ TABLE = [
     ("virtual source gone", data("dp", virtual), r"gone\.h5"),
     ("bytes of another file", data("dp", raw_bytes_of_another_file), "outside"),
     ("mask of another size", data("valid_pixel_mask", np.ones((3, 3), bool)), "mask has shape"),
+    ("mask without numbers", data("valid_pixel_mask", h5py.Empty("u1")), "mask has shape"),
+    ("mask of records", data("valid_pixel_mask", no_numbers), "as whole numbers"),
+    ("mask of text", data("mask", np.full((SIZE, SIZE), b"1")), "as whole numbers"),
+    ("inverted mask", data("dp", stuck_where_valid), "the mask is inverted"),
     ("micrometres", scaled(1e6), "look like micrometres"),
     ("pixels", scaled(1e8), "look like pixels"),
     ("far away", scaled(1e30), "check their unit|spread over"),
@@ -135,6 +152,11 @@ TABLE = [
     ("real probe", data("probe", np.ones((1, 1, SIZE, SIZE)), PRODUCT), "complex"),
     ("NaN probe", data("probe", np.full((1, 1, SIZE, SIZE), np.nan * 1j), PRODUCT), "NaN or Inf"),
     ("flat probe", data("probe", np.ones(9, complex), PRODUCT), "must have shape"),
+    ("no weights", data("probe", np.ones((2, 1, SIZE, SIZE), complex), PRODUCT), "opr_weights"),
+    ("NaN weights", data("opr_weights", np.full((N, 1), np.nan), PRODUCT), "'opr_weights' has NaN"),
+    ("few weights", data("opr_weights", np.ones((3, 1)), PRODUCT), r"need \(49, 1\)"),
+    ("photons of text", data("probe_photon_counts", [b"a"] * N, PRODUCT), "write real numbers"),
+    ("endless energy", attribute("/", "photon_energy_eV", np.inf), "wavelength_m = 0"),
     ("dark object", data("object", np.zeros((1, 60, 60), complex), PRODUCT), "zero everywhere"),
     ("small object", data("object", np.ones((1, 30, 30), complex), PRODUCT), "enlarge 'object'"),
     ("pixels of no size", attribute("object", "pixel_width_m", 0.0), "square pixels"),
@@ -152,6 +174,142 @@ def test_what_is_wrong_with_a_file_is_told(files, change, message):
     with pytest.raises(TOLD, match=message) as told:
         load_scan(files / "diffraction.h5", files / PRODUCT)
     assert str(files) in str(told.value)
+
+
+def archive(folder, scan, change=None, **arrays):
+    """An archive of PtychoPINN with other arrays, or other bytes."""
+    write_scan(folder / "scan.npz", scan, "ptychopinn")
+    arrays = dict(np.load(folder / "scan.npz")) | arrays
+    with open(folder / "scan.npz", "wb") as file:
+        np.savez_compressed(file, **arrays)
+    if change is not None:
+        (folder / "scan.npz").write_bytes(change((folder / "scan.npz").read_bytes()))
+    return [folder / "scan.npz"]
+
+
+def cxi(folder, scan, name, value):
+    write_scan(folder / "scan.cxi", scan, "cxi")
+    with h5py.File(folder / "scan.cxi", "r+") as file:
+        if name in file:
+            del file[name]
+        file[name] = value
+    return [folder / "scan.cxi"]
+
+
+def pair(folder, scan, **numbers):
+    """A pair of fold_slice with other numbers."""
+    told = dict(zip(("ppY", "ppX"), (scan.positions_px * 1e-8).T)) | {"dx": 1e-8}
+    for name, arrays in (("dp", {"dp": scan.patterns}), ("para", told | numbers)):
+        with h5py.File(folder / f"a_{name}.hdf5", "w") as file:
+            for key, value in arrays.items():
+                file[key] = value
+    return [folder / "a_dp.hdf5"]
+
+
+def stack(folder, scan, write):
+    """Frames that ``write`` puts into a file of this name, and their positions beside it."""
+    name = write(folder, scan.patterns)
+    np.save(folder / "at.npy", scan.positions_px * 1e-8)
+    return [folder / name, folder / "at.npy"]
+
+
+def header_of_npy(folder, patterns):
+    np.save(folder / "a.npy", patterns)
+    whole = bytearray((folder / "a.npy").read_bytes())
+    whole[10:60] = b"\xff" * 50
+    (folder / "a.npy").write_bytes(whole)
+    return "a.npy"
+
+
+def vast_tiff(folder, patterns):
+    """A compressed TIFF whose images say that they have 2^50 pixels."""
+    tifffile.imwrite(folder / "a.tif", patterns.astype("u2"), compression="zlib")
+    whole = bytearray((folder / "a.tif").read_bytes())
+    for tag, size in ((256, 2**30), (257, 2**20)):
+        entry = struct.pack("<HHI", tag, 4, 1)
+        at = whole.find(struct.pack("<HH", tag, 3) + entry[4:])
+        at = whole.find(entry) if at < 0 else at
+        whole[at : at + 12] = entry + struct.pack("<I", size)
+    (folder / "a.tif").write_bytes(whole)
+    return "a.tif"
+
+
+def scrambled(old):
+    return old[:3000] + bytes(byte ^ 0x55 for byte in old[3000:9000]) + old[9000:]
+
+
+def encrypted(old):
+    """The archive with the flag of encryption set in all its entries."""
+    new = bytearray(old)
+    for mark, flag in ((b"PK\1\2", 8), (b"PK\3\4", 6)):
+        at = -1
+        while (at := old.find(mark, at + 1)) >= 0:
+            new[at + flag] |= 1
+    return bytes(new)
+
+
+EXTRA, GEOMETRY = "entry_1/ptychodus", "entry_1/sample_1/geometry_1/translation"
+BASIS = "entry_1/instrument_1/detector_1/basis_vectors"
+FORMATS = [
+    ("scrambled archive", archive, {"change": scrambled}, "cannot be read"),
+    ("encrypted archive", archive, {"change": encrypted}, "encrypted"),
+    ("complex positions", archive, {"xcoords": np.ones(N, complex)}, "write real numbers"),
+    ("text for positions", archive, {"ycoords": np.array(["1"] * N)}, "write real numbers"),
+    ("several sizes", archive, {"pixel_size_m": np.ones(3)}, "write one number"),
+    ("no size", archive, {"pixel_size_m": 0.0}, "pixel_size_m = 0"),
+    ("mirrored", pair, {"dx": -1e-8}, "pixel_size_m = -1e-08"),
+    ("negative wavelength", pair, {"lambda": -1.0}, "wavelength_m = -1"),
+    ("positions of bytes", pair, {"ppY": [b"1"] * N}, "write real numbers"),
+    ("complex translations", cxi, {"name": GEOMETRY, "value": np.ones((N, 3), complex)}, "real"),
+    ("few translations", cxi, {"name": GEOMETRY, "value": np.ones((9, 3))}, r"need \(9,"),
+    ("rows along columns", cxi, {"name": BASIS, "value": np.ones((2, 3))}, "right angles"),
+    ("half frames", cxi, {"name": f"{EXTRA}/probe_position_indexes", "value": np.arange(N) + 0.5},
+     "not all whole"),
+    ("one frame", cxi, {"name": f"{EXTRA}/probe_position_indexes", "value": np.zeros(N)}, "twice"),
+    ("NaN weights", cxi, {"name": f"{EXTRA}/opr_weights", "value": np.full((N, 1), np.nan)}, "NaN"),
+    ("NaN near field", cxi, {"name": f"{EXTRA}/free_space_propagation_distance_m",
+     "value": np.nan}, "near field is nan"),
+    ("header of nonsense", stack, {"write": header_of_npy}, "a.npy"),
+    ("vast images", stack, {"write": vast_tiff}, "GiB .*more than"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("make", "given", "message"), [c[1:] for c in FORMATS], ids=[c[0] for c in FORMATS]
+)
+def test_what_is_wrong_with_other_formats_is_told(scans, tmp_path, make, given, message):
+    paths = make(tmp_path, scans().scan, **given)
+    with pytest.raises(TOLD, match=message) as told:
+        load_scan(*paths, pixel_size_m=None if len(paths) == 1 else 1e-8)
+    assert str(tmp_path) in str(told.value)
+
+
+def test_wide_numbers_and_fractions_in_masks_mean_what_they_say(files):
+    for name, mask in (
+        ("bad_pixels", [0.5, np.nan, 2.0**40]),
+        ("valid_pixel_mask", [0, np.nan, 0]),
+    ):
+        bad = np.zeros((SIZE, SIZE)) if name == "bad_pixels" else np.full((SIZE, SIZE), 2.0**32)
+        bad[3, 4:7] = mask
+        data(name, bad)(files)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = load_scan(files / "diffraction.h5").valid_pixel_mask
+        assert np.argwhere(~found).tolist() == [[3, 4], [3, 5], [3, 6]]
+        data(name, None)(files)
+
+
+def test_groups_in_groups_are_no_trap(files):
+    """HDF5 would go through them for minutes, or until the stack is full."""
+
+    def nested(h):
+        for _ in range(5000):
+            h = h.create_group("g")
+
+    data("mask_of_old", nested)(files)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(load_scan(files / "diffraction.h5").patterns) == N
 
 
 def assert_told_or_finite(folder):

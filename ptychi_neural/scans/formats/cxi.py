@@ -28,10 +28,22 @@ from ptychi_neural.scans.formats.ptychodus import (
     array_center_m,
     complex_array,
     expanded,
+    frame_numbers,
     origin_m,
+    real_numbers,
 )
 from ptychi_neural.scans.formats.registry import Reader, register_reader, register_writer
-from ptychi_neural.scans.hdf5 import StrPath, find, names_like, opened, read, text, where, written
+from ptychi_neural.scans.hdf5 import (
+    StrPath,
+    find,
+    names_like,
+    opened,
+    read,
+    reals,
+    text,
+    where,
+    written,
+)
 from ptychi_neural.scans.scan import Scan, middle
 
 ENTRY = "entry_[0-9]*"
@@ -58,6 +70,9 @@ ENERGIES = (
 PROBE = (f"{ENTRY}/image_1/data", f"{ENTRY}/instrument_1/source_1/illumination")
 OBJECT = (f"{ENTRY}/image_2/data",)
 EXTRA = f"{ENTRY}/ptychodus"
+
+LARGEST_COSINE = 0.1
+"""Of the angle between rows and columns."""
 
 ATTRIBUTES = {
     "probe_photon_count": "probe_photon_count",
@@ -121,13 +136,13 @@ class Cxi(Reader):
                 wavelength_m=wavelength_m,
                 detector_distance_m=distance_m,
                 free_space_propagation_distance_m=near_field_m,
-                slice_spacings_m=None if spacings is None or len(object_) < 2 else read(spacings),
-                opr_mode_weights=None if weights is None else read(weights),
+                slice_spacings_m=real_numbers(spacings) if len(object_) > 1 else None,
+                opr_mode_weights=real_numbers(weights),
                 frame_indexes=np.arange(len(positions_m))
                 if indexes is None
-                else read(indexes).astype(np.int64),
+                else frame_numbers(indexes),
                 object_center_m=center_m,
-                probe_photon_counts=None if photons is None else read(photons),
+                probe_photon_counts=real_numbers(photons),
                 attributes=_attributes(file) | dict(detector),
                 name=_text(file, f"{ENTRY}/title", f"{ENTRY}/sample_1/name") or Path(path).stem,
                 comments=_text(file, f"{ENTRY}/experiment_description"),
@@ -204,7 +219,7 @@ def _positions(
     translation: h5py.Dataset, basis_vectors: h5py.Dataset | None
 ) -> NDArray[np.float64]:
     """(n, 2) positions of the beam on the sample, in metres along rows and columns."""
-    moves = read(translation).astype(np.float64) * length_in_metres(translation)
+    moves = reals(read(translation), where(translation)) * length_in_metres(translation)
     moves = moves.reshape(-1, moves.shape[-1]) if moves.ndim > 2 else moves  # of a raster
     if moves.ndim != 2 or moves.shape[1] < 2 or len(moves) == 0:
         raise ValueError(
@@ -212,10 +227,15 @@ def _positions(
         )
     rows, columns = np.array([0.0, -1.0]), np.array([-1.0, 0.0])
     if basis_vectors is not None:
-        vectors = read(basis_vectors).astype(np.float64)
+        vectors = reals(read(basis_vectors), where(basis_vectors))
         vectors = vectors if vectors.shape == (2, 3) else vectors.T
         if vectors.shape == (2, 3) and np.linalg.norm(vectors[:, :2], axis=1).all():
             rows, columns = (v[:2] / np.linalg.norm(v[:2]) for v in vectors)
+            if not abs(rows @ columns) < LARGEST_COSINE:
+                raise ValueError(
+                    f"{where(basis_vectors)} are {vectors.tolist()}; write the directions of rows "
+                    "and columns, which are at right angles."
+                )
     return -moves[:, :2] @ np.stack([rows, columns], axis=1)
 
 

@@ -17,7 +17,7 @@ from ptychi_neural.scans.diffraction import Diffraction
 from ptychi_neural.scans.formats.numpy_stack import selected
 from ptychi_neural.scans.formats.registry import Reader, register_reader
 from ptychi_neural.scans.hdf5 import StrPath, check_size, native, opened, read, text, where
-from ptychi_neural.scans.links import check_links
+from ptychi_neural.scans.links import check_links, contents
 from ptychi_neural.scans.scan import Scan
 
 NAMES = ("data", "datacube")
@@ -97,13 +97,10 @@ def _datacube(file: h5py.File) -> tuple[h5py.Dataset, list[Axis]]:
 def _datacubes(file: h5py.File) -> Iterator[tuple[str, h5py.Group]]:
     """Names of datasets of three or four axes that have a ``dim`` for each, and their groups."""
     found: list[tuple[str, h5py.Group]] = []
-
-    def look(name: str, item: h5py.Group | h5py.Dataset) -> None:
+    for name, item in contents(file):
         if isinstance(item, h5py.Dataset) and name.rpartition("/")[2] in NAMES:
             group, n = item.parent, item.ndim
             places = [all(f"dim{i + first}" in group for i in range(n)) for first in (0, 1)]
             if n in (3, 4) and any(places):
                 found.append((name, group))
-
-    file.visititems(look)
     return iter(sorted(found, key=lambda pair: -pair[1][pair[0].rpartition("/")[2]].ndim))

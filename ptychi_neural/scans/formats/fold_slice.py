@@ -13,7 +13,7 @@ import numpy as np
 from ptychi_neural.scans.beamline import number
 from ptychi_neural.scans.formats.ptychodus import complex_array, expanded
 from ptychi_neural.scans.formats.registry import Reader, register_reader
-from ptychi_neural.scans.hdf5 import StrPath, dataset, find, opened, read
+from ptychi_neural.scans.hdf5 import StrPath, dataset, find, opened, read, reals
 from ptychi_neural.scans.scan import Scan, middle
 
 
@@ -32,13 +32,16 @@ class FoldSlice(Reader):
     def read_product(self, path: StrPath) -> Scan:
         with opened(path) as file:
             pixel_size_m = number(file, "dx") or math.nan
-            y_m, x_m = (read(dataset(file, name)).ravel() for name in ("ppY", "ppX"))
+            y_m, x_m = (
+                reals(read(dataset(file, name)), f"{path}: {name!r}").ravel()
+                for name in ("ppY", "ppX")
+            )
             if y_m.shape != x_m.shape or len(y_m) == 0:
                 raise ValueError(
                     f"{path}: 'ppY' and 'ppX' have {len(y_m)} and {len(x_m)} numbers; write one "
                     "each for every frame."
                 )
-            positions_m = np.stack([y_m, x_m], axis=1).astype(np.float64)
+            positions_m = np.stack([y_m, x_m], axis=1)
             is_sized = math.isfinite(pixel_size_m)
             center_m = middle(positions_m) if is_sized else np.zeros(2)
             probe = find(file, "probe")

@@ -21,9 +21,11 @@ from ptychi_neural.scans.formats.registry import Reader, register_reader, regist
 from ptychi_neural.scans.hdf5 import (
     StrPath,
     dataset,
+    find,
     names_like,
     opened,
     read,
+    reals,
     replacing,
     scalar,
     text,
@@ -94,10 +96,10 @@ class Ptychodus(Reader):
                 detector_distance_m=distance_m if distance_m > 0 else None,
                 free_space_propagation_distance_m=_near_field_distance(file),
                 slice_spacings_m=_slice_spacings(file, len(object_)),
-                opr_mode_weights=_opr_mode_weights(file, len(frame_indexes), len(probe)),
+                opr_mode_weights=real_numbers(find(file, "opr_weights")),
                 frame_indexes=frame_indexes,
                 object_center_m=center_m,
-                probe_photon_counts=_photon_counts(file, len(frame_indexes)),
+                probe_photon_counts=real_numbers(find(file, "probe_photon_counts")),
                 attributes=_attributes(file),
                 name=text(file.attrs.get("name", "")),
                 comments=text(file.attrs.get("comments", "")),
@@ -300,59 +302,41 @@ def _pixel_size(data: h5py.Dataset) -> float:
     return width_m
 
 
+def frame_numbers(data: h5py.Dataset) -> NDArray[np.int64]:
+    """Whole numbers, of whatever type."""
+    numbers = read(data)
+    if numbers.dtype.kind not in "uif" or not np.all(numbers == np.round(numbers)):
+        raise ValueError(
+            f"{where(data)} is {numbers.dtype} and not all whole; write the number of a frame for "
+            "every position."
+        )
+    return numbers.astype(np.int64)
+
+
+def real_numbers(data: h5py.Dataset | None) -> NDArray[np.float64] | None:
+    """Real numbers of a dataset; None where a file does not have it."""
+    return None if data is None else reals(read(data), where(data))
+
+
 def _positions(file: h5py.File) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    indexes, y_m, x_m = (read(dataset(file, name)) for name in POSITIONS)
-    if not indexes.shape == y_m.shape == x_m.shape or indexes.ndim != 1 or len(indexes) == 0:
+    indexes, y, x = (dataset(file, name) for name in POSITIONS)
+    if not indexes.shape == y.shape == x.shape or indexes.ndim != 1 or len(indexes) == 0:
         raise ValueError(
             f"{file.filename}: probe_position_indexes, _y_m and _x_m have shapes {indexes.shape}, "
-            f"{y_m.shape} and {x_m.shape}; write one number each for every position."
+            f"{y.shape} and {x.shape}; write one number each for every position."
         )
-    if any(array.dtype.kind not in "uif" for array in (indexes, y_m, x_m)) or not np.all(
-        indexes == np.round(indexes)
-    ):
-        raise ValueError(
-            f"{file.filename}: probe_position_indexes are {indexes.dtype} and not all whole, or "
-            "positions are no real numbers; write the number of a frame for every position."
-        )
-    if len(np.unique(indexes)) != len(indexes):
-        raise ValueError(
-            f"{file.filename}: probe_position_indexes names a frame twice; average the positions "
-            "of each frame."
-        )
-    return indexes.astype(np.int64), np.stack([y_m, x_m], axis=1).astype(np.float64)
-
-
-def _photon_counts(file: h5py.File, n: int) -> NDArray[np.float64] | None:
-    if "probe_photon_counts" not in file:
-        return None
-    counts = read(dataset(file, "probe_photon_counts")).astype(np.float64)
-    if counts.shape != (n,):
-        raise ValueError(
-            f"{file.filename}: 'probe_photon_counts' has shape {counts.shape}; write one number "
-            f"for each of the {n} positions."
-        )
-    return counts
+    positions_m = np.stack([reals(read(data), where(data)) for data in (y, x)], axis=1)
+    return frame_numbers(indexes), positions_m
 
 
 def _slice_spacings(file: h5py.File, n_slices: int) -> NDArray[np.float64] | None:
     if n_slices == 1:
         return None
-    spacings_m = read(dataset(file, "object_layer_spacing_m")).astype(np.float64)
+    spacings_m = real_numbers(dataset(file, "object_layer_spacing_m"))
+    assert spacings_m is not None
     if spacings_m.shape != (n_slices - 1,) or not (spacings_m > 0).all():
         raise ValueError(
             f"{file.filename}: 'object_layer_spacing_m' is {spacings_m}; an object of {n_slices} "
             f"slices needs {n_slices - 1} positive distances in metres."
         )
     return spacings_m
-
-
-def _opr_mode_weights(file: h5py.File, n: int, n_opr_modes: int) -> NDArray[np.float64] | None:
-    if "opr_weights" not in file:
-        return None
-    weights = read(dataset(file, "opr_weights")).astype(np.float64)
-    if weights.shape != (n, n_opr_modes):
-        raise ValueError(
-            f"{file.filename}: 'opr_weights' has shape {weights.shape}; {n} positions and "
-            f"{n_opr_modes} OPR modes need ({n}, {n_opr_modes})."
-        )
-    return weights

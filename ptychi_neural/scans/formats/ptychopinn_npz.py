@@ -16,7 +16,7 @@ from ptychi_neural.scans.checks import check_positions
 from ptychi_neural.scans.diffraction import Diffraction
 from ptychi_neural.scans.formats.numpy_stack import selected
 from ptychi_neural.scans.formats.registry import Reader, register_reader, register_writer
-from ptychi_neural.scans.hdf5 import StrPath
+from ptychi_neural.scans.hdf5 import StrPath, reals, scalar
 from ptychi_neural.scans.numpy_files import npz_header, npz_names, read_npz
 from ptychi_neural.scans.scan import UNKNOWN_PIXEL_M, Scan, middle, position_origin
 
@@ -59,7 +59,10 @@ class PtychoPinn(Reader):
 
     def read_product(self, path: StrPath) -> Scan:
         names = npz_names(Path(path))
-        y_px, x_px = (read_npz(path, f"{axis}coords").ravel() for axis in "yx")
+        y_px, x_px = (
+            reals(read_npz(path, name), f"{path}: {name!r}").ravel()
+            for name in ("ycoords", "xcoords")
+        )
         if y_px.shape != x_px.shape or len(y_px) == 0:
             raise ValueError(
                 f"{path}: 'ycoords' and 'xcoords' have {len(y_px)} and {len(x_px)} numbers; write "
@@ -74,7 +77,7 @@ class PtychoPinn(Reader):
             positions_px=positions,
             probe=probe,
             object=object_,
-            pixel_size_m=float(read_npz(path, "pixel_size_m"))
+            pixel_size_m=scalar(read_npz(path, "pixel_size_m"), f"{path}: 'pixel_size_m'")
             if "pixel_size_m" in names
             else UNKNOWN_PIXEL_M,
             frame_indexes=np.arange(len(positions)),

@@ -1,17 +1,19 @@
 """Which file formats there are: readers and writers by name."""
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import h5py
 from numpy.typing import ArrayLike
 
 from ptychi_neural.scans.beamline import Instrument
 from ptychi_neural.scans.diffraction import Diffraction, read_stack, stack_shape
-from ptychi_neural.scans.hdf5 import StrPath, opened
+from ptychi_neural.scans.hdf5 import StrPath, damage_told, opened
+from ptychi_neural.scans.links import contents
 from ptychi_neural.scans.preparation import Unit
 from ptychi_neural.scans.scan import Scan
 
@@ -91,6 +93,9 @@ class Reader:
 MOST_TOLD = 8
 """Arrays that the message on a file of no known format names."""
 
+READING = ("recognises", "read_diffraction", "stack_shape", "read_product", "read_instrument")
+"""What a reader does with a file, whose errors name the file."""
+
 Writer = Callable[[Path, Scan], None]
 """A function that writes a scan into a new file."""
 
@@ -125,11 +130,22 @@ def register_reader(name: str) -> _Register:
     """
 
     def register(reader: ReaderClass) -> ReaderClass:
-        READERS[name] = reader()
-        READERS[name].name = name
+        registered = READERS[name] = reader()
+        registered.name = name
+        for method in READING:
+            setattr(registered, method, _telling_damage(getattr(registered, method)))
         return reader
 
     return register
+
+
+def _telling_damage(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def telling(path: StrPath, *arguments: Any) -> Any:
+        with damage_told(path):
+            return method(path, *arguments)
+
+    return telling
 
 
 def register_writer(name: str) -> Callable[[Writer], Writer]:
@@ -205,12 +221,10 @@ def unknown(path: StrPath) -> str:
 
 def _held(path: StrPath) -> list[str]:
     """Names and shapes of the largest arrays of an HDF5 file."""
-    found: list[tuple[int, str]] = []
-
-    def look(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(item, h5py.Dataset) and item.size and item.ndim:
-            found.append((item.size, f"{name!r} {item.shape}"))
-
     with opened(path) as file:
-        file.visititems(look)
+        found = [
+            (item.size, f"{name!r} {item.shape}")
+            for name, item in contents(file)
+            if isinstance(item, h5py.Dataset) and item.size and item.ndim
+        ]
     return [told for _, told in sorted(found, key=lambda pair: -pair[0])[:MOST_TOLD]]

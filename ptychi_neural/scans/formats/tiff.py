@@ -1,6 +1,5 @@
 """TIFF stacks: one file with an image a frame, or a folder with a file a frame."""
 
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from ptychi_neural.scans.diffraction import Diffraction
 from ptychi_neural.scans.entries import in_order
 from ptychi_neural.scans.formats.numpy_stack import selected
 from ptychi_neural.scans.formats.registry import Reader, register_reader
-from ptychi_neural.scans.hdf5 import StrPath, native
+from ptychi_neural.scans.hdf5 import StrPath, check_memory, damage_told, native
 
 MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 """First bytes of TIFF and BigTIFF files, in both byte orders."""
@@ -62,16 +61,13 @@ def _stack(path: StrPath) -> NDArray[Any]:
     """(n, h, w) images of a file, mapped into memory where they are not compressed."""
     import tifffile  # comes with scikit-image; takes .1 s
 
-    try:
-        with tifffile.TiffFile(path) as file:
-            if len(file.series) == 1 and file.series[0].dataoffset is not None:
-                stack: NDArray[Any] = tifffile.memmap(path, mode="r")
-            else:  # compressed, or images that a program did not join to a series
-                stack = np.stack(
-                    [page.asarray() for series in file.series for page in series if page]
-                )
-    except (tifffile.TiffFileError, OSError, ValueError, LookupError, struct.error) as error:
-        raise ValueError(f"{path} cannot be read ({error}); it may be truncated.") from error
+    with damage_told(path), tifffile.TiffFile(path) as file:
+        for series in file.series:
+            check_memory(f"{path}", series.shape, np.dtype(series.dtype))
+        if len(file.series) == 1 and file.series[0].dataoffset is not None:
+            stack: NDArray[Any] = tifffile.memmap(path, mode="r")
+        else:  # compressed, or images that a program did not join to a series
+            stack = np.stack([page.asarray() for series in file.series for page in series if page])
     stack = stack[None] if stack.ndim == 2 else stack
     if stack.ndim > 3:
         stack = stack.reshape(-1, *stack.shape[-2:])
