@@ -64,7 +64,9 @@ def _stack(path: StrPath) -> NDArray[Any]:
     with damage_told(path), tifffile.TiffFile(path) as file:
         for series in file.series:
             check_memory(f"{path}", series.shape, np.dtype(series.dtype))
-        if len(file.series) == 1 and file.series[0].dataoffset is not None:
+        if len(file.series) == 1 and (offset := file.series[0].dataoffset) is not None:
+            if offset + file.series[0].nbytes > Path(path).stat().st_size:
+                raise ValueError(f"{path} is truncated: it is shorter than its images.")
             stack: NDArray[Any] = tifffile.memmap(path, mode="r")
         else:  # compressed, or images that a program did not join to a series
             stack = np.stack([page.asarray() for series in file.series for page in series if page])
