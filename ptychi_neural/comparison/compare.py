@@ -237,4 +237,5 @@ def _draw(comparison: Comparison, folder: Path) -> None:
         },
         title=f"{scan.name}: each engine at its best held-out likelihood",
         pixel_size_m=scan.known_pixel_size_m,
+        ramp=target.is_free(comparison.refined),
     )

@@ -215,7 +215,7 @@ def _taper(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     return np.sin(np.pi / 2 * np.minimum(2 * depth / depth.max(), 1)) ** 2
 
 
-def _phase_ramp(shape: tuple[int, ...], slope: NDArray[np.float64]) -> NDArray[np.complexfloating]:
+def phase_ramp(shape: tuple[int, ...], slope: NDArray[np.float64]) -> NDArray[np.complexfloating]:
     """The phase ramp exp(i slope . r), where r is counted from the centre."""
     y, x = (np.arange(n) - n / 2 for n in shape)
     return np.exp(1j * (slope[0] * y[:, None] + slope[1] * x[None, :]))
@@ -227,7 +227,7 @@ def _transformed(
     translation: NDArray[np.float64],
 ) -> NDArray[np.complexfloating]:
     """Remove a ramp, then translate. The border is mirrored, not wrapped round."""
-    flat = array * _phase_ramp(array.shape, -slope)
+    flat = array * phase_ramp(array.shape, -slope)
     if not translation.any():
         return flat
     margin = int(np.ceil(np.abs(translation).max())) + 16
@@ -258,7 +258,7 @@ def _ramp_between(
     spectrum = np.abs(np.fft.fft2(taper * product))
     peak = np.unravel_index(np.argmax(spectrum), spectrum.shape)
     slope = np.array([2 * np.pi * np.fft.fftfreq(n)[k] for n, k in zip(spectrum.shape, peak)])
-    rest = product * _phase_ramp(product.shape, -slope)
+    rest = product * phase_ramp(product.shape, -slope)
     rest = rest * np.exp(-1j * np.angle((taper * rest).sum()))
     weight = np.sqrt(taper * np.abs(rest))[mask]
     y, x = np.nonzero(mask)
@@ -272,7 +272,7 @@ def _is_flat(
 ) -> bool:
     """Whether nothing but a ramp is left of an object inside the mask."""
     slope = _ramp_between(array, np.ones_like(array), mask, taper)
-    inside = (array * _phase_ramp(array.shape, -slope))[mask]
+    inside = (array * phase_ramp(array.shape, -slope))[mask]
     return bool(inside.std() <= FLAT * np.abs(inside).mean())
 
 

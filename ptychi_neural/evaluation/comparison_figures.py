@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychi_neural.evaluation.alignment import align, phase_ramp
 from ptychi_neural.evaluation.figures import COLOUR_PERCENTILES, save_figure
 from ptychi_neural.evaluation.resolution import (
     HALF,
@@ -39,6 +40,7 @@ def comparison_figure(
     captions: Mapping[str, str] | None = None,
     title: str = "",
     pixel_size_m: float | None = None,
+    ramp: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Draw amplitude, phase, difference and Fourier ring correlation of objects, each in a row.
@@ -65,6 +67,9 @@ def comparison_figure(
         Above the picture.
     pixel_size_m : float, optional
         Size of an object pixel; without it lengths are in pixels.
+    ramp : bool
+        Remove the linear phase ramp of the reference from all phases, which nobody knows where
+        the probe was refined. It would take up the range of colours.
     overwrite : bool
         Whether an existing file may be replaced.
 
@@ -76,7 +81,7 @@ def comparison_figure(
     from matplotlib.figure import Figure
 
     box = tuple(slice(index.min(), index.max() + 1) for index in np.nonzero(mask))
-    turn = np.exp(-1j * np.angle(reference[mask].sum()))
+    turn = _turn(reference, mask, ramp)
     colours = {name: f"C{k}" for k, name in enumerate(objects)}
     differences = {name: np.abs(object_ - reference) for name, object_ in objects.items()}
     curves = {
@@ -182,6 +187,17 @@ def error_over_time_figure(
         ax.grid(alpha=0.3, which="both")
     axes[0].legend(fontsize="small")
     save_figure(figure, path, overwrite)
+
+
+def _turn(
+    reference: NDArray[np.complexfloating], mask: NDArray[np.bool_], ramp: bool
+) -> NDArray[np.complexfloating]:
+    """(H, W) factors of magnitude 1 that bring the mean phase, and a ramp if asked, to 0."""
+    turn = np.ones_like(reference)
+    if ramp:
+        slope = align(reference, turn, scale=False, ramp=True, mask=mask).ramp
+        turn = phase_ramp(reference.shape, -np.asarray(slope)).astype(reference.dtype)
+    return np.asarray(turn * np.exp(-1j * np.angle((reference * turn)[mask].sum())))
 
 
 _PARTS = (np.abs, np.angle)

@@ -96,7 +96,8 @@ def read_stack(
         if frame_indexes is None:
             rows = np.arange(shape[0])
         else:
-            rows = _rows(file, shape, np.asarray(frame_indexes, dtype=np.int64))
+            numbers = read(dataset(file, "indexes")) if "indexes" in file else None
+            rows = numbered_rows(path, numbers, shape, np.asarray(frame_indexes, dtype=np.int64))
         mask = pixel_mask(file, shape[1:], mask_name, entry_of_patterns(file, names))
         return Diffraction(_selected(parts, rows), mask)
 
@@ -264,13 +265,24 @@ def on_last_axis(shape: tuple[int, ...], n_wanted: int) -> str:
     )
 
 
-def _rows(file: h5py.File, shape: tuple[int, ...], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where in the stack of this shape the wanted frames are."""
+def numbered_rows(
+    path: StrPath,
+    numbers: NDArray[np.integer] | None,
+    shape: tuple[int, ...],
+    wanted: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Where in a stack of this shape the wanted frames are, by the numbers of its frames.
+
+    Raises
+    ------
+    ValueError
+        If there is not a number for each frame, or a frame is missing.
+    """
     n_frames = shape[0]
-    numbers = read(dataset(file, "indexes")) if "indexes" in file else np.arange(n_frames)
+    numbers = np.arange(n_frames) if numbers is None else numbers
     if numbers.shape != (n_frames,):
         raise ValueError(
-            f"{file.filename}: 'indexes' has shape {numbers.shape}; write one number for each of "
+            f"{path}: 'indexes' has shape {numbers.shape}; write one number for each of "
             f"the {n_frames} frames."
         )
     order = np.argsort(numbers)
@@ -279,7 +291,7 @@ def _rows(file: h5py.File, shape: tuple[int, ...], wanted: NDArray[np.int64]) ->
     if len(missing):
         raise ValueError(
             f"probe_position_indexes asks for {counted(len(wanted), 'frames')}, but "
-            f"{file.filename} holds {n_frames} and lacks {len(missing)} of them (the first: "
+            f"{path} holds {n_frames} and lacks {len(missing)} of them (the first: "
             f"{missing[0]}){on_last_axis(shape, len(wanted))}; remove these positions from the "
             "product or use the diffraction file that belongs to it."
         )

@@ -59,3 +59,19 @@ def test_engines_side_by_side_have_a_scale_bar_and_lengths(drawn):
 def test_losses_of_less_than_a_decade_have_a_linear_axis(drawn, values, scale):
     loss_figure("a.png", {"epoch": [0, 1, 2], "loss": values})
     assert drawn[0].axes[0].get_yscale() == scale
+
+
+@pytest.mark.parametrize("ramp", [False, True])
+def test_phases_of_engines_are_free_of_a_ramp_that_nobody_knows(drawn, ramp):
+    y, x = np.indices((60, 60))
+    plain = np.exp(0.3j * np.random.default_rng(0).normal(size=(60, 60)))
+    sloped = plain * np.exp(1j * (0.02 * y - 0.01 * x + 2))
+    mask = np.zeros((60, 60), bool)
+    mask[10:50, 10:50] = True
+    comparison_figure("a.png", {"lsqml": sloped}, sloped, "rpie", mask, ramp=ramp)
+    for row in (0, 1):
+        phase = drawn[0].axes[4 * row + 1].images[0].get_array()
+        design = np.stack([y[mask], x[mask], np.ones(mask.sum())], axis=1)
+        slope = np.linalg.lstsq(design, np.ravel(phase), rcond=None)[0][:2]
+        expected = (0.0, 0.0) if ramp else (0.02, -0.01)
+        np.testing.assert_allclose(slope, expected, atol=3e-3)

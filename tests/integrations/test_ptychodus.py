@@ -26,6 +26,7 @@ from ptychi_neural.integrations.ptychodus import (  # noqa: E402
     product_of,
     scan_of,
 )
+from ptychi_neural.runs.output_formats import write_npz  # noqa: E402
 from ptychi_neural.scans import (  # noqa: E402
     load_scan,
     position_origin,
@@ -119,6 +120,16 @@ class TestFiles:
         losses = [(loss.epoch, loss.value) for loss in product.losses]
         write_product(tmp_path / "ours.h5", read_product(tmp_path / "theirs.h5"), losses)
         assert_same(io.load_product(tmp_path / "ours.h5"), product)
+
+    def test_a_product_survives_an_archive_both_ways(self, product, tmp_path):
+        from ptychodus.plugins.npz_product_file import NPZProductFileIO
+
+        NPZProductFileIO().write(tmp_path / "theirs.npz", product)
+        losses = [(loss.epoch, loss.value) for loss in product.losses]
+        write_product(tmp_path / "ours.h5", read_product(tmp_path / "theirs.npz"), losses)
+        assert_same(io.load_product(tmp_path / "ours.h5"), product)
+        write_npz(tmp_path / "ours.h5", tmp_path / "ours.npz")
+        assert_same(NPZProductFileIO().read(tmp_path / "ours.npz"), product)
 
     def test_a_product_survives_our_scan_in_memory(self, product):
         scan = scan_of(inputs_of(product))

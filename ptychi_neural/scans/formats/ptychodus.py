@@ -67,46 +67,51 @@ class Ptychodus(Reader):
 
     def read_product(self, path: StrPath) -> Scan:
         with opened(path) as file:
-            probe_data, object_data = dataset(file, "probe"), dataset(file, "object")
-            pixel_size_m = _pixel_size(object_data)
-            if "pixel_width_m" in probe_data.attrs and not np.isclose(
-                _pixel_size(probe_data), pixel_size_m, rtol=1e-6, atol=0
-            ):
-                raise ValueError(
-                    f"{path}: 'probe' and 'object' have pixel sizes {_pixel_size(probe_data)} m "
-                    f"and {pixel_size_m} m; resample one of them, the scan has one pixel size."
-                )
-            probe = expanded(complex_array(probe_data), 4)
-            object_ = expanded(complex_array(object_data), 3)
-            center_m = origin_m(
-                (length(object_data, "center_y_m"), length(object_data, "center_x_m")),
-                object_.shape,
-                pixel_size_m,
-            )
-            frame_indexes, positions_m = _positions(file)
-            energy_eV = next((_number(file, name) for name in ENERGY if _number(file, name)), 0.0)
-            distance_m = _number(file, "detector_object_distance_m")
-            return Scan(
-                patterns=np.empty((0, *probe.shape[-2:]), dtype=np.float32),
-                positions_px=(positions_m - np.asarray(center_m)) / pixel_size_m,
-                probe=probe,
-                object=object_,
-                pixel_size_m=pixel_size_m,
-                wavelength_m=h * c / (e * energy_eV) if energy_eV > 0 else None,
-                detector_distance_m=distance_m if distance_m > 0 else None,
-                free_space_propagation_distance_m=_near_field_distance(file),
-                slice_spacings_m=_slice_spacings(file, len(object_)),
-                opr_mode_weights=real_numbers(find(file, "opr_weights")),
-                frame_indexes=frame_indexes,
-                object_center_m=center_m,
-                probe_photon_counts=real_numbers(find(file, "probe_photon_counts")),
-                attributes=_attributes(file),
-                name=text(file.attrs.get("name", "")),
-                comments=text(file.attrs.get("comments", "")),
-            )
+            return product_in(file)
 
     def product_beside(self, path: Path) -> Path | None:
         return path.with_name(f"product{path.suffix}") if path.stem == "diffraction" else None
+
+
+def product_in(file: h5py.File) -> Scan:
+    """All of a scan but its patterns, in a product that is open."""
+    probe_data, object_data = dataset(file, "probe"), dataset(file, "object")
+    pixel_size_m = _pixel_size(object_data)
+    if "pixel_width_m" in probe_data.attrs and not np.isclose(
+        _pixel_size(probe_data), pixel_size_m, rtol=1e-6, atol=0
+    ):
+        raise ValueError(
+            f"{file.filename}: 'probe' and 'object' have pixel sizes {_pixel_size(probe_data)} m "
+            f"and {pixel_size_m} m; resample one of them, the scan has one pixel size."
+        )
+    probe = expanded(complex_array(probe_data), 4)
+    object_ = expanded(complex_array(object_data), 3)
+    center_m = origin_m(
+        (length(object_data, "center_y_m"), length(object_data, "center_x_m")),
+        object_.shape,
+        pixel_size_m,
+    )
+    frame_indexes, positions_m = _positions(file)
+    energy_eV = next((_number(file, name) for name in ENERGY if _number(file, name)), 0.0)
+    distance_m = _number(file, "detector_object_distance_m")
+    return Scan(
+        patterns=np.empty((0, *probe.shape[-2:]), dtype=np.float32),
+        positions_px=(positions_m - np.asarray(center_m)) / pixel_size_m,
+        probe=probe,
+        object=object_,
+        pixel_size_m=pixel_size_m,
+        wavelength_m=h * c / (e * energy_eV) if energy_eV > 0 else None,
+        detector_distance_m=distance_m if distance_m > 0 else None,
+        free_space_propagation_distance_m=_near_field_distance(file),
+        slice_spacings_m=_slice_spacings(file, len(object_)),
+        opr_mode_weights=real_numbers(find(file, "opr_weights")),
+        frame_indexes=frame_indexes,
+        object_center_m=center_m,
+        probe_photon_counts=real_numbers(find(file, "probe_photon_counts")),
+        attributes=_attributes(file),
+        name=text(file.attrs.get("name", "")),
+        comments=text(file.attrs.get("comments", "")),
+    )
 
 
 def write_product(
