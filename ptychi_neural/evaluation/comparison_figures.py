@@ -119,7 +119,8 @@ def comparison_figure(
     axes[0, 2].axis("off")
     _draw_rings(axes[0, 3], curves, colours, pixel_size_m)
     axes[0, 2].text(0.5, 0, f"difference from\n{reference_name}", ha="center", va="bottom")
-    for k, heading in {0: "amplitude", 1: "phase (rad)", 3: "Fourier ring correlation"}.items():
+    phase = "phase without its ramp (rad)" if ramp else "phase (rad)"
+    for k, heading in {0: "amplitude", 1: phase, 3: "Fourier ring correlation"}.items():
         axes[0, k].set_title(heading)
     if objects:
         axes[0, 3].legend(fontsize="x-small", loc="lower left")
@@ -222,4 +223,4 @@ def _draw_rings(
         if pixel_size_m is not None:
             scale, unit = length_unit(period_px * pixel_size_m)
             told += f" ({period_px * pixel_size_m * scale:.3g} {unit})"
-        ax.text(0.02, 0.03, told)
+        ax.text(0.02, 0.03, told, bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0})
