@@ -72,7 +72,7 @@ def test_what_is_missing_or_wrong_is_told_with_the_archive(scan, tmp_path):
         ("probe", None, r"product\.npz has no dataset 'probe'"),
         ("object_center_x_m", None, r"product\.npz: 'object' has no attribute 'center_x_m'"),
         ("probe", np.ones((4, 4)), r"product\.npz: 'probe' is float64"),
-        ("opr_weights", np.ones(3), r"product\.npz: 'opr_weights' has shape \(3,\)"),
+        ("probe_position_y_m", np.ones(3), r"product\.npz: probe_position_indexes, _y_m"),
     ):
         changed = {k: v for k, v in whole.items() if k != name}
         np.savez(path, **changed if value is None else changed | {name: value})
