@@ -184,8 +184,10 @@ def test_wrong_input_is_told_without_a_traceback(run_file, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-def test_a_diverged_run_ends_with_the_epoch_and_the_likely_cause(run_file, tmp_path):
-    changes = ("--set", "engine=rpie", "--set", "object_options.step_size=1e30")
+@pytest.mark.parametrize("refined", ["false", "true"])
+def test_a_diverged_run_ends_with_the_epoch_and_the_likely_cause(run_file, tmp_path, refined):
+    changes = [f"--set=probe_position_options.optimizable={refined}"]  # They leave the object.
+    changes += ["--set=engine=rpie", "--set=object_options.step_size=1e30"]
     output = call("reconstruct", run_file, *changes, code=1).output
     assert "epoch 0" in output
     assert "step size" in output

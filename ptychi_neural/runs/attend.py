@@ -57,7 +57,11 @@ def run_attended(task: PtychographyTask, show_progress: bool = True) -> bool:
     n_epochs = reconstructor.n_epochs
     if isinstance(reconstructor, NeuralReconstructor) and reconstructor.is_under_way:
         n_epochs -= reconstructor.current_epoch
-    with _progress_told(reconstructor, show_progress), _stop_on_interrupt(reconstructor):
+    with (
+        _progress_told(reconstructor, show_progress),
+        _stop_on_interrupt(reconstructor),
+        after(reconstructor, "run_post_update_hooks", lambda: _check_positions(reconstructor)),
+    ):
         try:
             task.run(n_epochs)
         except _Stop:
@@ -68,6 +72,28 @@ def run_attended(task: PtychographyTask, show_progress: bool = True) -> bool:
             "which is the result. num_epochs = 0 leaves the network out."
         )
     return False
+
+
+def _check_positions(reconstructor: IterativeReconstructor) -> None:
+    """End a run of pty-chi's engines whose positions have left the object.
+
+    pty-chi would enlarge the object to where they are, beyond all memory.
+
+    Raises
+    ------
+    FloatingPointError
+        If positions are not finite, or further from the middle than the object is wide.
+    """
+    positions = reconstructor.parameter_group.probe_positions
+    if isinstance(reconstructor, NeuralReconstructor) or not positions.optimizable:
+        return
+    furthest = float(positions.data.abs().max())
+    if not furthest <= max(reconstructor.parameter_group.object.lateral_shape):
+        what = f"moved {furthest:.3g} pixels away" if np.isfinite(furthest) else "became NaN"
+        raise FloatingPointError(
+            f"The positions {what} in epoch {reconstructor.current_epoch}. Likely "
+            "cause: a step size of object, probe or positions that is too large."
+        )
 
 
 @contextmanager
