@@ -94,7 +94,7 @@ def compare(
     draw_missing_seeds(run)
     assert shared.random_seed is not None
     options = {name: engine_options(name, run, changes.get(name)) for name in engines}
-    with results_folder(folder, overwrite) as results:
+    with results_folder(folder, overwrite, reads=run.reads) as results:
         tell("started", pid=os.getpid(), engines=list(engines), product_output=None)
         scan, target = load_with_target(run)
         pixels = hold_out(scan, held_out, shared.random_seed)

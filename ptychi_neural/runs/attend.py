@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from ptychi.api.task import PtychographyTask
+from ptychi.data_structures.parameter_group import PtychographyParameterGroup
 from ptychi.reconstructors.base import IterativeReconstructor
 
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
@@ -84,11 +85,12 @@ def _check_positions(reconstructor: IterativeReconstructor) -> None:
     FloatingPointError
         If positions are not finite, or further from the middle than the object is wide.
     """
-    positions = reconstructor.parameter_group.probe_positions
-    if isinstance(reconstructor, NeuralReconstructor) or not positions.optimizable:
+    group = reconstructor.parameter_group
+    assert isinstance(group, PtychographyParameterGroup)
+    if isinstance(reconstructor, NeuralReconstructor) or not group.probe_positions.optimizable:
         return
-    furthest = float(positions.data.abs().max())
-    if not furthest <= max(reconstructor.parameter_group.object.lateral_shape):
+    furthest = float(group.probe_positions.data.abs().max())
+    if not furthest <= max(group.object.lateral_shape):
         what = f"moved {furthest:.3g} pixels away" if np.isfinite(furthest) else "became NaN"
         raise FloatingPointError(
             f"The positions {what} in epoch {reconstructor.current_epoch}. Likely "

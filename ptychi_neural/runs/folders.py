@@ -125,7 +125,12 @@ class ResultsFolder:
 
 @contextmanager
 def results_folder(
-    folder: str | Path, overwrite: bool = False, *, resume: bool = False, in_place: bool = False
+    folder: str | Path,
+    overwrite: bool = False,
+    *,
+    resume: bool = False,
+    in_place: bool = False,
+    reads: Collection[Path] = (),
 ) -> Iterator[ResultsFolder]:
     """Try a results folder and keep other runs away from it, before anything is computed.
 
@@ -144,6 +149,8 @@ def results_folder(
         Whether a run goes on from what an earlier one has left (``earlier``).
     in_place : bool
         Whether the folder grows in place, unless there is an earlier result.
+    reads : collection of Path
+        Files that the run reads, of which ``overwrite`` may remove none.
 
     Raises
     ------
@@ -169,7 +176,7 @@ def results_folder(
         _mend(results)
         if not resume:
             _tell_left(results, overwrite)
-            _check_vacant(folder, target, overwrite)
+            _check_vacant(folder, target, overwrite, reads)
         _choose_temporary(results, overwrite, resume, in_place)
         for path in results.temporary.glob(f".*.{TOKEN}.partial*"):
             path.unlink()  # A killed run was writing it.
@@ -234,7 +241,7 @@ def _told_by_name(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _check_vacant(folder: Path, target: Path, overwrite: bool) -> None:
+def _check_vacant(folder: Path, target: Path, overwrite: bool, reads: Collection[Path]) -> None:
     if _is_vacant(target):
         return
     if not overwrite:
@@ -245,6 +252,13 @@ def _check_vacant(folder: Path, target: Path, overwrite: bool) -> None:
         raise FileExistsError(
             f"{folder} exists and is no results folder: --output FOLDER writes elsewhere."
         )
+    removed = {os.path.realpath(path) for path in _written(target)}
+    for path in reads:
+        if os.path.realpath(path) in removed:
+            raise FileExistsError(
+                f"{folder} holds {path.name}, which this run reads and --overwrite would remove: "
+                "--output FOLDER writes elsewhere."
+            )
 
 
 def _tell_left(results: ResultsFolder, overwrite: bool) -> None:

@@ -125,7 +125,8 @@ def infer(
     else:
         run = run_of(Path(diffraction), place, changes, data_folder)
     folder = Path(output_folder or Path("results") / f"{folder_name(_name(run))}-inferred")
-    with results_folder(folder, overwrite, resume=resume) as results:
+    reads = [Path(generator), *run.reads]
+    with results_folder(folder, overwrite, resume=resume, reads=reads) as results:
         tell("started", pid=os.getpid(), product_output=str(folder / "product.h5"))
         if follow:
             with nullcontext() if page is None else live_page(page) as shown:

@@ -113,7 +113,7 @@ def reconstruct(
     check_engine(run)
     if is_silent():
         accompany(run, resume)
-    with results_folder(run.output_folder, overwrite, resume=resume) as results:
+    with results_folder(run.output_folder, overwrite, resume=resume, reads=run.reads) as results:
         if results.earlier is not None:
             _check_unfinished(results)
             take_seeds(run, results.earlier)

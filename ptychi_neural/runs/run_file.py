@@ -133,6 +133,18 @@ class RunFile:
         """The engines that run in a row, each with its ``engine`` name and ``options``."""
         return [self] if self.refine is None else [self, self.refine]
 
+    @property
+    def reads(self) -> list[Path]:
+        """Files of the measured scan, and the generator to start from."""
+        found = []
+        if self.data is not None:
+            files = (value for _, value in self.data if isinstance(value, Path))
+            found = [self.data.folder / file for file in files]
+        if isinstance(self.options, NeuralPtychographyOptions):
+            checkpoint = self.options.reconstructor_options.generator.checkpoint
+            found += [] if checkpoint is None else [Path(checkpoint)]
+        return found
+
     def filled_in(self) -> dict[str, Any]:
         """Contents of a run file that states every default and gives this run again."""
         contents: dict[str, Any] = {"engine": self.engine}

@@ -141,6 +141,19 @@ def test_only_what_a_run_wrote_is_replaced(tmp_path):
     assert names(tmp_path) == ["scan"]
 
 
+def test_what_a_run_reads_is_never_replaced(tmp_path):
+    write("scan", generator_safetensors="trained for hours")
+    Path("link").symlink_to("scan/generator.safetensors")
+    for path in (Path("scan/generator.safetensors"), tmp_path / "link"):
+        with (
+            pytest.raises(FileExistsError, match=f"scan holds {path.name}, which this run reads"),
+            results_folder("scan", overwrite=True, reads=[path]),
+        ):
+            pass
+    assert Path("scan/generator.safetensors").read_text() == "trained for hours"
+    assert names(tmp_path) == ["link", "scan"]
+
+
 def test_a_list_of_files_never_leads_out_of_its_folder(tmp_path):
     Path("thesis.tex").write_text("mine")
     Path("elsewhere").mkdir()
