@@ -90,7 +90,7 @@ def _check_positions(reconstructor: IterativeReconstructor) -> None:
     if isinstance(reconstructor, NeuralReconstructor) or not group.probe_positions.optimizable:
         return
     furthest = float(group.probe_positions.data.abs().max())
-    if not furthest <= max(group.object.lateral_shape):
+    if not furthest <= max(group.object.lateral_shape):  # type: ignore[arg-type]
         what = f"moved {furthest:.3g} pixels away" if np.isfinite(furthest) else "became NaN"
         raise FloatingPointError(
             f"The positions {what} in epoch {reconstructor.current_epoch}. Likely "
