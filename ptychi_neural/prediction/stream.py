@@ -23,7 +23,7 @@ from ptychi_neural.prediction.frame_sums import FrameSums
 from ptychi_neural.prediction.predicted_object import PredictedObject
 from ptychi_neural.prediction.waiting_frames import WaitingFrames
 from ptychi_neural.scans import Repaired, StreamedCounts, as_counts
-from ptychi_neural.scans.defects import arbitrary_unit
+from ptychi_neural.scans.defects import FEWEST_FOR_VARIANCE, arbitrary_unit
 from ptychi_neural.scans.masks import telling
 
 STATE = "prediction stream"
@@ -113,8 +113,9 @@ class PredictionStream:
         Raises
         ------
         ValueError
-            If shapes do not fit, most of the detector is broken, or a frame lies outside the
-            canvas. Nothing is taken in then.
+            If shapes do not fit, most of the detector is broken, a frame lies outside the canvas,
+            or the first frames, where they are several, are in a far other unit than counts.
+            Nothing is taken in then.
         """
         counts = self._counts(patterns)
         where, ids = self._positions(positions, frame_ids, len(counts))
@@ -122,6 +123,8 @@ class PredictionStream:
         if len(new) == 0:
             return 0
         numbers = ids[new]
+        if not self._known and len(new) >= FEWEST_FOR_VARIANCE:
+            _check_unit(counts[new], self._valid())
         block = self._check.add(counts[new], numbers)
         self._tell(block)
         self._waiting.forget(numbers.tolist())
@@ -364,6 +367,18 @@ def _numbers(frame_ids: ArrayLike, n: int) -> NDArray[np.integer]:
             f"For {n} patterns give as many integer frame_ids, not {ids.dtype} {ids.shape}."
         )
     return ids
+
+
+def _check_unit(patterns: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
+    """Refuse numbers of a unit that a whole scan is divided by, which all of its frames tell."""
+    finite = patterns[np.isfinite(patterns).all(axis=(1, 2), where=valid)]
+    unit = arbitrary_unit(finite, valid) if len(finite) >= FEWEST_FOR_VARIANCE else 1.0
+    if unit != 1:
+        raise ValueError(
+            f"a count of these frames seems to be {unit:.2g}, by their noise: streams take counts. "
+            f"Divide patterns by {unit:.2g} and the probe by its square root, or predict the whole "
+            "scan at once."
+        )
 
 
 def _same(value: Any, saved: Any) -> bool:
