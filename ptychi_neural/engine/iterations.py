@@ -9,7 +9,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ptychi_neural.engine.judge import HeldOutJudge
-from ptychi_neural.physics.losses import MeanLoss, add_losses, least_loss
+from ptychi_neural.physics.losses import (
+    MeanLoss,
+    add_losses,
+    build_loss_function,
+    deviance_of_noise,
+    least_loss,
+    losses_of_pixels,
+)
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.projections.accelerated import AcceleratedProjections, State
 from ptychi_neural.projections.frame_parameters import FrameParameters
@@ -60,6 +67,7 @@ class Iterations:
         self.loss = math.nan
         """Loss at the held-out pixels before the latest iteration."""
         self._last_deviance = math.inf
+        self._may_be_trapped = True
 
     def run(self, until: int, with_probe: bool, n_of_halves: int = 0) -> Iterator[int]:
         """Iterate; yield the number of iterations done, after each.
@@ -113,6 +121,37 @@ class Iterations:
         last, self._last_deviance = self._last_deviance, self.deviance
         if options.noise_deviance < self._last_deviance < STUCK * last:
             self.until = self.bar.total = max(self.until, min(self.n_done + stride, most))
+
+    def sweep_where_it_helps(self) -> None:
+        """Leave a trap: every so many iterations, until it does not help, where all counts are
+        predicted worse than noise lets them be, by far. To help is to halve what is too much."""
+        options, n_since = self.scan.options.start, self.n_done - self.watched_from
+        if options.sweeps == 0 or n_since <= 0 or n_since % options.noise_iteration:
+            return
+        if self._may_be_trapped:
+            excess = self._excess(self.projections.object)
+            self._may_be_trapped = excess >= options.trapped_deviance
+        if self._may_be_trapped:
+            swept = self.projections.swept()
+            self._may_be_trapped = self._excess(swept) - 1 < (excess - 1) / 2
+            if self._may_be_trapped:
+                self.projections.take(swept)
+
+    @torch.no_grad()
+    def _excess(self, object_: Tensor) -> float:
+        """Poisson deviance of all counts from those that an object predicts, in units of what
+        noise makes of it."""
+        scan, deviance, of_noise = self.scan, MeanLoss(), MeanLoss()
+        likelihood = build_loss_function(LossFunctions.POISSON)
+        for batch in scan.batches:
+            predicted, measured = scan.predict(object_, batch), scan.model.measured(batch)
+            counted = scan.counted(batch, measured)
+            of_object, of_counts = (
+                losses_of_pixels(likelihood, counts, measured) for counts in (predicted, measured)
+            )
+            deviance.add(2 * (of_object - of_counts), counted)
+            of_noise.add(deviance_of_noise(predicted), counted)
+        return deviance.value / of_noise.value
 
     @property
     def errs(self) -> bool:

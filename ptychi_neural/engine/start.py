@@ -149,6 +149,7 @@ class Start:
             iterations.watched_from += options.first_position_iteration + options.held_out_wait
         is_open = options.n_iterations is None and scan.model.refines_probe_or_positions
         for _ in iterations.run(n_iterations, scan.split is None, n_of_halves):
+            iterations.sweep_where_it_helps()
             if is_open and scan.split is None:
                 iterations.go_on_while_it_helps(n_iterations + options.joint_iterations)
         if scan.split is None and iterations.went_back:
@@ -180,6 +181,7 @@ class Start:
                 projections.go_back(projections.state())
                 projections.join(projections.of_modulus)
                 iterations.watched_from = n_done + options.held_out_wait
+            iterations.sweep_where_it_helps()
             if not is_last and options.n_iterations is None:
                 iterations.go_on_while_it_helps(n_iterations + options.joint_iterations)
         if errs and options.n_iterations is None and not iterations.errs:

@@ -65,6 +65,16 @@ class StartOptions(Options):
     """Number of iterations after which it is refined in any case where what is predicted errs by
     more than ``noise_deviance``."""
 
+    sweeps: int = PydanticField(default=3, ge=0)
+    """Number of sweeps, which update the object by a tenth of the frames after the other, that are
+    tried every ``noise_iteration`` iterations where these seem to be in a trap, until they do not
+    help. A trap looks like fringes with the period of the scan, and updates by all frames at once
+    do not leave it. 0: none."""
+
+    trapped_deviance: float = PydanticField(default=1.5, gt=1)
+    """Poisson deviance of all counts, in units of what noise alone makes of it, from which this
+    seems so. Scans that come to the truth have 1.1 to 1.3 by then, trapped ones 2 and more."""
+
     joint_iterations: int = PydanticField(default=120, ge=0)
     """Number of iterations, where the number is open, in which the probe is refined along with
     positions, OPR modes, or an object that errs by more than the noise: it takes as many whatever

@@ -1,11 +1,17 @@
 """Losses between predicted and measured intensities, in counts."""
 
 import copy
+import functools
+import math
 from collections.abc import Callable
 
+import numpy as np
 import ptychi.maps
 import torch
+from numpy.typing import NDArray
 from ptychi.api.enums import LossFunctions
+from scipy.special import xlogy
+from scipy.stats import poisson
 from torch import Tensor
 
 from ptychi_neural.options import FitLossOptions
@@ -189,6 +195,37 @@ class MeanLoss:
         """The mean; nan where no pixel was chosen. All ranks have to ask for it."""
         total, n_pixels = summed_numbers(self._total, self._n_pixels)
         return total / n_pixels if n_pixels > 0 else float("nan")
+
+
+def deviance_of_noise(mean: Tensor) -> Tensor:
+    """Poisson deviance that noise makes on average of counts with the given means.
+
+    It is 1 of many counts, up to 1.2 of one or two, and falls to 0 where there are none.
+
+    Parameters
+    ----------
+    mean : Tensor
+        Expected counts.
+
+    Examples
+    --------
+    >>> deviance_of_noise(torch.tensor([0.0, 0.1, 1.5, 1e6])).round(decimals=2)
+    tensor([0.0000, 0.4700, 1.1600, 1.0000])
+    """
+    logs, deviances = _deviances_of_noise()
+    place = (mean.clamp(min=math.exp(logs[0])).log() - logs[0]) / (logs[1] - logs[0])
+    place = place.clamp(max=len(logs) - 1.001)
+    below, values = place.long(), torch.as_tensor(deviances).to(mean)
+    return torch.lerp(values[below], values[below + 1], place - below)
+
+
+@functools.cache
+def _deviances_of_noise() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Logarithms of means up to a hundred, evenly apart, and what noise makes of each."""
+    means = np.geomspace(1e-7, 100.0, 400)
+    counts = np.arange(250)[:, None]
+    of_counts = 2 * (xlogy(counts, counts / means) - counts + means)
+    return np.log(means), (poisson.pmf(counts, means) * of_counts).sum(0)
 
 
 @torch.no_grad()

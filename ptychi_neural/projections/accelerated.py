@@ -40,6 +40,9 @@ from ptychi_neural.projections.frame_parameters import FrameParameters
 DARK_PUPIL = 1e-4
 """Power in the pupil, relative to its maximum, below which there is no phase to speak of."""
 
+PARTS = 10
+"""Number of parts of the frames by which an object is updated in turn."""
+
 
 class State(NamedTuple):
     """What the iterations have found."""
@@ -180,6 +183,27 @@ class AcceleratedProjections:
             of_frames.take(self.frames[part])
             self._illuminations = [None] * len(self.frames)
         return held_out.value
+
+    @torch.no_grad()
+    def swept(self) -> Tensor:
+        """The (n_slices, H, W) object after sweeps: updates by one part of the frames after the
+        other, each time of frames that are drawn anew.
+
+        Updates by everything settle in traps, as fringes with the period of the scan, that one
+        part at a time does not (measured: ``StartOptions.sweeps``).
+        """
+        object_, frames = self.object, self.scan.frames
+        generator = torch.Generator(device="cpu").manual_seed(0)
+        for _ in range(self.options.sweeps):
+            order = torch.randperm(len(frames), generator=generator, device="cpu")
+            for part in order.to(frames.device).tensor_split(min(PARTS, len(frames))):
+                object_ = object_ + self.scan.of(frames[part]).update(object_)
+        return object_
+
+    def take(self, object_: Tensor) -> None:
+        """Go on from another (n_slices, H, W) object, without momentum."""
+        self.go_back(self.state()._replace(object=object_))
+        self.lower(self.of_modulus)
 
     def join(self, of_modulus: bool) -> None:
         """Begin to refine the probe."""

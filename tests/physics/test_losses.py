@@ -6,7 +6,12 @@ import torch
 
 import ptychi_neural.api as napi
 from ptychi_neural.options import FitLossOptions
-from ptychi_neural.physics.losses import FitLoss, amplitude_error, object_error
+from ptychi_neural.physics.losses import (
+    FitLoss,
+    amplitude_error,
+    deviance_of_noise,
+    object_error,
+)
 from small_tasks import make_task, neural_options
 
 PREDICTED = torch.tensor([4.0, 9.0, 1.0, 0.25])
@@ -131,3 +136,15 @@ def test_simulated_scans_of_a_training_have_their_truth():
     workflow.run(6)
     losses = workflow.table.loss.dropna()
     assert 0 < losses.iloc[-1] < 0.9 * losses.iloc[0] < 1
+
+
+@pytest.mark.parametrize("mean", [0.003, 0.1, 0.7, 2.0, 30.0, 5e3])
+def test_the_deviance_of_noise_is_that_of_drawn_counts(mean):
+    counts = np.random.default_rng(3).poisson(mean, 400_000)
+    terms = counts * np.log(np.maximum(counts, 1) / mean) - counts + mean
+    found = deviance_of_noise(torch.tensor([mean]))
+    assert found.item() == pytest.approx(2 * terms.mean(), rel=0.03)
+
+
+def test_no_counts_make_no_deviance():
+    assert deviance_of_noise(torch.zeros(1)).item() < 1e-5
