@@ -120,7 +120,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_never_ended(run_file, tmp_path)
             stdout=stdout,
             stderr=subprocess.PIPE,
         )
-        while '"epoch"' not in events.read_text():
+        while '"event": "epoch"' not in events.read_text():
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
