@@ -123,7 +123,7 @@ class PredictionStream:
         if len(new) == 0:
             return 0
         numbers = ids[new]
-        if not self._known and len(new) >= FEWEST_FOR_VARIANCE:
+        if not self._known:
             _check_unit(counts[new], self._valid())
         block = self._check.add(counts[new], numbers)
         self._tell(block)

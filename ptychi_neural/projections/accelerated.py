@@ -190,7 +190,7 @@ class AcceleratedProjections:
         other, each time of frames that are drawn anew.
 
         Updates by everything settle in traps, as fringes with the period of the scan, that one
-        part at a time does not (measured: ``StartOptions.sweeps``).
+        part at a time does not.
         """
         object_, frames = self.object, self.scan.frames
         generator = torch.Generator(device="cpu").manual_seed(0)

@@ -88,7 +88,7 @@ def write_inference(
         comments=f"{result.scan.comments} Predicted by {generator.name}.".strip(),
     )
     write_product(folder / "product.h5", result.scan)
-    with written(folder / "product.h5", "r+") as file:
+    with written(folder / "product.h5", folder / "product.h5") as file:
         file["object_std"] = standard_deviation
         file["reprojection_error"] = result.errors
     if state is not None:

@@ -148,11 +148,9 @@ def save_intervals(result: ReconstructionResult, folder: Path) -> None:
 
 def _add_to_product(folder: Path, **arrays: NDArray[np.floating]) -> None:
     path = folder / "product.h5"
-    with replacing(path, overwrite=True) as temporary:
-        shutil.copy(path, temporary)
-        with written(temporary, "r+") as file:
-            for name, array in arrays.items():
-                file[name] = array
+    with replacing(path, overwrite=True) as temporary, written(temporary, path) as file:
+        for name, array in arrays.items():
+            file[name] = array
 
 
 def save(result: ReconstructionResult, run: RunFile, folder: Path) -> None:

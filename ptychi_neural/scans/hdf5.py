@@ -62,7 +62,7 @@ def replacing(path: StrPath, overwrite: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def written(path: StrPath, mode: str = "w") -> Iterator[h5py.File]:
+def written(path: StrPath, earlier: StrPath | None = None) -> Iterator[h5py.File]:
     """An HDF5 file that is made in memory, and written to ``path`` when the block ends.
 
     HDF5 itself may find out that a disk is full only while it throws a file away. It crashes then.
@@ -71,11 +71,11 @@ def written(path: StrPath, mode: str = "w") -> Iterator[h5py.File]:
     ----------
     path : path
         The file.
-    mode : str
-        ``"w"`` for a new file, ``"r+"`` to change the one that is there.
+    earlier : path, optional
+        A file whose contents it begins with, which may be the same; None: it begins empty.
     """
-    content = io.BytesIO(b"" if mode == "w" else Path(path).read_bytes())
-    with h5py.File(content, mode) as file:
+    content = io.BytesIO(b"" if earlier is None else Path(earlier).read_bytes())
+    with h5py.File(content, "w" if earlier is None else "r+") as file:
         yield file
     Path(path).write_bytes(content.getbuffer())
 

@@ -57,6 +57,21 @@ def read_npz(path: StrPath, name: str) -> NDArray[Any]:
         return native(arrays[name])
 
 
+def check_stack(path: StrPath, stack: NDArray[Any]) -> None:
+    """Refuse what are no patterns.
+
+    Raises
+    ------
+    ValueError
+        If these are not real numbers of shape (n, h, w).
+    """
+    if stack.ndim != 3 or 0 in stack.shape or stack.dtype.kind not in "uif":
+        raise ValueError(
+            f"{path}: patterns must be real numbers of shape (n, h, w), got {stack.dtype} of "
+            f"shape {stack.shape}; store one stack of 2D images."
+        )
+
+
 def npz_header(path: StrPath, name: str) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of an array of an NPZ archive."""
     with (

@@ -9,7 +9,7 @@ from ptychi_neural.counted import counted
 from ptychi_neural.scans.diffraction import Diffraction, on_last_axis
 from ptychi_neural.scans.formats.registry import Reader, register_reader
 from ptychi_neural.scans.hdf5 import StrPath, native
-from ptychi_neural.scans.numpy_files import is_npy, read_npy
+from ptychi_neural.scans.numpy_files import check_stack, is_npy, read_npy
 from ptychi_neural.scans.scan import Scan, scan_of_positions
 
 
@@ -28,11 +28,7 @@ class NumpyStack(Reader):
         stack = read_npy(path)
         if stack.ndim == 4:  # rows and columns of a scan
             stack = stack.reshape(-1, *stack.shape[2:])
-        if stack.ndim != 3 or 0 in stack.shape or stack.dtype.kind not in "uif":
-            raise ValueError(
-                f"{path}: patterns must be real numbers of shape (n, h, w), got {stack.dtype} of "
-                f"shape {stack.shape}; store counts as one stack of 2D images."
-            )
+        check_stack(path, stack)
         return Diffraction(native(selected(path, stack, frame_indexes)), None)
 
     def stack_shape(self, path: StrPath) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from ptychi_neural.scans.diffraction import Diffraction, numbered_rows
 from ptychi_neural.scans.formats.ptychodus import POSITIONS, product_in
 from ptychi_neural.scans.formats.registry import Reader, register_reader
 from ptychi_neural.scans.hdf5 import StrPath
-from ptychi_neural.scans.numpy_files import npz_header, npz_names, read_npz
+from ptychi_neural.scans.numpy_files import check_stack, npz_header, npz_names, read_npz
 from ptychi_neural.scans.scan import Scan
 
 ATTRIBUTES = {
@@ -42,11 +42,7 @@ class PtychodusNpz(Reader):
         self, path: StrPath, frame_indexes: ArrayLike | None = None
     ) -> Diffraction:
         names, stack = npz_names(Path(path)), read_npz(path, "patterns")
-        if stack.ndim != 3 or 0 in stack.shape or stack.dtype.kind not in "uif":
-            raise ValueError(
-                f"{path}: patterns must be real numbers of shape (n, h, w), got {stack.dtype} of "
-                f"shape {stack.shape}; store counts as one stack of 2D images."
-            )
+        check_stack(path, stack)
         if frame_indexes is not None:
             numbers = read_npz(path, "indexes") if "indexes" in names else None
             stack = stack[numbered_rows(path, numbers, stack.shape, np.asarray(frame_indexes))]

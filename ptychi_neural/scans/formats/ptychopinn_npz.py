@@ -17,7 +17,7 @@ from ptychi_neural.scans.diffraction import Diffraction
 from ptychi_neural.scans.formats.numpy_stack import selected
 from ptychi_neural.scans.formats.registry import Reader, register_reader, register_writer
 from ptychi_neural.scans.hdf5 import StrPath, reals, scalar
-from ptychi_neural.scans.numpy_files import npz_header, npz_names, read_npz
+from ptychi_neural.scans.numpy_files import check_stack, npz_header, npz_names, read_npz
 from ptychi_neural.scans.scan import UNKNOWN_PIXEL_M, Scan, middle, position_origin
 
 PATTERNS = ("diffraction", "diff3d")
@@ -113,11 +113,7 @@ def _stack(path: StrPath) -> NDArray[Any]:
     names = npz_names(Path(path))
     stack = read_npz(path, next((name for name in PATTERNS if name in names), PATTERNS[0]))
     stack = stack[..., 0] if stack.ndim == 4 and stack.shape[-1] == 1 else stack
-    if stack.ndim != 3 or 0 in stack.shape or stack.dtype.kind not in "uif":
-        raise ValueError(
-            f"{path}: patterns must be real numbers of shape (n, h, w), got {stack.dtype} of "
-            f"shape {stack.shape}; store one stack of 2D images."
-        )
+    check_stack(path, stack)
     n = read_npz(path, "xcoords").size
     return np.moveaxis(stack, -1, 0) if len(stack) != n and stack.shape[-1] == n else stack
 
