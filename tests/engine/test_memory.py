@@ -1,5 +1,6 @@
 """How much memory a long scan takes."""
 
+import os
 import subprocess
 import sys
 
@@ -23,12 +24,16 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 @pytest.mark.slow
-def test_2500_frames_of_128_x_128_take_less_than_2200_megabytes(data_folder):
-    """From the import of torch, which takes 800 of them, to the end of an epoch."""
+def test_2500_frames_of_128_x_128_take_less_than_1800_megabytes(data_folder):
+    """From the import of torch, which takes 900 of them, to the end of an epoch.
+
+    glibc otherwise keeps up to 500 more of freed memory, another amount at each run.
+    """
     done = subprocess.run(
         [sys.executable, "-c", RUN, data_folder / "rotavirus" / "diffraction.h5"],
         check=True,
         capture_output=True,
         text=True,
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"},
     )
-    assert int(done.stdout) < 2_200_000
+    assert int(done.stdout) < 1_800_000

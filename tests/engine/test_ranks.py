@@ -12,7 +12,7 @@ from ptychi_neural.physics import scan_physics
 from ptychi_neural.physics.ranks import RankLostError, rank
 from ptychi_neural.prediction import deviation
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
-from several_ranks import on_ranks
+from several_ranks import errors_on_ranks, on_ranks
 from small_tasks import default_options, make_task
 
 NAMES = ("object", "probe", "probe_positions", "opr_mode_weights")
@@ -191,7 +191,7 @@ def test_what_needs_one_process_is_refused_by_name(simulated):
         (groups, "generator.grid_size = 2: sees patterns of neighbours"),
         (unseeded, "random_seed: is not set"),
     ):
-        for error in on_ranks(2, make_task, options, simulated.scan):
+        for error in errors_on_ranks(2, make_task, options, simulated.scan):
             assert isinstance(error, ValueError)
             assert named in str(error)
 
@@ -215,17 +215,17 @@ def with_own_positions(scan):
 
 
 def test_epochs_are_refused_when_networks_would_differ(simulated):
-    for error in on_ranks(2, run_unseeded_epochs, simulated.scan):
+    for error in errors_on_ranks(2, run_unseeded_epochs, simulated.scan):
         assert "random_seed: is not set" in str(error)
-    for error in on_ranks(2, with_own_seed, simulated.scan):
+    for error in errors_on_ranks(2, with_own_seed, simulated.scan):
         assert "random_seed: differs between the processes" in str(error)
 
 
 def test_scans_that_cannot_be_shared_are_refused(simulated):
     one = {"patterns": simulated.scan.patterns[:1], "positions_px": simulated.scan.positions_px[:1]}
-    for error in on_ranks(2, make_task, default_options(0), replace(simulated.scan, **one)):
+    for error in errors_on_ranks(2, make_task, default_options(0), replace(simulated.scan, **one)):
         assert "1 frame for 2 processes" in str(error)
-    for error in on_ranks(2, with_own_positions, simulated.scan):
+    for error in errors_on_ranks(2, with_own_positions, simulated.scan):
         assert "differ between the processes" in str(error)
 
 

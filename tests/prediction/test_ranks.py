@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
-from several_ranks import on_ranks
+from several_ranks import errors_on_ranks, on_ranks
 from trained_generators import FRAME, options_of, predictor_of, saved
 
 
@@ -53,5 +53,5 @@ def test_a_stream_in_several_processes_is_refused(scan, tmp_path):
         predicted(path, scan)  # joins the other processes
         streamed(path, scan)
 
-    for error in on_ranks(2, stream):
+    for error in errors_on_ranks(2, stream):
         assert "stream: runs in one process" in str(error)
