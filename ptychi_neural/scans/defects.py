@@ -40,18 +40,32 @@ FEWEST_FOR_STUCK = 16
 COUNTING = 0.5
 """Variance relative to that of photon noise from which the neighbours of a stuck pixel count."""
 
-SATURATED_COUNTS = 50.0
-"""Counts below which a largest count that many pixels share is taken for chance."""
+FEWEST_LEVELS = 2
+"""Number of counts in the largest of all from which saturation is looked for: of ones and zeros
+nothing tells it."""
 
 NEAR_SATURATION = 0.05
 """Part of the largest count within which other counts are compared with it."""
 
-SATURATED_EXCESS = 5.0
-"""Counts that equal the largest are saturated if there are this many times more than of another
-number near it."""
+MOST_COMPARED = 3
+"""Number of different counts below the largest, as far as they are near it, that are compared."""
+
+SATURATED_EXCESS = 1.5
+"""Counts that equal the largest are saturated if there are this many times more than of any other
+number near it. Of photon noise as many would be larger by one, with any intensities."""
 
 FEWEST_SATURATED = 10
 """Number of equal largest counts from which they are taken for saturation."""
+
+BRIGHT_PARTS = (0.0, 0.25, 0.5)
+"""Parts of the largest count that the mean of pixels exceeds among which counts are compared: where
+most pixels are dim, only the bright ones tell that a low number cuts off counts."""
+
+STANDARD_DEVIATIONS = 3.0
+"""Standard deviations by which their number exceeds that of the others."""
+
+LEAST_NOISE = 0.3
+"""Noise relative to that of photons below which counts are rounded intensities."""
 
 LARGEST_COUNT = 2.0**32
 """Numbers above it are taken for multiples of a unit, whole or not."""
@@ -88,9 +102,9 @@ def unit_of_counts(patterns: NDArray[Any]) -> float:
         return 1.0
     some = patterns[:: max(len(patterns) // FRAMES_FOR_VARIANCE, 1)].astype(np.float64)
     whole = patterns.dtype.kind != "f" or bool((some == np.round(some)).all())
-    if len(some) >= FEWEST_FOR_VARIANCE:
-        mean = some.mean(axis=0)
-        lit = mean > 0
+    mean = some.mean(axis=0)
+    lit = mean > 0
+    if len(some) >= FEWEST_FOR_VARIANCE and lit.any():
         ratio = float(np.quantile(some.var(axis=0, ddof=1)[lit] / mean[lit], 0.1))
         least = min(least, ratio) if whole else ratio
     return max(least, 1.0 if whole else SMALLEST_UNIT * float(largest))
@@ -178,8 +192,7 @@ def stuck(
     same &= (patterns == first).all(axis=0, where=kept[:, None, None] & same)
     if not same.any():
         return found
-    rows = np.flatnonzero(kept)
-    some = patterns[rows[:: max(len(rows) // FRAMES_FOR_VARIANCE, 1)]].astype(np.float64)
+    some = patterns[_some(kept)].astype(np.float64)
     mean = some.mean(axis=0)
     noise = np.divide(some.var(axis=0), mean * unit, where=mean > 0, out=np.zeros_like(mean))
     for group, box in groups(same):
@@ -196,8 +209,10 @@ def saturated(
 ) -> NDArray[np.bool_]:
     """Find pixels whose counts reach the level at which the detector cuts them off.
 
-    True counts rarely equal the largest of all; saturated ones do far more often than they equal
-    any number just below.
+    Let n(k) be how many counts equal k. Of photon noise with any intensities, n(k + 1) is expected
+    to be at least n(k)^2 k / (n(k - 1) (k + 1)), since the mean intensity where k was counted,
+    (k + 1) n(k + 1) / n(k), grows with k. So the largest of all counts is rarely found more often
+    than the number below it. Where counts are cut off, all that would be larger pile up there.
 
     Parameters
     ----------
@@ -215,22 +230,74 @@ def saturated(
     ndarray
         (h, w) True for pixels that saturate in a frame.
     """
+    none = np.zeros(valid.shape, bool)
     looked_at = kept[:, None, None] & valid
     largest = patterns.max(initial=0, where=looked_at)
-    none = np.zeros(valid.shape, bool)
-    if largest < SATURATED_COUNTS * unit:
+    if largest < FEWEST_LEVELS * unit or kept.sum() < 2:
         return none
-    near = looked_at & (patterns > (1 - NEAR_SATURATION) * float(largest))
-    top = near & (patterns == largest)
-    n_top, n_values = int(top.sum()), NEAR_SATURATION * float(largest) / unit
-    n_expected = (int(near.sum()) - n_top) / n_values
-    if n_top < FEWEST_SATURATED or n_top <= SATURATED_EXCESS * n_expected:
+    top = looked_at & (patterns == largest)
+    if top.sum() < FEWEST_SATURATED:
         return none
-    first, last = np.flatnonzero(kept)[[0, -1]]
-    others = valid & (patterns[first] > 0) & ~top[first] & ~top[last]
-    if ((patterns[first] != patterns[last]) & others).sum() <= 0.1 * others.sum():
-        return none  # noiseless frames of nothing: all counts repeat
-    return np.asarray(top.any(axis=0))
+    n_top, below = top.sum(axis=0), _just_below(patterns, looked_at, largest, unit)
+    mean = patterns.sum(axis=0, dtype=np.float64, where=looked_at) / kept.sum()
+    for part in BRIGHT_PARTS:
+        bright = mean >= part * float(largest)
+        n_bright = n_top[bright].sum()
+        n_compared = max(n[bright].sum() for n in below)
+        excess = n_bright - n_compared
+        if (
+            n_bright >= FEWEST_SATURATED
+            and n_bright > SATURATED_EXCESS * n_compared
+            and excess > STANDARD_DEVIATIONS * np.sqrt(n_bright + n_compared)
+        ):
+            break
+    else:
+        return none
+    varies = valid & (mean > 0) & (2 * n_top < kept.sum())
+    if (varies & (mean >= unit)).any():
+        varies &= mean >= unit
+    some = patterns[_some(kept)].astype(np.float64) / unit
+    is_noisy = _noise_in_time(some[:, varies]) > LEAST_NOISE
+    is_noisy &= _noise_in_space(some, float(largest) / unit, valid) > LEAST_NOISE
+    return np.asarray(n_top > 0) if is_noisy else none
+
+
+def _noise_in_time(counts: NDArray[np.float64]) -> float:
+    """Median of the variance of the counts of pixels over their mean: 1 of photon noise, or 0.45 of
+    two frames, and more where the sample changes the patterns."""
+    mean = counts.mean(axis=0)
+    variance = counts.var(axis=0, ddof=1)[mean > 0]
+    return float(np.median(variance / mean[mean > 0])) if variance.size else 0.0
+
+
+def _noise_in_space(counts: NDArray[np.float64], largest: float, valid: NDArray[np.bool_]) -> float:
+    """Mean of (a - b)^2 / (a + b), at most 1, of neighbouring pixels that count less than the
+    largest: about 0.5 or more of photon noise, and little where even light was rounded."""
+    a, b = counts[:, :, 1:], counts[:, :, :-1]
+    compared = valid[:, 1:] & valid[:, :-1] & (a + b > 0) & (np.maximum(a, b) < largest)
+    a, b = a[compared], b[compared]
+    return float(np.minimum((a - b) ** 2 / (a + b), 1).mean()) if a.size else 0.0
+
+
+def _just_below(
+    patterns: NDArray[Any], looked_at: NDArray[np.bool_], largest: np.generic, unit: float
+) -> list[NDArray[np.floating]]:
+    """(h, w) how often each pixel counts each of the different numbers next to the largest, and
+    the mean over all that are near it."""
+    near = looked_at & (patterns > (1 - NEAR_SATURATION) * float(largest)) & (patterns < largest)
+    n_near = NEAR_SATURATION * float(largest) / unit
+    found = [near.sum(axis=0) / max(n_near, 1.0)]
+    number = largest
+    for _ in range(int(np.clip(np.ceil(n_near), 1, MOST_COMPARED))):
+        number = patterns.max(initial=0, where=looked_at & (patterns < number))
+        found.append((looked_at & (patterns == number)).sum(axis=0).astype(np.float64))
+    return found
+
+
+def _some(kept: NDArray[np.bool_]) -> NDArray[np.integer]:
+    """Numbers of frames from which the variance of counts is taken."""
+    rows = np.flatnonzero(kept)
+    return rows[:: max(len(rows) // FRAMES_FOR_VARIANCE, 1)]
 
 
 def groups(

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptychi_neural.scans import as_counts, load_scan, repair
+from ptychi_neural.scans.defects import saturated, unit_of_counts
 
 SIZE = 32
 
@@ -29,6 +30,11 @@ DISC = np.hypot(*(np.indices((SIZE, SIZE)) - 15.5)) < 4
 def masked(repaired):
     valid = repaired.valid_pixel_mask
     return pixels() if valid is None else ~valid
+
+
+def is_saturated(counts):
+    every = np.ones(counts.shape[1:], bool)
+    return saturated(counts, np.ones(len(counts), bool), every, unit_of_counts(counts)).any()
 
 
 class TestMarkers:
@@ -186,6 +192,48 @@ class TestBrightPixels:
         cut = np.minimum(counts, level).astype(dtype)
         np.testing.assert_array_equal(masked(repair(cut)), (cut == level).any(axis=0))
 
+    @pytest.mark.parametrize("level", [7, 15, 31, 63, 100, 255])
+    @pytest.mark.parametrize("peak", [2, 3, 10])
+    @pytest.mark.parametrize("probe", ["gauss", "disc"])
+    def test_counts_cut_off_at_any_level_are_masked(self, simulated, level, peak, probe):
+        intensities = simulated(1e5, probe).intensities
+        counts = np.random.default_rng(3).poisson(intensities * peak * level / intensities.max())
+        cut = np.minimum(counts, level).astype("u2")
+        repaired = repair(cut)
+        np.testing.assert_array_equal(masked(repaired), (cut == level).any(axis=0))
+        assert len(repaired.report) == 1
+        assert "saturated" in repaired.report[0]
+
+    @pytest.mark.parametrize("peak", [0.02, 0.1, 0.5, 1, 2, 3, 5, 10, 30, 100, 1e4])
+    @pytest.mark.parametrize("probe", ["gauss", "disc", "zone plate"])
+    def test_counts_that_are_not_cut_off_are_not_saturated(self, simulated, peak, probe):
+        intensities = simulated(1e5, probe).intensities
+        intensities = intensities * (peak / intensities.max())
+        rng = np.random.default_rng(4)
+        counts = rng.poisson(intensities)
+        for unsaturated in (
+            counts,
+            10 * counts,
+            np.round(rng.poisson(4 * intensities) / 4),  # the mean of four
+            counts.reshape(-1, 16, 2, 16, 2).sum((2, 4)),
+            counts.repeat(2, 1).repeat(2, 2),
+            counts.repeat(3, 0),
+            np.round(intensities),
+        ):
+            assert not is_saturated(unsaturated)
+
+    @pytest.mark.parametrize("level", [1, 3, 20, 1000])
+    @pytest.mark.parametrize("n", [2, 5, 50])
+    def test_even_and_binary_patterns_are_not_saturated(self, level, n):
+        rng = np.random.default_rng(n)
+        shifts = rng.normal(size=(n, 2, 1, 1))
+        moving = np.hypot(*(np.indices((SIZE, SIZE)) - 15.5 - shifts).swapaxes(0, 1)) < 8
+        for intensities in (level * DISC[None].repeat(n, 0), level * moving):
+            assert not is_saturated(intensities)
+            assert not is_saturated(rng.poisson(intensities))
+        assert not is_saturated(level * rng.integers(0, 2, (n, SIZE, SIZE)))
+        assert not is_saturated(rng.integers(0, level + 1, (n, SIZE, SIZE)))
+
     def test_a_bright_peak_is_kept(self, simulated):
         counts = simulated().counts.copy()
         counts[10] *= 5
@@ -264,6 +312,12 @@ class TestRefusals:
             as_counts(np.ones((2, 4, 4)), (8, 8))
         with pytest.raises(ValueError, match="valid_pixel_mask has shape"):
             repair(np.ones((2, 4, 4)), np.ones((8, 8), bool))
+
+
+def test_the_unit_of_counts_is_known_where_the_frames_looked_at_are_empty():
+    counts = np.zeros((64, 8, 8), int)
+    counts[1, 2, 3] = 3
+    assert unit_of_counts(counts) == 3
 
 
 class TestTypes:
