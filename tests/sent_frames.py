@@ -10,7 +10,7 @@ def taken(source, timeout_s):
     numbers, counts = [], []
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        for _, blocks in source.looks(0.05, timeout_s, lambda: False, False):
+        for _, blocks in source.looks(0.05, timeout_s, False):
             for some, patterns, _ in blocks:
                 numbers += some.tolist()
                 counts += list(patterns)

@@ -124,7 +124,7 @@ class PredictionStream:
             return 0
         numbers = ids[new]
         if not self._known:
-            _check_unit(counts[new], self._valid())
+            check_unit(counts[new], self._valid())
         block = self._check.add(counts[new], numbers)
         self._tell(block)
         self._waiting.forget(numbers.tolist())
@@ -369,8 +369,9 @@ def _numbers(frame_ids: ArrayLike, n: int) -> NDArray[np.integer]:
     return ids
 
 
-def _check_unit(patterns: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
+def check_unit(patterns: NDArray[np.generic], valid: NDArray[np.bool_] | None) -> None:
     """Refuse numbers of a unit that a whole scan is divided by, which all of its frames tell."""
+    valid = np.ones(patterns.shape[1:], bool) if valid is None else valid
     finite = patterns[np.isfinite(patterns).all(axis=(1, 2), where=valid)]
     unit = arbitrary_unit(finite, valid) if len(finite) >= FEWEST_FOR_VARIANCE else 1.0
     if unit != 1:

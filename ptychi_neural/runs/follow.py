@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from ptychi_neural.counted import counted
 from ptychi_neural.engine.state_files import damage_told, read_state
 from ptychi_neural.prediction import Accelerations, NeuralPredictor, PredictionStream
+from ptychi_neural.prediction.stream import check_unit
 from ptychi_neural.runs.attend import interruptible
 from ptychi_neural.runs.folders import ResultsFolder
 from ptychi_neural.runs.frame_sources import BATCH_SIZE, Block, opened_source
@@ -28,7 +31,7 @@ from ptychi_neural.runs.run_file import RunFile
 from ptychi_neural.runs.run_scan import begun
 from ptychi_neural.runs.sections import DataSection
 from ptychi_neural.scans import Scan, select_frames
-from ptychi_neural.scans.load import planned_scan, with_start
+from ptychi_neural.scans.load import check_probe_size, planned_scan, with_start
 
 WRITING_SHARE = 0.2
 """Largest share of the time that goes into the results folder while frames come."""
@@ -83,6 +86,7 @@ def follow_scan(
         interruptible("what has arrived") as stop,
         opened_source(address or section.diffraction_path, preparation, timeout_s) as source,
     ):
+        source.stop = stop
         if state is not None:
             with damage_told(results.folder / STATE_FILE):
                 source.load_state_dict(state["source"])
@@ -112,13 +116,24 @@ def follow_scan(
             is_written = True
             due = time.monotonic() + (time.monotonic() - began) * (1 / WRITING_SHARE - 1)
 
-        for anew, blocks in source.looks(every_s, timeout_s, stop, near_field):
-            if scan.take(anew, blocks):
-                latest, is_written = scan.result(), False
-                if page is not None:
-                    page.show(latest.prediction, latest.scan, len(planned.positions_px))
-            if latest is not None and not is_written and time.monotonic() >= due:
+        try:
+            for anew, blocks in source.looks(every_s, timeout_s, near_field):
+                if scan.take(anew, blocks):
+                    latest, is_written = scan.result(), False
+                    if page is not None:
+                        page.show(latest.prediction, latest.scan, len(planned.positions_px))
+                if latest is not None and not is_written and time.monotonic() >= due:
+                    write(latest)
+        except ValueError as error:
+            if latest is None:
+                raise
+            if not is_written:
                 write(latest)
+            n_before = counted(len(latest.scan.positions_px), "frames")
+            raise ValueError(
+                f"{str(error).rstrip('.')}; {results.folder} has the object of {n_before} that "
+                "came before."
+            ) from error
         if latest is not None and not is_written:
             write(latest)
         interrupted = stop()
@@ -204,8 +219,8 @@ class FollowedScan:
                 continue
             if self._stream is None:
                 self._stream = self._begun(patterns[known], mask)
-            rows = [self._rows[number] for number in numbers[known].tolist()]
-            self._stream.add(patterns[known], self._planned.positions_px[rows], numbers[known])
+            where = self._positions(numbers[known])
+            self._stream.add(patterns[known], where, numbers[known])
         return self._stream is not None and self._stream.n_frames > n_before
 
     def result(self) -> InferenceResult:
@@ -232,8 +247,14 @@ class FollowedScan:
 
     def state_dict(self) -> dict[str, Any]:
         """What has been taken in, as ``write_state`` takes it."""
-        stream = None if self._stream is None else self._stream.state_dict()
-        return {"stream": stream, "errors": self._errors}
+        if self._stream is None:
+            return {"stream": None, "errors": []}
+        positions = self._positions(self._stream.frame_ids)
+        return {
+            "stream": self._stream.state_dict(),
+            "positions": torch.from_numpy(positions),
+            "errors": self._errors,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` gave.
@@ -241,19 +262,32 @@ class FollowedScan:
         Raises
         ------
         ValueError
-            If it is that of another generator or canvas.
+            If it is that of another generator, canvas, or other positions.
         """
+        taken = state["stream"]["known"].numpy()
+        earlier = state.get("positions")  # States of earlier versions have none.
+        if earlier is not None and not (
+            np.isin(taken, self._numbers).all()
+            and np.array_equal(self._positions(taken), earlier.numpy())
+        ):
+            raise ValueError("belongs to a scan with other positions.")
         probe = state["stream"]["probe"].numpy()
         shape = with_start(dataclasses.replace(self._planned, probe=probe)).object.shape[-2:]
         self._stream = self._stream_of(probe, shape, None)
         self._stream.load_state_dict(state["stream"])
         self._errors = list(state["errors"])
 
+    def _positions(self, numbers: NDArray[np.int64]) -> NDArray[np.floating]:
+        """(n, 2) planned positions of the frames of these numbers."""
+        return self._planned.positions_px[[self._rows[number] for number in numbers.tolist()]]
+
     def _begun(
         self, patterns: NDArray[np.generic], mask: NDArray[np.bool_] | None
     ) -> PredictionStream:
         """A stream whose probe has the power of the mean counts, where they are known, or of the
         first frames."""
+        check_probe_size(self._section.product_path, self._planned, "the scan", patterns)
+        check_unit(patterns, mask)
         first = dataclasses.replace(self._planned, patterns=patterns, valid_pixel_mask=mask)
         scan = begun(self._section, with_start(first))
         shape, mean_counts = scan.object.shape[-2:], self._mean_counts

@@ -50,6 +50,8 @@ class Source(ABC):
                 )
         self.told: set[str] = set()
         """What was masked and dropped."""
+        self.stop: Callable[[], bool] = lambda: False
+        """It tells whether to wait no longer."""
         self._preparation = preparation
         self._mask = mask
 
@@ -59,9 +61,7 @@ class Source(ABC):
         """(h, w) of frames as they are stored or sent."""
 
     @abstractmethod
-    def looks(
-        self, every_s: float, timeout_s: float, stop: Callable[[], bool], near_field: bool
-    ) -> Iterator[Look]:
+    def looks(self, every_s: float, timeout_s: float, near_field: bool) -> Iterator[Look]:
         """Look for frames until no more come.
 
         Parameters
@@ -70,8 +70,6 @@ class Source(ABC):
             Seconds between looks.
         timeout_s : float
             Seconds without a new frame after which the end is assumed.
-        stop : callable
-            It tells whether to stop before that.
         near_field : bool
             Whether frames have no direct beam.
         """

@@ -1,22 +1,29 @@
 """A diffraction file that is looked at again and again while a scan is written to it."""
 
+import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from ptychi_neural.counted import counted
 from ptychi_neural.runs.frame_sources import BATCH_SIZE, Block, Look, Source
-from ptychi_neural.scans.diffraction import PATTERNS, entry_of_patterns, pixel_mask
+from ptychi_neural.scans.diffraction import (
+    PATTERNS,
+    check_stack,
+    entry_of_patterns,
+    pixel_mask,
+)
 from ptychi_neural.scans.entries import entry_chosen
-from ptychi_neural.scans.hdf5 import dataset
+from ptychi_neural.scans.hdf5 import damage_told, dataset, frame_numbers
 from ptychi_neural.scans.masks import telling
 from ptychi_neural.scans.preparation import Preparation
+
+CUT_OFF = "it was cut off, or written anew while it was followed"
 
 
 class GrowingFile(Source):
@@ -37,9 +44,11 @@ class GrowingFile(Source):
 
     def __init__(self, file: h5py.File, preparation: Preparation) -> None:
         named = preparation.datasets
-        self._file = file
+        self._file, self._place = file, _place(file)
         names = (named["patterns"],) if "patterns" in named else PATTERNS
         self._data = dataset(file, *names)
+        self._indexes = dataset(file, "indexes") if "indexes" in file else None
+        check_stack(self._data)
         if self._data.ndim != 3:
             raise ValueError(
                 f"{file.filename}: patterns of shape {self._data.shape} cannot be followed; store "
@@ -54,66 +63,106 @@ class GrowingFile(Source):
         """(h, w) of stored frames."""
         return tuple(self._data.shape[1:])
 
-    def looks(
-        self, every_s: float, timeout_s: float, stop: Callable[[], bool], near_field: bool
-    ) -> Iterator[Look]:
+    def looks(self, every_s: float, timeout_s: float, near_field: bool) -> Iterator[Look]:
         """Look at the file until it stops growing, and then once more at all of it.
 
-        Frames that are still empty are looked at again the next time. Counts are repaired as those
-        of a whole scan are. Where later frames show that earlier ones were broken, all of them come
-        once more in the next look. They do so in the last look too, where what all of them tell is
-        known: the mean counts, with which the probe's power is that of the whole scan.
+        Frames that are still empty, or have no number yet, are looked at again the next time.
+        Counts are repaired as those of a whole scan are. Where later frames show that earlier ones
+        were broken, all of them come once more in the next look. They do so in the last look too,
+        where what all of them tell is known: the mean counts, with which the probe's power is that
+        of the whole scan. Where frames have other counts then, because they had been read while
+        they were written, all of them come anew until they have not.
+
+        Raises
+        ------
+        ValueError
+            If something in the file cannot be read, or frames that it had are gone.
         """
-        data = self._data
-        check = self._begun(np.zeros((1, *self.stored_shape), data.dtype))
+        data, path = self._data, self._file.filename
+        blank = np.zeros((1, *self.stored_shape), data.dtype)
+        check = self._begun(blank)
         pending: list[int] = []
-        n_seen = n_read = 0
+        read: set[int] = set()
+        n_seen = 0
         last_growth = time.monotonic()
 
         def blocks() -> Iterator[Block]:
-            nonlocal pending, n_read
+            nonlocal pending
             rows, pending = pending, []
             for first in range(0, len(rows), BATCH_SIZE):
                 batch = np.array(rows[first : first + BATCH_SIZE])
-                patterns = data[batch]
-                # Rows can be seen before their frames are written.
-                written = patterns.any(axis=(1, 2))
-                pending += batch[~written].tolist()
-                n_read += int(written.sum())
-                numbers = self._numbers(batch[written])
-                yield self._prepared(check, patterns[written], numbers, near_field)
+                with damage_told(path):
+                    n_numbered = self._n_numbered()
+                    patterns = data[batch]
+                    # Rows can be seen before their frames are written.
+                    ready = patterns.any(axis=(1, 2)) & (batch < n_numbered)
+                    is_other = patterns.shape[1:] != blank.shape[1:]
+                    if is_other or not read.isdisjoint(batch[~ready].tolist()):
+                        raise ValueError(f"{path} has lost frames: {CUT_OFF}.")
+                    numbers = batch[ready]
+                    if self._indexes is not None and len(numbers):
+                        numbers = frame_numbers(self._indexes, numbers)
+                    block = self._prepared(check, patterns[ready], numbers, near_field)
+                pending += batch[~ready].tolist()
+                read.update(batch[ready].tolist())
+                yield block
 
-        while check.outdated or (not stop() and time.monotonic() - last_growth < timeout_s):
+        while check.outdated or (not self.stop() and time.monotonic() - last_growth < timeout_s):
             anew = check.outdated
             if anew:
                 check.begin_again()
                 n_seen, pending = 0, []
-            data.refresh()
+            with damage_told(path):
+                data.refresh()
+            if len(data) < len(read):
+                raise ValueError(f"{path} has fewer frames than before: {CUT_OFF}.")
             pending += range(n_seen, len(data))
-            n_seen, n_before = len(data), n_read
+            n_seen, n_before = len(data), len(read)
             yield anew, blocks()
             if check.outdated:
                 continue
-            if n_read > n_before:
+            if len(read) > n_before:
                 last_growth = time.monotonic()
             time.sleep(min(every_s, timeout_s))
-        if n_read and not stop():
-            check.begin_again()
+        known, is_renewed = check.light, False
+        check.begin_again()
+        while read and not self.stop():
             pending = list(range(n_seen))
             yield True, blocks()
-        path = self._file.filename
+            light = check.light
+            if not check.outdated and np.array_equal(light, known):
+                break
+            known = np.zeros(0) if check.outdated else light
+            if check.outdated or is_renewed:
+                check.begin_again()
+            else:
+                check, is_renewed = self._begun(blank), True
+        if _place(self._file) != self._place:
+            self.told.add(
+                "was renamed, removed or replaced while it was followed: the result is that of "
+                "the file that had been opened"
+            )
+        if pending:
+            what = "frames without counts" + ("" if self._indexes is None else " or a number")
+            self.told.add(f"left out {counted(len(pending), what)}")
         if self.told:
             warnings.warn(f"{path}: {', '.join(sorted(self.told))}.", stacklevel=2)
-        if pending:
-            empty = counted(len(pending), "frames without counts")
-            warnings.warn(f"{path}: left out {empty}.", stacklevel=2)
 
-    def _numbers(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The numbers of the frames in these rows."""
-        if "indexes" not in self._file:
-            return rows
-        self._file["indexes"].refresh()
-        return self._file["indexes"][rows].astype(np.int64)
+    def _n_numbered(self) -> float:
+        """As many frames as have a number."""
+        if self._indexes is None:
+            return np.inf
+        self._indexes.refresh()
+        return self._indexes.shape[0] if self._indexes.ndim else 0
+
+
+def _place(file: h5py.File) -> tuple[int, int] | None:
+    """Where the disk has the file of this name."""
+    try:
+        found = os.stat(file.filename)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 @contextmanager
@@ -132,7 +181,18 @@ def opened(address: str | Path, preparation: Preparation, timeout_s: float) -> I
         raise FileNotFoundError(f"{path} does not exist; start the measurement, check the path.")
     if not h5py.is_hdf5(path):
         raise ValueError(f"{path} is no HDF5 file: other formats are predicted when complete.")
-    with h5py.File(path, "r", libver="latest", swmr=True) as file:
-        with entry_chosen(preparation.told_entry, preparation.entry and path):
+    try:
+        file = h5py.File(path, "r", libver="latest", swmr=True)
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be followed ({error}): a file that is being written has to be in SWMR "
+            "mode (h5py: libver='latest', then swmr_mode = True). Others are predicted when "
+            "complete."
+        ) from error
+    with file:
+        with (
+            damage_told(path),
+            entry_chosen(preparation.told_entry, preparation.entry and path),
+        ):
             source = GrowingFile(file, preparation)
         yield source

@@ -123,7 +123,7 @@ def _image(value: Any) -> Image | None:
         number, codec, data = int(value["uniqueId"]), str(value["codec.name"]), value["value"]
         kind = value["codec.parameters"]
     except (KeyError, TypeError, ValueError) as error:
-        raise Refused("values that are no NTNDArray") from error
+        raise Refused("values other than NTNDArrays") from error
     if 0 in sides or data is None:
         return None
     if len(sides) != 2 or min(sides) < 1 or not isinstance(data, np.ndarray):

@@ -4,7 +4,7 @@ import itertools
 import time
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,9 @@ from ptychi_neural.scans.preparation import Preparation
 
 LARGEST_IMAGE = 2**28
 """Bytes of the counts of a frame beyond which they are not taken."""
+
+SOON_S = 0.5
+"""Seconds after which a signal to stop is heard."""
 
 MOST_NAMED = 8
 """Frames that a message names one by one."""
@@ -93,10 +96,14 @@ class SentFrames(Source):
         ------
         ValueError
             If no frame comes.
+        KeyboardInterrupt
+            If it was told to stop before.
         """
         end = time.monotonic() + self._timeout_s
-        while not self._seen and not self._ended and time.monotonic() < end:
-            self._images += self._received(1, end)
+        while not self._seen and not self._ended and (now := time.monotonic()) < end:
+            if self.stop():
+                raise KeyboardInterrupt
+            self._images += self._received(1, min(end, now + SOON_S))
         if self._shape is None or not self._seen:
             self._tell()
             raise ValueError(
@@ -105,9 +112,7 @@ class SentFrames(Source):
             )
         return self._shape
 
-    def looks(
-        self, every_s: float, timeout_s: float, stop: Callable[[], bool], near_field: bool
-    ) -> Iterator[Look]:
+    def looks(self, every_s: float, timeout_s: float, near_field: bool) -> Iterator[Look]:
         """Give the frames that have come, until the series ends.
 
         After its end frames that were overtaken are waited for, ``every_s`` at a time. Frames do
@@ -127,7 +132,7 @@ class SentFrames(Source):
                 counts = np.stack([image.counts for image in some])
                 yield self._prepared(check, counts, numbers, near_field)
 
-        while not stop():
+        while not self.stop():
             if images:
                 last_arrival = time.monotonic()
             elif self._ended or time.monotonic() - last_arrival >= timeout_s:

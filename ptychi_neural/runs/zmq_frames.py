@@ -109,7 +109,7 @@ class ZmqFrames(SentFrames):
         if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
             self._shape = (height, width)
         n_images, n_triggers = details.get("nimages"), details.get("ntrigger", 1)
-        if isinstance(n_images, int) and isinstance(n_triggers, int):
+        if type(n_images) is int and type(n_triggers) is int:  # not true
             self._n_expected = max(n_images * n_triggers, 0) or None
         self._series = series
 

@@ -190,8 +190,9 @@ def repair(
         )
     numbers = np.arange(len(patterns)) if frame_numbers is None else np.asarray(frame_numbers)
     valid = np.ones(frame_shape, bool) if valid_pixel_mask is None else valid_pixel_mask != 0
-    search = _Search(patterns, valid if earlier is None else valid & earlier.valid, earlier)
-    search.look_for_everything(whole_scan, with_dead_and_hot=valid_pixel_mask is None)
+    known = valid if earlier is None else valid & earlier.valid
+    search = _Search(patterns, known, earlier, whole_scan)
+    search.look_for_everything(with_dead_and_hot=valid_pixel_mask is None)
     valid, n_masked = search.valid, sum(int(bad.sum()) for bad in search.pixels.values())
     if n_masked > BROKEN_FRACTION * valid.size or not valid.any():
         raise ValueError(
@@ -245,10 +246,12 @@ class _Search:
         patterns: NDArray[np.generic],
         valid: NDArray[np.bool_],
         earlier: EarlierFrames | None,
+        whole_scan: bool,
     ) -> None:
         self.patterns = patterns
         self.valid = valid
         self.earlier = earlier
+        self.whole_scan = whole_scan
         self.kept = np.ones(len(patterns), bool)
         self.pixels: dict[str, NDArray[np.bool_]] = {}
         self.frames: dict[str, NDArray[np.bool_]] = {}
@@ -267,8 +270,9 @@ class _Search:
         """Take counts, (n, h, w), out of the scan: with their pixels or with their frames."""
         self.patterns = np.where(bad, self.patterns.dtype.type(0), self.patterns)
         bad = bad & self.valid & self.kept[:, None, None]
-        in_most_frames = bad.sum(axis=0) > BROKEN_FRACTION * self.kept.sum()
-        sporadic = bad & ~in_most_frames
+        sporadic = bad
+        if self.whole_scan:  # A block may well have no frame that is not broken.
+            sporadic = bad & ~(bad.sum(axis=0) > BROKEN_FRACTION * self.kept.sum())
         self.drop(frames, sporadic.mean(axis=(1, 2)) > BROKEN_FRACTION)
         self.mask(what, np.asarray(bad[self.kept].any(axis=0)))
 
@@ -281,7 +285,7 @@ class _Search:
         same = (kept[1:] == kept[0]).all(axis=0)
         return bool(same[valid].all() and not same[~valid].all())
 
-    def look_for_everything(self, whole_scan: bool, with_dead_and_hot: bool) -> None:
+    def look_for_everything(self, with_dead_and_hot: bool) -> None:
         """Look for all that is broken, in an order in which nothing hides anything else."""
         broken = broken_counts(self.patterns)
         if broken is not None:
@@ -289,7 +293,7 @@ class _Search:
             self.clear(what, "broken frames", broken)
         marked = marked_counts(self.patterns)
         unit = unit_of_counts(self.patterns if marked is None else marked.others())
-        if whole_scan or self.earlier is not None:
+        if self.whole_scan or self.earlier is not None:
             self.look_for_odd_frames(None if marked is None else marked.suspects, unit)
         if marked is not None:
             markers = marked.among(self.kept)

@@ -19,6 +19,7 @@ from ptychi_neural.scans.hdf5 import (
     check_size,
     find,
     found_name,
+    frame_numbers,
     names_like,
     opened,
     read,
@@ -87,19 +88,26 @@ def read_stack(
     """
     with opened(path) as file:
         parts = stacks(file, names)
-        if parts[0].ndim < 3 or 0 in parts[0].shape or parts[0].dtype.kind not in "uif":
-            raise ValueError(
-                f"{path}: patterns must be real numbers of shape (n, h, w), got {parts[0].dtype} "
-                f"of shape {parts[0].shape}; store counts as one stack of 2D images."
-            )
+        check_stack(parts[0])
+        if 0 in parts[0].shape:
+            raise ValueError(f"{path}: patterns of shape {parts[0].shape} have no counts.")
         shape = stack_shape(file, names)
         if frame_indexes is None:
             rows = np.arange(shape[0])
         else:
-            numbers = read(dataset(file, "indexes")) if "indexes" in file else None
+            numbers = frame_numbers(dataset(file, "indexes")) if "indexes" in file else None
             rows = numbered_rows(path, numbers, shape, np.asarray(frame_indexes, dtype=np.int64))
         mask = pixel_mask(file, shape[1:], mask_name, entry_of_patterns(file, names))
         return Diffraction(_selected(parts, rows), mask)
+
+
+def check_stack(data: h5py.Dataset) -> None:
+    """Refuse a dataset that is no stack of counts."""
+    if data.ndim < 3 or 0 in data.shape[-2:] or data.dtype.kind not in "uif":
+        raise ValueError(
+            f"{data.file.filename}: patterns must be real numbers of shape (n, h, w), got "
+            f"{data.dtype} of shape {data.shape}; store counts as one stack of 2D images."
+        )
 
 
 def stacks(file: h5py.File, names: tuple[str, ...] = PATTERNS) -> list[h5py.Dataset]:

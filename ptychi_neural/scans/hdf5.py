@@ -275,6 +275,23 @@ def reals(array: NDArray[Any], what: str) -> NDArray[np.float64]:
     return array.astype(np.float64)
 
 
+def frame_numbers(data: h5py.Dataset, rows: Any = slice(None)) -> NDArray[np.int64]:
+    """Whole numbers, of whatever type, or some of them.
+
+    Raises
+    ------
+    ValueError
+        If they are no whole numbers.
+    """
+    numbers = native(np.asarray(data[rows])) if data.shape else np.zeros(())
+    if data.ndim != 1 or numbers.dtype.kind not in "uif" or not np.all(numbers == numbers.round()):
+        raise ValueError(
+            f"{where(data)} is {numbers.dtype} of shape {data.shape}, and not all whole; write one "
+            "whole number for each frame."
+        )
+    return numbers.astype(np.int64)
+
+
 def scalar(value: Any, what: str) -> float:
     """One number from an attribute or dataset, which may be an array of one element.
 

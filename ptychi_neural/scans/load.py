@@ -128,11 +128,7 @@ def load_scan(
     remember(patterns)
     if valid is None and mask is not None:
         valid = np.ones(patterns.shape[1:], bool)
-    if scan.probe.size and scan.probe.shape[-2:] != patterns.shape[1:]:
-        raise ValueError(
-            f"{product}: 'probe' has {scan.probe.shape[-2:]} pixels, the patterns of "
-            f"{diffraction} {patterns.shape[1:]}; crop or pad one to the shape of the other."
-        )
+    check_probe_size(product, scan, str(diffraction), patterns)
     report = list(repaired.report)
     if n_lost:
         report.append(f"dropped {counted(n_lost, 'frames')} with NaN or Inf positions")
@@ -167,6 +163,17 @@ def planned_scan(product: StrPath, preparation: Preparation, stored_shape: tuple
     """
     scan, unit, _ = chosen_frames(product, preparation, stored_shape)
     return _placed(product, preparation, scan, stored_shape, unit)
+
+
+def check_probe_size(
+    product: StrPath, scan: Scan, source: str, patterns: NDArray[np.generic]
+) -> None:
+    """Refuse a probe, where there is one, of another size than the patterns of a source."""
+    if scan.probe.size and scan.probe.shape[-2:] != patterns.shape[1:]:
+        raise ValueError(
+            f"{product}: 'probe' has {scan.probe.shape[-2:]} pixels, the patterns of "
+            f"{source} {patterns.shape[1:]}; crop or pad one to the shape of the other."
+        )
 
 
 def with_start(scan: Scan) -> Scan:

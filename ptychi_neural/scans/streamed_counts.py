@@ -39,6 +39,11 @@ class StreamedCounts:
             return self._given
         return self._earlier.valid
 
+    @property
+    def light(self) -> NDArray[np.float64]:
+        """(n_frames,) counts of the frames that were kept, in rising order."""
+        return np.zeros(0) if self._earlier is None else np.sort(self._earlier.light)
+
     def add(self, patterns: ArrayLike, numbers: NDArray[np.integer]) -> Repaired:
         """Repair a block of frames.
 

@@ -193,6 +193,13 @@ def test_a_sender_that_says_nothing_and_addresses_that_are_none_are_told(sender)
             pass
 
 
+def test_waiting_for_the_first_frame_ends_when_it_is_told_to(sender):
+    with opened_source(sender[1], Preparation(), 600) as source:
+        source.stop = lambda: True
+        with pytest.raises(KeyboardInterrupt):
+            _ = source.stored_shape
+
+
 def test_a_sender_that_is_started_anew_goes_on_with_the_series():
     def send(socket, messages):
         for message in messages:
@@ -365,6 +372,22 @@ def test_a_receiver_that_was_killed_goes_on_with_the_frames_it_has(
     assert len(written.positions_px) == 36
     assert result.errors[0, 0] <= 20
     assert result.errors[-1, 0] == 36
+
+
+def test_a_scan_is_not_resumed_at_other_positions(sender, scan, generator, product, tmp_path):
+    socket, address = sender
+    images = [image(k, counts) for k, counts in enumerate(scan.patterns.astype(np.uint16))]
+    common = {"follow": True, "every_s": 0.1, "timeout_s": 0.5}
+    with sending(socket, [header(), *images[:9]]):
+        infer(generator, address, product, tmp_path / "out", **common)
+    moved = dataclasses.replace(read_product(product), positions_px=scan.positions_px + 1)
+    write_product(tmp_path / "moved.h5", moved)
+    files = (generator, address, tmp_path / "moved.h5", tmp_path / "out")
+    with (
+        sending(socket, images[9:]),
+        pytest.raises(ValueError, match=r"followed.safetensors: .* a scan with other positions"),
+    ):
+        infer(*files, resume=True, **common)
 
 
 def test_messages_name_the_address_and_files_that_were_given(generator, product, tmp_path):

@@ -28,7 +28,6 @@ from ptychi_neural.scans.formats.ptychodus import (
     array_center_m,
     complex_array,
     expanded,
-    frame_numbers,
     origin_m,
     real_numbers,
 )
@@ -36,6 +35,7 @@ from ptychi_neural.scans.formats.registry import Reader, register_reader, regist
 from ptychi_neural.scans.hdf5 import (
     StrPath,
     find,
+    frame_numbers,
     names_like,
     opened,
     read,

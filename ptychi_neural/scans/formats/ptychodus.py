@@ -22,6 +22,7 @@ from ptychi_neural.scans.hdf5 import (
     StrPath,
     dataset,
     find,
+    frame_numbers,
     names_like,
     opened,
     read,
@@ -305,17 +306,6 @@ def _pixel_size(data: h5py.Dataset) -> float:
             "positive size are supported: correct the attributes or resample."
         )
     return width_m
-
-
-def frame_numbers(data: h5py.Dataset) -> NDArray[np.int64]:
-    """Whole numbers, of whatever type."""
-    numbers = read(data)
-    if numbers.dtype.kind not in "uif" or not np.all(numbers == np.round(numbers)):
-        raise ValueError(
-            f"{where(data)} is {numbers.dtype} and not all whole; write the number of a frame for "
-            "every position."
-        )
-    return numbers.astype(np.int64)
 
 
 def real_numbers(data: h5py.Dataset | None) -> NDArray[np.float64] | None:
