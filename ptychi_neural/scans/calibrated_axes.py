@@ -24,6 +24,11 @@ class Axis(NamedTuple):
     units: str
 
     @property
+    def is_calibrated(self) -> bool:
+        """Whether its step is known in any unit of measurement."""
+        return {self.step_m, self.step_per_m, self.step_rad} != {None}
+
+    @property
     def step_m(self) -> float | None:
         """Its step, if it is a length."""
         unit = METRES.get(self.units.strip())

@@ -179,7 +179,7 @@ def test_a_connection_that_is_made_anew_goes_on():
 
 def malformed():
     good, packed_ = FRAMES[3], packed(FRAMES[3])
-    yield "no image", "no NTNDArray"
+    yield "no image", "other than NTNDArrays"
     yield value(3, good[0]), "without two sides"
     yield value(-3, good), "without a number"
     yield value(3, good, shape=(24, 19)), "more or fewer"

@@ -101,6 +101,24 @@ def test_py4dstem_files_are_read_with_their_calibration(tmp_path, cube, place, f
     assert loaded.pixel_size_m == pytest.approx(1e-10 / (14 * 0.02))
 
 
+def test_steps_of_py4dstem_may_be_in_its_calibration_alone(tmp_path, cube):
+    """As emdfile 0.0.16 writes a cube whose axes count pixels."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        group = file.create_group("datacube_root/datacube")
+        group["data"] = cube
+        for i in range(4):
+            group[f"dim{i}"] = np.array([0, 1])
+            group[f"dim{i}"].attrs["units"] = "pixels"
+        for root, step in (("other_root", 9.0), ("datacube_root", 5.0)):
+            told = file.create_group(f"{root}/metadatabundle/calibration")
+            told["R_pixel_size"], told["R_pixel_units"] = step, b"A"
+            told["Q_pixel_size"], told["Q_pixel_units"] = 0.02, b"A^-1"
+    np.testing.assert_allclose(read_product(tmp_path / "a.h5").positions_px[6], [5e-10, 10e-10])
+    with pytest.warns(UserWarning, match="mean pattern"):
+        loaded = load_scan(tmp_path / "a.h5", preparation=Preparation(crop=(14, 14)))
+    assert loaded.pixel_size_m == pytest.approx(1e-10 / (14 * 0.02))
+
+
 def test_emd_files_of_rosettasciio_are_read(tmp_path, cube):
     writer = pytest.importorskip("rsciio.emd")
     axes = [

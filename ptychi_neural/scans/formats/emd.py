@@ -1,11 +1,13 @@
 """EMD files of 4D-STEM (emdatasets.com): those of the NCEM, and of py4DSTEM (emdfile).
 
 A group with the dataset ``data`` and, for each of its axes, ``dim0`` to ``dim3`` (or ``dim1`` to
-``dim4``) with the attribute ``units``: two axes of the scan, two of the camera.
+``dim4``) with the attribute ``units``: two axes of the scan, two of the camera. Axes that count
+pixels have the step that py4DSTEM's group ``calibration`` tells.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
+from posixpath import commonpath
 
 import h5py
 import numpy as np
@@ -16,11 +18,23 @@ from ptychi_neural.scans.calibrated_axes import Axis, instrument_of_axes, scan_a
 from ptychi_neural.scans.diffraction import Diffraction
 from ptychi_neural.scans.formats.numpy_stack import selected
 from ptychi_neural.scans.formats.registry import Reader, register_reader
-from ptychi_neural.scans.hdf5 import StrPath, check_size, native, opened, read, text, where
+from ptychi_neural.scans.hdf5 import (
+    StrPath,
+    check_size,
+    native,
+    opened,
+    read,
+    scalar,
+    text,
+    where,
+)
 from ptychi_neural.scans.links import check_links, contents
 from ptychi_neural.scans.scan import Scan
 
 NAMES = ("data", "datacube")
+
+STEP_OF_SCAN = "R_pixel_size"
+"""Name of the scan's step in py4DSTEM's calibration."""
 
 
 @register_reader("emd")
@@ -90,8 +104,29 @@ def _datacube(file: h5py.File) -> tuple[h5py.Dataset, list[Axis]]:
         if isinstance(dim, h5py.Dataset) and dim.dtype.kind in "uif" and dim.size > 1:
             values = read(dim, slice(0, 2))
             scale, units = float(values[1]) - float(values[0]), text(dim.attrs.get("units", ""))
-        axes.append(Axis(size, scale, units.strip("[] ").replace("_", "")))
+        axes.append(_axis(size, scale, units))
+    told = _calibration(file, name)
+    if told is not None:
+        for i, axis in enumerate(axes):
+            kind = "R" if i < len(axes) - 2 else "Q"
+            step, units = (told.get(f"{kind}_pixel_{what}") for what in ("size", "units"))
+            if not axis.is_calibrated and step is not None and units is not None:
+                axes[i] = _axis(axis.size, scalar(step[()], where(step)), text(units[()]))
     return data, axes
+
+
+def _axis(size: int, scale: float, units: str) -> Axis:
+    return Axis(size, scale, units.strip("[] ").replace("_", ""))
+
+
+def _calibration(file: h5py.File, name: str) -> h5py.Group | None:
+    """The group that calibrates a datacube: the one that shares most of its path."""
+    found = [
+        item.parent
+        for path, item in contents(file)
+        if isinstance(item, h5py.Dataset) and path.split("/")[-2:] == ["calibration", STEP_OF_SCAN]
+    ]
+    return max(found, key=lambda group: len(commonpath([group.name, f"/{name}"])), default=None)
 
 
 def _datacubes(file: h5py.File) -> Iterator[tuple[str, h5py.Group]]:
