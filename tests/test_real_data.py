@@ -58,15 +58,23 @@ def test_the_siemens_star_is_found_from_an_analytic_probe_and_the_network_keeps_
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("dataset", "side", "step_px", "kind"),
-    [("hxn_29902", 100, 4.0, "natural"), ("gold_balls", 104, 5.0, "cells")],
+    ("dataset", "side", "step_px", "kind", "seed", "most"),
+    [
+        ("hxn_29902", 100, 4.0, "natural", 0, 0.01),
+        ("gold_balls", 104, 5.0, "cells", 0, 0.023),
+        ("hxn_29902", 100, 4.0, "cells", 2, 0.009),
+    ],
 )
-def test_a_measured_probe_is_found_from_the_mean_pattern(data_folder, dataset, side, step_px, kind):
+def test_a_measured_probe_is_found_from_the_mean_pattern(
+    data_folder, dataset, side, step_px, kind, seed, most
+):
     """The first once ended in fringes with the period of the scan (.051), the second at a defocus
-    far off (.20); LSQML comes to .016 and .017, an empty object to .29 and .23."""
+    far off (.20); the probe of the third, in whose patterns most pixels are dark, joined late
+    (.012). LSQML comes to .016, .017 and .0076, an empty object to .29 and .23 in the first two."""
     probe = ProbeFile(path=data_folder / "probes_and_objects.h5", dataset=f"{dataset}/probe")
     simulated = simulate(
         SimulationOptions(
+            seed=seed,
             photons_per_frame=1e6,
             frame_shape=(side, side),
             probe=probe,
@@ -80,7 +88,7 @@ def test_a_measured_probe_is_found_from_the_mean_pattern(data_folder, dataset, s
     task = build_task(options, simulated.scan)
     task.run()
     scan, found = simulated.scan, task.get_data_to_cpu("object", as_numpy=True)
-    assert Target(simulated.truth.object, "ground truth").error(found, scan, True) < 0.03
+    assert Target(simulated.truth.object, "ground truth").error(found, scan, True) < most
 
 
 @pytest.mark.parametrize("n_splits", [1, 4])

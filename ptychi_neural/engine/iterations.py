@@ -24,6 +24,9 @@ from ptychi_neural.projections.frame_parameters import FrameParameters
 STUCK = 0.98
 """Ratio of deviances, ``noise_iteration`` iterations apart, from which there is no progress."""
 
+MODEL_EXCESS = 1.2
+"""Deviance, in units of what noise makes of it, above which something else is to blame for it."""
+
 
 class Iterations:
     """Iterations of the initial reconstruction, ended early where held-out pixels tell to, and
@@ -119,7 +122,7 @@ class Iterations:
         if n_since < 0 or n_since % stride:
             return
         last, self._last_deviance = self._last_deviance, self.deviance
-        if options.noise_deviance < self._last_deviance < STUCK * last:
+        if self._last_deviance < STUCK * last and self.excess > MODEL_EXCESS:
             self.until = self.bar.total = max(self.until, min(self.n_done + stride, most))
 
     def sweep_where_it_helps(self) -> None:
@@ -129,23 +132,29 @@ class Iterations:
         if options.sweeps == 0 or n_since <= 0 or n_since % options.noise_iteration:
             return
         if self._may_be_trapped:
-            excess = self._excess(self.projections.object)
+            excess = self._excess(self.projections.object, self.scan.counted)
             self._may_be_trapped = excess >= options.trapped_deviance
         if self._may_be_trapped:
             swept = self.projections.swept()
-            self._may_be_trapped = self._excess(swept) - 1 < (excess - 1) / 2
+            self._may_be_trapped = self._excess(swept, self.scan.counted) - 1 < (excess - 1) / 2
             if self._may_be_trapped:
                 self.projections.take(swept)
 
-    @torch.no_grad()
-    def _excess(self, object_: Tensor) -> float:
-        """Poisson deviance of all counts from those that an object predicts, in units of what
+    @property
+    def excess(self) -> float:
+        """Poisson deviance of held-out pixels or, without any, of all pixels, in units of what
         noise makes of it."""
+        scan = self.scan
+        pixels = scan.held_out if self.judge.judges else scan.counted
+        return self._excess(self.projections.object, pixels)
+
+    @torch.no_grad()
+    def _excess(self, object_: Tensor, pixels: Callable[[Tensor, Tensor], Tensor]) -> float:
         scan, deviance, of_noise = self.scan, MeanLoss(), MeanLoss()
         likelihood = build_loss_function(LossFunctions.POISSON)
         for batch in scan.batches:
             predicted, measured = scan.predict(object_, batch), scan.model.measured(batch)
-            counted = scan.counted(batch, measured)
+            counted = pixels(batch, measured)
             of_object, of_counts = (
                 losses_of_pixels(likelihood, counts, measured) for counts in (predicted, measured)
             )

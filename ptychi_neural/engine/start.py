@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ptychi_neural.engine.iterations import STUCK, Iterations
+from ptychi_neural.engine.iterations import MODEL_EXCESS, STUCK, Iterations
 from ptychi_neural.engine.judge import HeldOutJudge
 from ptychi_neural.physics.centring import moved
 from ptychi_neural.physics.ranks import left_on_failure, summed_numbers
@@ -26,11 +26,6 @@ from ptychi_neural.projections.halves import interleaved_halves
 from ptychi_neural.projections.total_variation import denoised
 
 logger = logging.getLogger(__name__)
-
-
-MODEL_DEVIANCE = 1.2
-"""Poisson deviance per pixel, of which noise makes at most 1.16, from which the probe is to blame
-where the object predicts the counts no better."""
 
 
 @dataclass(frozen=True)
@@ -187,9 +182,10 @@ class Start:
         if errs and options.n_iterations is None and not iterations.errs:
             is_last, alone = True, projections.state()
             projections.join(of_modulus=False)
-            iterations.bar.total = iterations.n_done + options.last_joint_iterations
+            iterations.watched_from = n_before = iterations.n_done
+            iterations.bar.total = n_before + options.last_joint_iterations
             for _ in iterations.run(iterations.bar.total, with_probe=True):
-                pass
+                iterations.go_on_while_it_helps(n_before + options.joint_iterations)
         if is_last and self.judge.judges:
             joint = projections.state()
             loss, _ = self._best_denoised(scan, joint.object)
@@ -204,11 +200,9 @@ class Start:
         for n_done in iterations.run(self._n_alone(iterations.scan), with_probe=False):
             if n_done % options.noise_iteration:
                 continue
-            highest = max(MODEL_DEVIANCE, STUCK * last)
-            if n_done == options.noise_iteration:
-                highest = options.noise_deviance
-            last = iterations.deviance
-            if last > highest:
+            before, last = last, iterations.deviance
+            is_stuck = last > STUCK * before and iterations.excess > MODEL_EXCESS
+            if is_stuck if n_done > options.noise_iteration else iterations.errs:
                 return True
         return iterations.errs
 

@@ -79,11 +79,13 @@ class StartOptions(Options):
     """Number of iterations, where the number is open, in which the probe is refined along with
     positions, OPR modes, or an object that errs by more than the noise: it takes as many whatever
     the light, and more fit noise. There are up to twice as many while the deviance of held-out
-    pixels is above ``noise_deviance`` and falls by 2 % in ``noise_iteration`` iterations."""
+    pixels is above 1.2 times what noise makes of it and falls by 2 % in ``noise_iteration``
+    iterations."""
 
     last_joint_iterations: int = PydanticField(default=40, ge=0)
     """The same where the object has come to the noise without, and for the likelihood's last ones
-    where moduli have brought it there. Held-out pixels tell which of the two is taken."""
+    where moduli have brought it there; of these up to ``joint_iterations`` while the same tells to
+    go on. Held-out pixels tell which of the two is taken."""
 
     most_joint_split_iterations: int = PydanticField(default=60, ge=0)
     """Largest number of iterations without a split of the pixels where the probe is refined: it is

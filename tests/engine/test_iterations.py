@@ -13,7 +13,7 @@ def n_done(course, until=60, most=100):
     """Number of iterations where deviances take a course over the number of iterations."""
 
     class OfKnownDeviance(Iterations):
-        deviance = property(lambda self: course[self.n_done])
+        deviance = excess = property(lambda self: course[self.n_done])  # of many counts
 
     scan, projections = MagicMock(), MagicMock(converged=False)
     scan.options, scan.split = napi.NeuralReconstructorOptions(), 0
