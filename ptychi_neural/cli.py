@@ -29,7 +29,15 @@ from ptychi_neural.arguments import (
     Timeout,
     TrainedGenerator,
 )
-from ptychi_neural.console import FAILED, INTERRUPTED, Commands, complained, prepared, told
+from ptychi_neural.console import (
+    FAILED,
+    INTERRUPTED,
+    Commands,
+    complained,
+    concluded,
+    prepared,
+    told,
+)
 from ptychi_neural.console import plain_errors as _plain_errors
 from ptychi_neural.counted import counted
 
@@ -88,12 +96,7 @@ def reconstruct(
     for name, value in (result.metrics or {}).items():
         told(f"{name}: {value:.4f}")
     told(f"{result.folder}: {counted(len(result.losses), 'epochs')} in {result.seconds:.0f} s")
-    if result.unsaved:
-        complained(f"Incomplete, without {', '.join(result.unsaved)}.")
-    if result.stopped is not None:
-        complained(f"Stopped early: {result.stopped}")
-    if result.stopped is not None or result.unsaved:
-        raise typer.Exit(INTERRUPTED if result.stopped == "interrupted" else FAILED)
+    concluded(result.stopped, result.unsaved)
 
 
 @app.command()
@@ -125,10 +128,7 @@ def train(
     workflow = result.workflow
     best = f"best score {workflow.best_score:.6g} after {workflow.best_epoch}"
     told(f"{result.folder}: {counted(workflow.epoch, 'epochs')}, {best}")
-    if result.stopped is not None:
-        complained(f"Stopped early: {result.stopped}")
-    if result.stopped == "interrupted":
-        raise typer.Exit(INTERRUPTED)
+    concluded(result.stopped, result.unsaved)
 
 
 @app.command()
@@ -172,8 +172,7 @@ def infer(
         f"{result.folder}: {frames} in {result.seconds:.1f} s, "
         f"re-projection error {result.prediction.reprojection_error.mean():.3f}"
     )
-    if result.interrupted:
-        raise typer.Exit(INTERRUPTED)
+    concluded("interrupted" if result.interrupted else None, result.unsaved)
 
 
 @app.command()
@@ -247,6 +246,7 @@ def tune(
         found = tune(run_file, parse_choices(vary), trials, output, data, changed)
     told(found.table.to_string(index=False))
     told(f"{found.folder / 'best.toml'}: {found.best}")
+    concluded("interrupted" if found.interrupted else None)
 
 
 @app.command()
@@ -293,8 +293,9 @@ def compare(
     told(f"{comparison.folder}: comparison.md, error_over_time.png, comparison.png")
     if comparison.failed:
         complained(f"Failed or diverged: {', '.join(comparison.failed)}")
-    if comparison.interrupted or comparison.failed:
-        raise typer.Exit(INTERRUPTED if comparison.interrupted else FAILED)
+    concluded("interrupted" if comparison.interrupted else None, comparison.unsaved)
+    if comparison.failed:
+        raise typer.Exit(FAILED)
 
 
 @app.command()

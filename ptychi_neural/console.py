@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, TextIO
@@ -156,6 +156,31 @@ def complained(message: str) -> None:
     """Tell an error or a warning, on stderr and in the log."""
     typer.echo(message, err=True)
     _logged(message)
+
+
+def concluded(stopped: str | None, unsaved: Sequence[str] = ()) -> None:
+    """Tell what a result lacks.
+
+    Parameters
+    ----------
+    stopped : str, optional
+        What ended the command early: ``"interrupted"``, ``"patience"``, or what failed.
+    unsaved : sequence of str
+        Parts of the result that could not be written.
+
+    Raises
+    ------
+    typer.Exit
+        With ``INTERRUPTED``, or with ``FAILED`` if something failed or is lacking.
+    """
+    if unsaved:
+        complained(f"Incomplete, without {', '.join(unsaved)}.")
+    if stopped is not None:
+        complained(f"Stopped early: {stopped}")
+    if stopped == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+    if unsaved or stopped not in (None, "patience"):
+        raise typer.Exit(FAILED)
 
 
 def _logged(message: str) -> None:

@@ -124,7 +124,7 @@ def compare(
             run.write(results.temporary / "run.toml")
             write_json(results.temporary / "provenance.json", content)
             _save(comparison, results.temporary)
-            with what_fails_is_said("the figures"):
+            with what_fails_is_said("the figures", comparison.unsaved):
                 _draw(comparison, results.temporary)
             results.publish()
         tell(

@@ -60,6 +60,9 @@ class Comparison:
     broken: list[str] = field(default_factory=list)
     """Engines of ``refused`` that did not refuse the scan but failed."""
 
+    unsaved: list[str] = field(default_factory=list)
+    """What could not be written."""
+
     @property
     def failed(self) -> list[str]:
         """Engines that failed or diverged."""

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -165,12 +166,16 @@ def results_folder(
     if is_silent():
         yield _of_first(ResultsFolder(folder, folder, folder.parent, overwrite))
         return
-    target = _target(folder)
+    target = place_of(folder)
+    if target == (here := Path(os.path.realpath(os.curdir))) or target in here.parents:
+        raise FileExistsError(
+            f"{folder} is the current folder or holds it: --output FOLDER names a new one."
+        )
     place = target.parent
     if target.is_dir() and (os.path.ismount(target) or not os.access(place, os.W_OK)):
         place = target
     results = ResultsFolder(folder, target, place, overwrite or resume)
-    with _told_by_name(folder):
+    with told_by_name(folder):
         place.mkdir(parents=True, exist_ok=True)
     with _locked(place / f".{_stem(target)}.lock", folder):
         _mend(results)
@@ -209,15 +214,16 @@ def folder_name(name: str) -> str:
     return re.sub(r"[^\w+-]+", "_", name).strip("_")[:100] or "scan"
 
 
-def _target(folder: Path) -> Path:
-    """Where a folder is; refuses those that no result can take the place of."""
-    with _told_by_name(folder):
+def place_of(folder: Path) -> Path:
+    """Where a folder is or can be made, when symbolic links are followed.
+
+    Raises
+    ------
+    OSError
+        If there is a file, or a circle of links.
+    """
+    with told_by_name(folder):
         target = Path(os.path.realpath(folder))
-        here = Path(os.path.realpath(os.curdir))
-        if target == here or target in here.parents:
-            raise FileExistsError(
-                f"{folder} is the current folder or holds it: --output FOLDER names a new one."
-            )
         if target.is_symlink():
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(folder))
         if target.exists() and not target.is_dir():
@@ -226,7 +232,7 @@ def _target(folder: Path) -> Path:
 
 
 @contextmanager
-def _told_by_name(folder: Path) -> Iterator[None]:
+def told_by_name(folder: Path) -> Iterator[None]:
     """Let errors of the system name the results folder and the remedy."""
     try:
         yield
@@ -297,7 +303,7 @@ def _choose_temporary(
         if _is_vacant(results.target):
             raise FileNotFoundError(f"{results.folder}: holds nothing to resume.")
         results.earlier = results.target
-    with _told_by_name(results.folder):
+    with told_by_name(results.folder):
         if in_place and (resume or _is_vacant(results.target)):
             results.target.mkdir(parents=True, exist_ok=True)
         else:
@@ -335,7 +341,9 @@ def _locked(path: Path, folder: Path) -> Iterator[None]:
     """Keep other runs away from a results folder."""
     lock = FileLock(path, timeout=0)
     try:
-        with _told_by_name(folder):
+        with told_by_name(folder):
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass  # The lock would wait where no file can be made.
             lock.acquire()
     except Timeout:
         raise WrittenByOther(

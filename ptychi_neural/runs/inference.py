@@ -47,6 +47,9 @@ class InferenceResult:
     interrupted: bool = False
     """Whether Ctrl-C was pressed while the scan was followed."""
 
+    unsaved: list[str] = dataclasses.field(default_factory=list)
+    """What could not be written."""
+
 
 def frame_numbers(scan: Scan) -> NDArray[np.int64]:
     """(n,) numbers of a scan's frames, by which their positions are known."""
@@ -101,7 +104,7 @@ def write_inference(
         mean_reprojection_error=float(prediction.reprojection_error.mean()),
     )
     write_json(folder / "provenance.json", content)
-    with what_fails_is_said("figure.png"):
+    with what_fails_is_said("figure.png", result.unsaved):
         prediction_figure(
             folder / "figure.png",
             prediction.object,

@@ -128,12 +128,22 @@ def remark(message: str) -> None:
 
 
 @contextmanager
-def what_fails_is_said(what: str) -> Iterator[None]:
-    """Let a picture that cannot be drawn keep nothing else from its place."""
+def what_fails_is_said(what: str, unsaved: list[str]) -> Iterator[None]:
+    """Let a picture that cannot be drawn keep nothing else from its place.
+
+    Parameters
+    ----------
+    what : str
+        The picture, for the message.
+    unsaved : list of str
+        Takes note of it where it could not be written, as on a full disk.
+    """
     try:
         yield
     except Exception as error:
         say(f"warning: {what} could not be drawn: {error}")
+        if isinstance(error, OSError):
+            unsaved.append(what)
 
 
 class Bar(tqdm.tqdm):

@@ -139,7 +139,7 @@ class RunFile:
         found = []
         if self.data is not None:
             files = (value for _, value in self.data if isinstance(value, Path))
-            found = [self.data.folder / file for file in files]
+            found = [self.data.folder / file for file in files] + [self.data.product_path]
         if isinstance(self.options, NeuralPtychographyOptions):
             checkpoint = self.options.reconstructor_options.generator.checkpoint
             found += [] if checkpoint is None else [Path(checkpoint)]

@@ -3,7 +3,7 @@
 import copy
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -55,6 +55,9 @@ class TrainingResult:
     stopped: str | None
     """What ended it before its last epoch: "interrupted", "patience"."""
 
+    unsaved: list[str] = field(default_factory=list)
+    """What could not be written."""
+
 
 def train(
     training: TrainingFile,
@@ -98,7 +101,8 @@ def train(
     join()
     training = copy.deepcopy(training)
     named = training.output_folder = Path(output_folder or training.output_folder)
-    with results_folder(named, overwrite, resume=resume, in_place=True) as results:
+    reads = training.reads
+    with results_folder(named, overwrite, resume=resume, in_place=True, reads=reads) as results:
         return _train(training, results, show_progress)
 
 
@@ -122,6 +126,7 @@ def _train(training: TrainingFile, results: ResultsFolder, show_progress: bool) 
 
     device = torch.get_default_device()
     clock, stopped = time.perf_counter(), None
+    unsaved: list[str] = []
 
     def write_provenance() -> None:
         if is_silent():
@@ -176,7 +181,7 @@ def _train(training: TrainingFile, results: ResultsFolder, show_progress: bool) 
             return TrainingResult(folder, workflow, stopped)
         _save(workflow, folder)
         write_provenance()
-        with what_fails_is_said("training.png"):
+        with what_fails_is_said("training.png", unsaved):
             evaluation.loss_figure(
                 folder / "training.png", workflow.table[["epoch", "loss", "score"]], overwrite=True
             )
@@ -195,7 +200,7 @@ def _train(training: TrainingFile, results: ResultsFolder, show_progress: bool) 
         path=str(best),
         stopped=stopped,
     )
-    return TrainingResult(folder, workflow, stopped)
+    return TrainingResult(folder, workflow, stopped, unsaved)
 
 
 def _told(workflow: MultiscanTrainingWorkflow, num_epochs: int) -> str:

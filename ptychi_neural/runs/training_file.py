@@ -125,6 +125,11 @@ class TrainingFile:
     output_folder: Path
     """Results folder, relative to the current directory."""
 
+    @property
+    def reads(self) -> list[Path]:
+        """Files that the training reads."""
+        return [path for scan in (*self.scans, self.validation) for path in scan.run.reads]
+
     def filled_in(self) -> dict[str, Any]:
         """Contents of a training file that states every default and trains the same."""
         shared = RunFile("neural", self.options, output_folder=self.output_folder).filled_in()

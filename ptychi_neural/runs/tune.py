@@ -13,7 +13,9 @@ import tomli_w
 from ptychi_neural.counted import counted
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.options import NeuralReconstructorOptions
+from ptychi_neural.runs.attend import interruptible
 from ptychi_neural.runs.configuration import flattened, merged, parse_changes, read_toml
+from ptychi_neural.runs.growing_folder import growing_folder
 from ptychi_neural.runs.reconstruct import reconstruct
 from ptychi_neural.runs.run_file import RunFile, run_from
 from ptychi_neural.scans.hdf5 import replacing
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     import optuna
 
 SHARE_OF_RANDOM_TRIALS = 0.3
+
+INTERRUPTED = "interrupted"
+"""Mark of a trial that does not count, because it was told to stop."""
 
 LOGARITHMIC_FROM = 10.0
 """Ratio of the ends from which a range of positive numbers is searched in its logarithm."""
@@ -65,6 +70,9 @@ class TuningResult:
 
     best: dict[str, Any]
     """Values of the varied keys that predict best."""
+
+    interrupted: bool
+    """Whether the search was told to stop."""
 
 
 def parse_choices(texts: Sequence[str]) -> list[Choice]:
@@ -149,7 +157,7 @@ def tune(
     seed = _checked_seed(run)
     contents = merged(contents, {"reconstructor_options": {"random_seed": seed}})
     folder = Path(output_folder or Path("results") / f"{path.stem}-tuning")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = growing_folder(folder, ("study.log", "table.csv", "best.toml"), [path, *run.reads])
     journal = optuna.storages.journal.JournalFileBackend(str(folder / "study.log"))
     n_random = max(3, round(SHARE_OF_RANDOM_TRIALS * n_trials))
     study = optuna.create_study(
@@ -165,14 +173,20 @@ def tune(
         tried = run_from(merged(contents, values), path, data_folder)
         # Neither counts, and both take time.
         tried.output.intervals, tried.output.formats = False, []
-        result = reconstruct(tried, folder / f"trial-{trial.number:03}", show_progress=False)
+        with interruptible("the batch") as interrupted:
+            result = reconstruct(tried, folder / f"trial-{trial.number:03}", show_progress=False)
         reconstructor = result.first_task.reconstructor
         assert isinstance(reconstructor, NeuralReconstructor)
+        if interrupted():
+            stopped.append(trial.number)
+            study.stop()
         if result.stopped == "interrupted":
-            raise KeyboardInterrupt
+            trial.set_user_attr(INTERRUPTED, True)
+            raise optuna.TrialPruned
         return float(reconstructor.validation.loss.min())
 
-    done = sum(trial.state.is_finished() for trial in study.trials)
+    stopped: list[int] = []
+    done = sum(t.state.is_finished() and INTERRUPTED not in t.user_attrs for t in study.trials)
     try:
         study.optimize(
             held_out_loss, max(0, n_trials - done), catch=(ValueError, FloatingPointError)
@@ -182,6 +196,8 @@ def tune(
         with replacing(folder / "table.csv", overwrite=True) as temporary:
             table.to_csv(temporary, index=False)
     if not table.held_out_loss.notna().any():
+        if stopped:
+            raise KeyboardInterrupt
         raise ValueError(
             f"none of {counted(len(table), 'trials')} could be run; see the warnings of Optuna."
         )
@@ -189,7 +205,7 @@ def tune(
     best_run = run_from(merged(contents, best), path, data_folder).filled_in()
     with replacing(folder / "best.toml", overwrite=True) as temporary:
         Path(temporary).write_text(tomli_w.dumps(best_run), encoding="utf-8")
-    return TuningResult(folder, table, best)
+    return TuningResult(folder, table, best, bool(stopped))
 
 
 def _optuna() -> Any:

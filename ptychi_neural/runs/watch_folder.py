@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from ptychi_neural.counted import counted
+from ptychi_neural.runs.attend import interruptible
 from ptychi_neural.runs.configuration import (
     RunFileError,
     key_names,
@@ -21,6 +22,7 @@ from ptychi_neural.runs.configuration import (
     without_none,
 )
 from ptychi_neural.runs.folders import PROVENANCE, WrittenByOther
+from ptychi_neural.runs.growing_folder import growing_folder
 from ptychi_neural.runs.provenance import write_json
 from ptychi_neural.runs.reconstruct import reconstruct
 from ptychi_neural.runs.run_file import RunFile, run_from
@@ -82,6 +84,8 @@ class FolderWatch:
     ------
     FileNotFoundError
         If folder or template do not exist.
+    OSError
+        If the output folder cannot be written.
     ValueError
         If the template is no valid run file, or names no ``{scan}``.
     """
@@ -101,7 +105,7 @@ class FolderWatch:
         self._contents = merged(read_toml(self.template), self.changes)
         checked = self._checked()
         self.output_folder = Path(self.output_folder or checked.output_folder)
-        self._file = self.output_folder / STATE
+        self._file = growing_folder(self.output_folder, (STATE,), [self.template]) / STATE
         self.state: dict[str, dict[str, Any]] = self._kept()
         if self.retry and self.state:
             with self._alone():
@@ -122,7 +126,7 @@ class FolderWatch:
         Returns
         -------
         bool
-            Whether a reconstruction was interrupted, which ends the watch.
+            Whether the watch was interrupted while it reconstructed.
         """
         while True:
             self.state = self._kept()
@@ -130,12 +134,14 @@ class FolderWatch:
             ready = [name for name, files in waiting if self._has_settled(name, files)]
             n_done = 0
             for name in ready:
-                try:
-                    if self._reconstruct(name):
-                        return True
-                    n_done += 1
-                except WrittenByOther:  # as by another watch, which notes what becomes of it
-                    continue
+                with interruptible("the batch") as interrupted:
+                    try:
+                        ended = self._reconstruct(name)
+                    except WrittenByOther:  # as by another watch, which notes what becomes of it
+                        continue
+                if ended or interrupted():
+                    return True
+                n_done += 1
             if once and n_done == len(waiting):
                 return False
             if not n_done:
@@ -277,7 +283,6 @@ class FolderWatch:
 
     def _alone(self) -> FileLock:
         """Keep other watches from noting anything."""
-        self._file.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(self._file.with_name(f".{STATE}.lock"))
 
 

@@ -273,3 +273,16 @@ def test_what_a_followed_scan_cannot_have_is_refused(files, one_shot, key, messa
         code=2,
     )
     assert message in output.replace("\n", " ")
+
+
+def test_a_figure_for_which_the_disk_has_no_room_is_told_and_the_product_is_kept(
+    files, one_shot, tmp_path, monkeypatch
+):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(inference, "prediction_figure", full)
+    arguments = ["infer", one_shot, "--diffraction", files / "diffraction.h5"]
+    output = call(*arguments, "--output", tmp_path / "full", code=1)
+    assert "Incomplete, without figure.png." in output
+    assert read_product(tmp_path / "full" / "product.h5").object.any()

@@ -1,5 +1,6 @@
 """A search for settings: trials share their held-out pixels, and the best predicts them best."""
 
+import signal
 import sys
 
 import pandas as pd
@@ -91,3 +92,33 @@ def test_optuna_is_an_extra(run_file, tmp_path, monkeypatch):
 def test_what_is_no_choice_is_refused(text):
     with pytest.raises(ValueError, match=r"KEY=|dotted\.key"):
         parse_choices([text])
+
+
+@pytest.mark.parametrize("stopped", [None, "interrupted"])
+def test_an_interrupted_search_keeps_its_trials_and_goes_on(
+    run_file, tmp_path, monkeypatch, stopped
+):
+    pytest.importorskip("optuna")
+    module = sys.modules["ptychi_neural.runs.tune"]
+    whole, n_calls = module.reconstruct, 0
+
+    def signalled(*args, **kwargs):
+        nonlocal n_calls
+        n_calls += 1
+        result = whole(*args, **kwargs)
+        if n_calls == 2:
+            signal.raise_signal(signal.SIGTERM)
+            result.stopped = stopped
+        return result
+
+    monkeypatch.setattr(module, "reconstruct", signalled)
+    command = ["tune", str(run_file), "--vary", f"{DEFOCUS}=0.0,0.8", "--trials", "3"]
+    command += ["--output", str(tmp_path / "tuning")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 130, done.output
+    table = pd.read_csv(tmp_path / "tuning" / "table.csv")
+    assert len(table) == 2
+    assert table.held_out_loss.notna().sum() == (1 if stopped else 2)
+    assert CliRunner().invoke(app, command).exit_code == 0
+    table = pd.read_csv(tmp_path / "tuning" / "table.csv")
+    assert table.held_out_loss.notna().sum() == 3

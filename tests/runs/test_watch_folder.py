@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import h5py
 import numpy as np
@@ -170,6 +171,21 @@ def test_the_command_tells_that_it_was_interrupted(folders, monkeypatch):
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 130, done.output
     assert set(state_of(folders)) == {"first"}
+
+
+def test_a_signal_that_comes_while_a_result_is_saved_ends_the_watch_after_it(folders, monkeypatch):
+    whole = watch_folder.reconstruct
+
+    def signalled(*args, **kwargs):
+        result = whole(*args, **kwargs)
+        signal.raise_signal(signal.SIGTERM)
+        return result
+
+    monkeypatch.setattr(watch_folder, "reconstruct", signalled)
+    command = ["watch", *map(str, folders[:2]), "--output", str(folders[2]), "--settle", "0"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 130, done.output
+    assert {name: scan["state"] for name, scan in state_of(folders).items()} == {"first": "done"}
 
 
 def test_what_could_not_be_saved_is_told(folders, monkeypatch):

@@ -17,10 +17,11 @@ from ptychi_neural.comparison.benchmark.selection import selected_cells
 from ptychi_neural.comparison.benchmark.suite_files import read_suite
 from ptychi_neural.comparison.target import Target, load_with_target
 from ptychi_neural.counted import counted
+from ptychi_neural.runs.attend import interruptible
+from ptychi_neural.runs.growing_folder import growing_folder
 from ptychi_neural.runs.messages import told_once
 from ptychi_neural.runs.progress import TIMES, Bar, say, tell
 from ptychi_neural.scans import Scan
-from ptychi_neural.scans.hdf5 import replacing
 
 
 @dataclass
@@ -96,7 +97,7 @@ def benchmark(
         If the suite is not valid, data or all records are missing, a record does not belong to the
         suite, or there is no cell with the labels of ``only``.
     KeyboardInterrupt
-        At Ctrl-C; the cell that was running is lost, finished ones keep their records.
+        At Ctrl-C; the engine that was running is lost, finished cells keep their records.
     """
     suite, path = read_suite(suite_file)
     folder = Path(output_folder or Path("results/benchmarks") / suite.name)
@@ -113,7 +114,7 @@ def benchmark(
     plans = [] if figures_only else list(make_plans(suite, path, cells, data_folder))
     pending = [plan for plan in plans if not plan.is_recorded(records, overwrite)]
     if pending:
-        _try_writing(records)
+        growing_folder(records)
     bar = Bar(
         total=len(cells),
         initial=len(cells) - len(pending),
@@ -129,8 +130,9 @@ def benchmark(
                 key = plan.cell.key
                 bar.set_postfix_str(key)
                 try:
-                    record = run_cell(plan, *load())
-                    record.write(record_path(plan.cell, records), overwrite)
+                    with interruptible("the batch") as interrupted:
+                        record = run_cell(plan, *load())
+                        record.write(record_path(plan.cell, records), overwrite)
                 except Exception as error:
                     failed.append(key)
                     say(f"{key} failed: {type(error).__name__}: {error}")
@@ -140,6 +142,8 @@ def benchmark(
                         failed.append(key)
                     tell("cell", cell=key, stopped=record.stopped)
                 bar.update()
+                if interrupted():
+                    raise KeyboardInterrupt
         except BaseException as error:
             n_done = sum(record_path(cell, records).exists() for cell in cells)
             error.add_note(f"{n_done} of {counted(len(cells), 'cells')} recorded in {records}.")
@@ -148,18 +152,6 @@ def benchmark(
     result = BenchmarkResult(folder, *write_report(suite, cells, found, folder), n_run, failed)
     tell("finished", cancelled=False, path=str(folder), failed=failed)
     return result
-
-
-def _try_writing(records: Path) -> None:
-    """Try whether records can be written, before anything is computed."""
-    try:
-        with replacing(records / ".tried", overwrite=True) as temporary:
-            temporary.touch()
-        (records / ".tried").unlink()
-    except OSError as error:
-        raise type(error)(
-            f"{records} cannot be written ({error.strerror}): --output FOLDER writes elsewhere."
-        ) from error
 
 
 def _with_scans(
