@@ -121,4 +121,4 @@ def _may_hold_patterns(path: Path, changes: Sequence[str]) -> bool:
 
 
 def _rows(facts: dict[str, str]) -> Iterator[str]:
-    return (f"{name + ':':22}{value}" for name, value in facts.items())
+    return (f"{name + ': ':22}{value}" for name, value in facts.items())
