@@ -218,7 +218,7 @@ def test_simulate_takes_options_without_a_file_and_overwrites_only_when_asked(ru
     call("simulate", *options)
     with h5py.File(tmp_path / "simulated" / "mine" / "diffraction.h5") as file:
         assert file["dp"].shape == (400, 8, 8)
-    assert "exists" in call("simulate", *options, code=2).output
+    assert "--overwrite" in call("simulate", *options, code=2).output
     call("simulate", *options, "--overwrite")
 
 

@@ -272,10 +272,11 @@ def simulation_files(folder: str | Path, overwrite: bool = False) -> list[Path]:
     """
     folder = Path(folder)
     paths = [folder / name for name in ("diffraction.h5", "product.h5", "truth.h5")]
-    existing = [str(path) for path in paths if path.exists()]
+    existing = [path.name for path in paths if path.exists()]
     if existing and not overwrite:
         raise FileExistsError(
-            f"folder: {', '.join(existing)} exists. Choose another folder or set overwrite."
+            f"{folder} holds {', '.join(existing)}: --overwrite (overwrite=True) replaces them, "
+            "--output FOLDER writes elsewhere."
         )
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=folder):
