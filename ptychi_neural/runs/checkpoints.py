@@ -11,6 +11,7 @@ from ptychi.api.task import PtychographyTask
 
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.engine.state import load_training_state, save_training_state
+from ptychi_neural.engine.state_files import damage_told
 from ptychi_neural.runs.attend import is_interrupted
 from ptychi_neural.runs.configuration import differing, read_toml
 from ptychi_neural.runs.progress import say, tell
@@ -86,8 +87,8 @@ def load_checkpoint(folder: Path, task: PtychographyTask) -> bool:
         return False
     try:
         load_training_state(path, reconstructor)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{path}: is no state of this reconstruction ({error!r}).") from error
+    except ValueError as error:
+        raise ValueError(f"{error} To begin anew: --overwrite, or another --output.") from error
     return True
 
 
@@ -98,7 +99,8 @@ def take_seeds(run: RunFile, earlier: Path) -> None:
     for stage, section in zip(run.stages, sections):
         options = stage.options.reconstructor_options
         if options.random_seed is None:
-            options.random_seed = section.get("reconstructor_options", {}).get("random_seed")
+            with damage_told(earlier / "run.toml"):
+                options.random_seed = section.get("reconstructor_options", {}).get("random_seed")
 
 
 def check_same(run: RunFile, earlier: Path) -> None:

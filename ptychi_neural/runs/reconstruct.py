@@ -1,7 +1,6 @@
 """One reconstruction from a run file to a results folder."""
 
 import copy
-import json
 import os
 import shutil
 import time
@@ -33,7 +32,7 @@ from ptychi_neural.runs.live_figure import live_figure
 from ptychi_neural.runs.messages import noted_warnings
 from ptychi_neural.runs.output_formats import write_formats
 from ptychi_neural.runs.progress import say, tell, track_settings
-from ptychi_neural.runs.provenance import beginning, write_json
+from ptychi_neural.runs.provenance import beginning, read_json, write_json
 from ptychi_neural.runs.quality import in_register, object_metrics
 from ptychi_neural.runs.ranks import (
     accompany,
@@ -125,9 +124,10 @@ def reconstruct(
         second = None
         if run.refine is not None and not needs_one_process(run.refine.options):
             second = build_task(run.refine.options, scan)
-        _begin(results, run)
         if results.earlier is not None:
-            _go_on(results, first)
+            check_same(run, results.earlier)
+            _go_on(results.earlier, first)
+        _begin(results, run)
         tell(
             "started",
             pid=os.getpid(),
@@ -161,15 +161,13 @@ def _check_unfinished(results: ResultsFolder) -> None:
     """Check that the run to resume was killed or interrupted."""
     assert results.earlier is not None
     path = results.earlier / PROVENANCE
-    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    told = read_json(path) if path.is_file() else {}
     if results.earlier == results.target and told.get("stopped") != "interrupted":
         raise ValueError(f"{results.folder}: is complete, --overwrite reconstructs it anew.")
 
 
 def _begin(results: ResultsFolder, run: RunFile) -> None:
     """Write what tells a run that is killed, or take over what one has left."""
-    if results.earlier is not None:
-        check_same(run, results.earlier)
     if results.earlier == results.temporary:
         return
     run.write(results.temporary / "run.toml")
@@ -178,8 +176,8 @@ def _begin(results: ResultsFolder, run: RunFile) -> None:
         shutil.copy(results.earlier / CHECKPOINT, results.temporary)
 
 
-def _go_on(results: ResultsFolder, task: PtychographyTask) -> None:
-    if load_checkpoint(results.temporary, task):
+def _go_on(earlier: Path, task: PtychographyTask) -> None:
+    if load_checkpoint(earlier, task):
         reconstructor = task.reconstructor
         assert isinstance(reconstructor, NeuralReconstructor)
         say(f"Going on after epoch {reconstructor.current_epoch}.")

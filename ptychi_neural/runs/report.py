@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -24,6 +23,7 @@ from ptychi_neural.runs.pictures import (
     save_png,
     shown_area,
 )
+from ptychi_neural.runs.provenance import read_json
 from ptychi_neural.runs.report_figures import (
     counts_of,
     curves_figure,
@@ -129,7 +129,7 @@ def write_report(
     """
     run = read_toml(_run_file(folder))
     scan = read_product(folder / "product.h5")
-    told = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    told = read_json(folder / "provenance.json")
     metrics = folder / "metrics.json"
     stages = [run, run["refine"]] if "refine" in run else [run]
     engines = ", then ".join(stage["engine"] for stage in stages)
@@ -141,7 +141,7 @@ def write_report(
         *_positions(scan, start),
         *([] if start is None else _data(start)),
         *(
-            _section("Comparison with the reference", _table(json.loads(metrics.read_text())))
+            _section("Comparison with the reference", _table(read_json(metrics)))
             if metrics.is_file()
             else []
         ),

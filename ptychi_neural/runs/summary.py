@@ -1,6 +1,5 @@
 """Short descriptions of files and folders of scans and results."""
 
-import json
 from pathlib import Path
 
 import h5py
@@ -8,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from ptychi_neural.runs.provenance import read_json
 from ptychi_neural.scans import Scan, read_diffraction, read_product
 from ptychi_neural.scans.hdf5 import opened
 
@@ -36,7 +36,7 @@ def summarize(path: str | Path) -> dict[str, str]:
         summary |= _diffraction(path / "diffraction.h5")
     for name in ("provenance.json", "metrics.json"):
         if (path / name).is_file():
-            content = json.loads((path / name).read_text(encoding="utf-8"))
+            content = read_json(path / name)
             summary |= {key: f"{value}" for key, value in content.items() if key != "command"}
     return summary
 

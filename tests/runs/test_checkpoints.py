@@ -205,6 +205,34 @@ def test_only_the_same_run_is_resumed(run_file, tmp_path, monkeypatch):
     assert "no training state" in call(run_file, "--resume", code=2)
 
 
+def test_what_is_damaged_is_named_and_kept_as_it_was(run_file, tmp_path, monkeypatch):
+    save = Checkpoints.save
+
+    def save_and_stop(self, reconstructor):
+        save(self, reconstructor)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_stop)
+        call(run_file, "--output", "stopped", *SEED, code=130)
+    for name, damaged in (
+        (CHECKPOINT, b""),
+        (CHECKPOINT, (tmp_path / "stopped" / CHECKPOINT).read_bytes()[:-100]),
+        (CHECKPOINT, (tmp_path / "stopped" / "generator.safetensors").read_bytes()),
+        ("provenance.json", b"[1]"),
+        ("provenance.json", b"\xff"),
+        ("run.toml", b"reconstructor_options = 4"),
+    ):
+        path = tmp_path / "stopped" / name
+        whole = path.read_bytes()
+        path.write_bytes(damaged)
+        told = call(run_file, "--output", "stopped", "--resume", code=2)
+        assert f"stopped/{name}: " in told
+        assert "saved by then" not in told
+        path.write_bytes(whole)
+    call(run_file, "--output", "stopped", "--resume")
+
+
 def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(run_file, tmp_path, monkeypatch):
     def full(path, reconstructor):
         raise OSError(28, "No space left on device")
