@@ -1,4 +1,4 @@
-"""Contents of TOML files: reading them, merging and comparing them, checking them by models.
+"""Contents of TOML and JSON files: reading, merging and comparing them, checking them by models.
 
 Contents are nested dictionaries, and a key is named by the dotted path to it, such as
 ``reconstructor_options.num_epochs``.
@@ -14,6 +14,8 @@ from types import NoneType
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+
+from ptychi_neural.scans.hdf5 import damage_told
 
 
 class RunFileError(ValueError):
@@ -50,6 +52,18 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise RunFileError(str(path), [f"not valid TOML: {error}"]) from error
     except RecursionError as error:
         raise RunFileError(str(path), ["nested too deeply; make it flatter"]) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read the names and values in a JSON file.
+
+    Raises
+    ------
+    ValueError
+        Naming the file, if it holds something else.
+    """
+    with damage_told(path):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def parse_changes(changes: Sequence[str]) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 import ptychi_neural
-from ptychi_neural.engine.state_files import damage_told
 from ptychi_neural.scans.hdf5 import replacing
 
 
@@ -39,18 +38,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file that is pleasant to read, whole, in the place of an earlier one."""
     with replacing(path, overwrite=True) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file of ``write_json``.
-
-    Raises
-    ------
-    ValueError
-        Naming the file, if it is damaged or holds something else.
-    """
-    with damage_told(path):
-        return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def device_name(device: torch.device) -> str:

@@ -26,13 +26,14 @@ from ptychi_neural.runs.checkpoints import (
     load_checkpoint,
     take_seeds,
 )
+from ptychi_neural.runs.configuration import read_json
 from ptychi_neural.runs.folders import PROVENANCE, ResultsFolder, results_folder
 from ptychi_neural.runs.launcher import is_silent
 from ptychi_neural.runs.live_figure import live_figure
 from ptychi_neural.runs.messages import noted_warnings
 from ptychi_neural.runs.output_formats import write_formats
 from ptychi_neural.runs.progress import say, tell, track_settings
-from ptychi_neural.runs.provenance import beginning, read_json, write_json
+from ptychi_neural.runs.provenance import beginning, write_json
 from ptychi_neural.runs.quality import in_register, object_metrics
 from ptychi_neural.runs.ranks import (
     accompany,

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ptychi_neural.counted import counted
-from ptychi_neural.runs.configuration import read_toml
+from ptychi_neural.runs.configuration import read_json, read_toml
 from ptychi_neural.runs.folders import add_to_list
 from ptychi_neural.runs.messages import noted_warnings
 from ptychi_neural.runs.pictures import (
@@ -23,7 +23,6 @@ from ptychi_neural.runs.pictures import (
     save_png,
     shown_area,
 )
-from ptychi_neural.runs.provenance import read_json
 from ptychi_neural.runs.report_figures import (
     counts_of,
     curves_figure,

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from ptychi_neural.runs.provenance import read_json
+from ptychi_neural.runs.configuration import read_json
 from ptychi_neural.scans import Scan, read_diffraction, read_product
 from ptychi_neural.scans.hdf5 import opened
 
