@@ -202,7 +202,8 @@ class Start:
                 continue
             before, last = last, iterations.deviance
             is_stuck = last > STUCK * before and iterations.excess > MODEL_EXCESS
-            if is_stuck if n_done > options.noise_iteration else iterations.errs:
+            is_first = n_done == options.noise_iteration
+            if is_stuck or (is_first and last > options.noise_deviance):
                 return True
         return iterations.errs
 

@@ -5,6 +5,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,13 +136,12 @@ class FolderWatch:
             n_done = 0
             for name in ready:
                 with interruptible("the batch") as interrupted:
-                    try:
+                    ended = False
+                    with suppress(WrittenByOther):  # as by another watch, which notes what comes
                         ended = self._reconstruct(name)
-                    except WrittenByOther:  # as by another watch, which notes what becomes of it
-                        continue
+                        n_done += 1
                 if ended or interrupted():
                     return True
-                n_done += 1
             if once and n_done == len(waiting):
                 return False
             if not n_done:
