@@ -120,7 +120,7 @@ def _train(training: TrainingFile, results: ResultsFolder, show_progress: bool) 
     if earlier is None and not is_silent():
         training.write(folder / "train.toml")
     elif earlier is not None and (earlier / STATE).is_file():
-        _load_state(workflow, earlier / STATE)
+        workflow.load_state(earlier / STATE)
     elif earlier is not None:
         say("There is no saved state: the training begins anew, with the same seed.")
 
@@ -209,13 +209,6 @@ def _told(workflow: MultiscanTrainingWorkflow, num_epochs: int) -> str:
     tell("epoch", epoch=workflow.epoch, num_epochs=num_epochs, loss=last.loss)
     tell("validation", epoch=workflow.epoch, score=last.score, best_score=best)
     return f"loss {last.loss:.4g}, score {last.score:.5g}, best {best:.5g}"
-
-
-def _load_state(workflow: MultiscanTrainingWorkflow, path: Path) -> None:
-    try:
-        workflow.load_state(path)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{path}: is no state of this training ({error!r}).") from error
 
 
 def _save_between(workflow: MultiscanTrainingWorkflow, folder: Path) -> None:
