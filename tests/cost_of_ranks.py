@@ -9,14 +9,13 @@ memory has grown at most since before the task was built, when it held the count
 
 import argparse
 import os
-import resource
-import sys
 import time
 
 import numpy as np
 from ptychi.api.task import PtychographyTask
 
 import ptychi_neural.api as napi
+from ptychi_neural.comparison.benchmark.peak_memory import peak_memory_mib
 from ptychi_neural.physics.ranks import n_ranks, rank
 
 
@@ -48,7 +47,7 @@ def main() -> None:
     settings.generator.architecture = arguments.architecture
     settings.start.n_iterations = arguments.iterations
     options.probe_options.optimizable = False
-    before = _peak_mib()
+    before = peak_memory_mib()
     task = PtychographyTask(
         options,
         diffraction_data=counts,
@@ -74,14 +73,9 @@ def main() -> None:
     print(
         f"process {number} of {n_ranks()} (pid {os.getpid()}): "
         f"{ended - started:.1f} CPU s of the start, {of_epoch}{time.perf_counter() - wall:.1f} s, "
-        f"memory grown by {_peak_mib() - before:.0f} MiB from {before:.0f} MiB",
+        f"memory grown by {peak_memory_mib() - before:.0f} MiB from {before:.0f} MiB",
         flush=True,
     )
-
-
-def _peak_mib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 if __name__ == "__main__":
