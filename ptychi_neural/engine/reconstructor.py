@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ptychi_neural.engine.changes import AskedOptions, take_up
 from ptychi_neural.engine.checks import check_inside, check_start_of, warn_of_mistakes
 from ptychi_neural.engine.judge import HeldOutJudge
+from ptychi_neural.engine.known_scan import KnownScan
 from ptychi_neural.engine.objective import objective, penalties, stop_if_lost, stop_if_not_finite
 from ptychi_neural.engine.parameters import NeuralParameterGroup, with_generator
 from ptychi_neural.engine.ranks import check_run
@@ -88,7 +89,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         self.fit_loss = FitLoss(options.fit_loss, self.loss_function)
         if options.displayed_loss_function is not None:
             self.displayed_loss_function = build_loss_function(options.displayed_loss_function)
-        self.asked = AskedOptions(group, asked)
+        self.asked, self.known_scan = AskedOptions(group, asked), KnownScan(group, dataset)
         self.units = WorkingUnits(group)
         self.judge = HeldOutJudge(options.validation, self.loss_function)
         self.start = self._new_start()
@@ -225,8 +226,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             If options were changed, or data replaced, that the run cannot go on with.
         """
         group, last_run = self.parameter_group, self.continuation
-        changed = self.asked.changes(start_is_made=self.start.unprojected is not None)
-        if changed:
+        if changed := self.asked.changes(start_is_made=self.start.unprojected is not None):
             take_up(self, changed)
         self.judge.patience_from = self.current_epoch
         self.units.note_peak_amplitude()

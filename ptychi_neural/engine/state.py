@@ -8,18 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from ptychi.data_structures.base import ReconstructParameter
 from ptychi.utils import move_nested_tensors_to_device
 from torch.utils.data import DataLoader
 
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.engine.snapshot import Continuation
+from ptychi_neural.engine.state_checks import BATCHES, check_fitted, check_like, check_steps
 from ptychi_neural.engine.state_files import State, damage_told, read_state, write_state
-from ptychi_neural.physics.ranks import SharedDataset
-
-BATCHES = ("clusters_of_indices", "batches_of_indices")
-"""Where pty-chi's compact and uniform samplers keep their batches."""
 
 
 def save_training_state(path: str | Path, reconstructor: NeuralReconstructor) -> None:
@@ -77,7 +73,7 @@ def reconstructor_state(reconstructor: NeuralReconstructor, generator: bool = Tr
     sampler = loader.batch_sampler
     continuation, latest = reconstructor.continuation, reconstructor.latest
     state: State = {
-        "counts": _counts(reconstructor),
+        "known_scan": reconstructor.known_scan.state_dict(),
         "epoch": reconstructor.current_epoch,
         "is_under_way": reconstructor.is_under_way,
         "normalization_pending": reconstructor.normalization_pending,
@@ -107,11 +103,10 @@ def restore_reconstructor(reconstructor: NeuralReconstructor, state: State) -> N
     ValueError
         If the state is that of another scan or of other options.
     """
-    if state["counts"] != _counts(reconstructor):
-        raise ValueError(
-            f"the state is that of a scan with {state['counts']} counts, this one has "
-            f"{_counts(reconstructor)}: load the same frames."
-        )
+    if "known_scan" in state:
+        reconstructor.known_scan.check(state["known_scan"])
+    else:
+        reconstructor.known_scan.check_counts(state["counts"])
     if "attributes" in state:
         state = _from_format_2(state)
     group = reconstructor.parameter_group
@@ -128,6 +123,7 @@ def restore_reconstructor(reconstructor: NeuralReconstructor, state: State) -> N
     for name, parameter in parameters.items():
         if name in state["optimizers"]:  # Earlier files have none of slice spacings.
             restore_optimizer(parameter, state["optimizers"][name])
+    check_fitted(state, reconstructor)
     values = {
         name: move_nested_tensors_to_device(state[name], device)
         for name in ("units", "judge", "start", "continuation", "latest_patches")
@@ -184,14 +180,6 @@ def _loader(reconstructor: NeuralReconstructor) -> DataLoader[Any]:
     return loader
 
 
-def _counts(reconstructor: NeuralReconstructor) -> float:
-    """Sum of all counts, by which a scan is known again."""
-    dataset = reconstructor.dataset
-    if isinstance(dataset, SharedDataset):
-        return dataset.counts
-    return float(dataset.patterns.sum(dtype=torch.float64))
-
-
 def optimizer_state(parameter: ReconstructParameter) -> State:
     """State of a parameter's optimiser and scheduler, where it has them."""
     parts = {"optimizer": parameter.optimizer, "scheduler": parameter.step_size_scheduler}
@@ -217,8 +205,12 @@ def restore_optimizer(parameter: ReconstructParameter, state: State) -> None:
                 f"the optimiser of {parameter.name} has {sorted(own)}, its state {sorted(saved)}: "
                 "it is that of another optimiser or version."
             )
+    check_steps(state, optimizer_state(parameter), str(parameter.name))
     if parameter.optimizer is not None:
         parameter.optimizer.load_state_dict(state["optimizer"])
+        for tensor, values in parameter.optimizer.state.items():
+            moments = {name: value for name, value in values.items() if name != "step"}
+            check_like(moments, dict.fromkeys(moments, tensor), f"optimiser of {parameter.name}")
     if parameter.step_size_scheduler is not None:
         parameter.step_size_scheduler.load_state_dict(state["scheduler"])
     parameter.sync_step_size_from_optimizer()

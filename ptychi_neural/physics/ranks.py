@@ -282,8 +282,6 @@ class SharedDataset(PtychographyDataset):
     def __init__(self, dataset: PtychographyDataset, share: Share) -> None:
         vars(self).update(vars(dataset))
         self.share = share
-        (self.counts,) = summed_numbers(float(dataset.patterns.sum(dtype=torch.float64)))
-        """Sum of the counts of the whole scan."""
 
     def __len__(self) -> int:
         return self.share.n_frames

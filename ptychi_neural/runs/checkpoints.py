@@ -87,6 +87,11 @@ def load_checkpoint(folder: Path, task: PtychographyTask) -> bool:
         return False
     try:
         load_training_state(path, reconstructor)
+        if reconstructor.current_epoch > reconstructor.n_epochs:
+            raise ValueError(
+                f"{path}: is damaged: it is in epoch {reconstructor.current_epoch} of "
+                f"{reconstructor.n_epochs}."
+            )
     except ValueError as error:
         raise ValueError(f"{error} To begin anew: --overwrite, or another --output.") from error
     return True

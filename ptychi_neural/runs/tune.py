@@ -1,6 +1,7 @@
 """Search for the settings of a run file that predict held-out pixels best, with Optuna."""
 
 import math
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,13 @@ from ptychi_neural.counted import counted
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.options import NeuralReconstructorOptions
 from ptychi_neural.runs.attend import interruptible
-from ptychi_neural.runs.configuration import flattened, merged, parse_changes, read_toml
+from ptychi_neural.runs.configuration import (
+    differing,
+    flattened,
+    merged,
+    parse_changes,
+    read_toml,
+)
 from ptychi_neural.runs.growing_folder import growing_folder
 from ptychi_neural.runs.reconstruct import reconstruct
 from ptychi_neural.runs.run_file import RunFile, run_from
@@ -166,7 +173,7 @@ def tune(
         load_if_exists=True,
         sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=n_random),
     )
-    _check_same(study, choices)
+    _check_same(study, choices, run_from(contents, path, data_folder))
 
     def held_out_loss(trial: Any) -> float:
         values = {choice.key: choice.suggested(trial) for choice in choices}
@@ -228,15 +235,26 @@ def _checked_seed(run: RunFile) -> int:
     return 0 if options.random_seed is None else options.random_seed
 
 
-def _check_same(study: "optuna.Study", choices: Sequence[Choice]) -> None:
-    """Refuse to mix trials that vary something else."""
-    told = {"choices": [repr(choice) for choice in choices]}
-    if study.user_attrs and study.user_attrs != told:
+def _check_same(study: "optuna.Study", choices: Sequence[Choice], run: RunFile) -> None:
+    """Refuse to mix trials that vary something else, or begin from other settings."""
+    contents = tomllib.loads(tomli_w.dumps(run.filled_in()))
+    del contents["output"]
+    varied = {choice.key for choice in choices}
+    settings = {key: value for key, value in flattened(contents).items() if key not in varied}
+    attributes = {"choices": [repr(choice) for choice in choices], "settings": settings}
+    before = study.user_attrs
+    if before.get("choices", attributes["choices"]) != attributes["choices"]:
         raise ValueError(
             "the folder holds a search that varies other keys or values; write elsewhere with "
             "--output FOLDER."
         )
-    study.set_user_attr("choices", told["choices"])
+    if different := differing(settings, before.get("settings", settings)):
+        raise ValueError(
+            f"the folder holds a search with other {', '.join(different)}; go on with the same, or "
+            "write elsewhere with --output FOLDER."
+        )
+    for name, value in attributes.items():
+        study.set_user_attr(name, value)
 
 
 def _table(study: "optuna.Study", choices: Sequence[Choice]) -> pd.DataFrame:

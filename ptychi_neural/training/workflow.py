@@ -24,6 +24,7 @@ from ptychi_neural.engine.state import (
     restore_optimizer,
     restore_reconstructor,
 )
+from ptychi_neural.engine.state_checks import check_training
 from ptychi_neural.engine.state_files import State, damage_told, read_state, write_state
 from ptychi_neural.engine.tasks import build_task
 from ptychi_neural.generators.files import save_generator
@@ -217,7 +218,8 @@ class MultiscanTrainingWorkflow:
         reconstructor = _reconstructor(self._new_task(name))
         state = self._states.pop(name, None)
         if state is not None:
-            restore_reconstructor(reconstructor, state)
+            with damage_told(f"state of scan {name} ({self._described[name]['name']})"):
+                restore_reconstructor(reconstructor, state)
             return reconstructor
         reconstructor.begin_run()
         if self.scans[name].fresh:
@@ -385,6 +387,7 @@ class MultiscanTrainingWorkflow:
         unknown = set(state["described"]) - set(self.scans)
         if unknown:
             raise ValueError(f"has scans {sorted(unknown)} that this training has not.")
+        check_training(state, self.generator.network.tensors(), set(self.scans) - {VALIDATION})
         self.generator.network.load_tensors(state["generator"])
         restore_optimizer(self.generator, state["optimizer"])
         self.epoch, self._losses = state["epoch"], state["losses"]

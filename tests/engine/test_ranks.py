@@ -48,6 +48,19 @@ def assert_same(scan, options, n, tolerance=1e-4):
             assert apart <= most * np.linalg.norm(expected[known]), name
 
 
+def known_scan(scan, options):
+    known = make_task(options, scan).reconstructor.known_scan.state_dict()
+    return {name: np.asarray(value) for name, value in known.items()}
+
+
+def test_a_scan_is_known_again_by_any_number_of_processes(simulated):
+    alone = known_scan(simulated.scan, default_options(0))
+    for known in on_ranks(2, known_scan, simulated.scan, default_options(0)):
+        assert set(known) == set(alone)
+        for name, value in alone.items():
+            np.testing.assert_array_equal(known[name], value)
+
+
 def test_two_processes_find_what_one_finds(simulated):
     options = default_options(0)
     options.reconstructor_options.start.n_iterations = 12

@@ -1,5 +1,6 @@
 """Training state of one scan, from which a run goes on as if never interrupted."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -14,7 +15,16 @@ from ptychi_neural.engine.state import (
     save_training_state,
 )
 from ptychi_neural.engine.state_files import read_state, write_state
-from small_trainings import assert_equal, in_new_process, outcome, single_task
+from ptychi_neural.engine.tasks import build_task
+from ptychi_neural.simulation import simulate
+from small_trainings import (
+    assert_equal,
+    in_new_process,
+    outcome,
+    recipe,
+    single_task,
+    training_options,
+)
 
 
 @pytest.mark.slow
@@ -98,10 +108,47 @@ def test_the_state_of_another_scan_or_of_other_options_is_refused(tmp_path):
     task = single_task("unrolled")
     task.run(0)
     save_training_state(path, task.reconstructor)
-    with pytest.raises(ValueError, match="load the same frames"):
+    with pytest.raises(ValueError, match="other frames, positions, probe: load the files"):
         load_training_state(path, single_task("unrolled", seed=1).reconstructor)
     with pytest.raises(ValueError, match="do not fit a generator of these options"):
         load_training_state(path, single_task("hybrid_uno").reconstructor)
+
+
+def exchanged(array):
+    """The same numbers, the first two in each other's place."""
+    return np.concatenate([array[1::-1], array[2:]])
+
+
+OTHERS = {
+    "frames": lambda scan: {"patterns": exchanged(scan.patterns)},
+    "positions": lambda scan: {"positions_px": exchanged(scan.positions_px)},
+    "probe": lambda scan: {"probe": scan.probe[..., ::-1].copy()},
+    "object": lambda scan: {"object": scan.object * np.exp(0.1j).astype(np.complex64)},
+    "mask": lambda scan: {"valid_pixel_mask": np.arange(16 * 16).reshape(16, 16) > 0},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_scan_is_known_by_more_than_the_sum_of_its_counts(name, tmp_path):
+    scan = simulate(recipe(0)).scan
+    task = build_task(training_options(), scan)
+    task.run(0)
+    save_training_state(tmp_path / "state.safetensors", task.reconstructor)
+    other = dataclasses.replace(scan, **OTHERS[name](scan))
+    with pytest.raises(ValueError, match=f"of a scan with other {name}: load the files"):
+        load_training_state(
+            tmp_path / "state.safetensors", build_task(training_options(), other).reconstructor
+        )
+
+
+def test_a_scan_that_another_machine_has_rounded_otherwise_is_the_same(tmp_path):
+    scan = simulate(recipe(0)).scan
+    task = build_task(training_options(), scan)
+    task.run(0)
+    save_training_state(tmp_path / "state.safetensors", task.reconstructor)
+    rounded = {name: getattr(scan, name) * (1 + 1e-6) for name in ("probe", "positions_px")}
+    again = build_task(training_options(), dataclasses.replace(scan, **rounded))
+    load_training_state(tmp_path / "state.safetensors", again.reconstructor)
 
 
 def test_a_file_that_is_no_state_is_refused(tmp_path):

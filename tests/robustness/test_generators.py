@@ -1,6 +1,7 @@
 """Files of generators and states from elsewhere: what they declare is checked before building."""
 
 import json
+import math
 import time
 
 import numpy as np
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from hostile_scans import FEW_AND_MANY, for_all, result_or_words
 from ptychi_neural.engine.state import load_training_state, save_training_state
+from ptychi_neural.engine.state_files import read_state, write_state
 from ptychi_neural.generators.files import load_generator
 from small_tasks import make_task, neural_options
 
@@ -131,15 +133,98 @@ def test_a_state_sets_declared_fields_only(task, saved, tmp_path):
     metadata, tensors = parts(saved / "state.safetensors")
     values, _ = scan_state(metadata)
     values["batches"]["dict"].append(["__iter__", 3])
-    load_training_state(put(tmp_path / "s.safetensors", metadata, tensors), task.reconstructor)
-    assert not hasattr(task.reconstructor.dataloader.batch_sampler, "__iter__") or callable(
-        task.reconstructor.dataloader.batch_sampler.__iter__
-    )
+    with pytest.raises(ValueError, match="batches cannot be"):
+        load_training_state(put(tmp_path / "s.safetensors", metadata, tensors), task.reconstructor)
+    values["batches"]["dict"].pop()
     values["optimizers"]["dict"][-1][1]["dict"][0][1]["dict"][1][1]["list"][0]["dict"].append(
         ["step", 1]
     )
     with pytest.raises(ValueError, match="optimiser of"):
         load_training_state(put(tmp_path / "s.safetensors", metadata, tensors), task.reconstructor)
+
+
+def group_of(state):
+    """The numbers of the generator's optimiser."""
+    return state["optimizers"]["generator"]["optimizer"]["param_groups"][0]
+
+
+def renamed(state, name):
+    state["start"]["objects"][name] = state["start"]["objects"][None]
+
+
+FORGED = [
+    ("epoch", lambda state: state.update(epoch=-5), "epoch is -5"),
+    ("fraction", lambda state: state.update(epoch=1.5), "epoch is 1.5"),
+    ("flag", lambda state: state.update(is_under_way="yes"), "is_under_way"),
+    ("step size", lambda state: group_of(state).update(lr=math.nan), "step size of generator"),
+    ("negative step size", lambda state: group_of(state).update(lr=-1.0), "step size of generator"),
+    ("NaN decay", lambda state: group_of(state).update(weight_decay=math.nan), "optimiser of"),
+    ("moments", lambda state: swap_moments(state), "optimiser of generator"),
+    ("best loss", lambda state: state["judge"].update(best_loss=math.nan), "best loss is nan"),
+    ("stage", lambda state: state["judge"]["course"].append(["x", 1, 0.5]), "stages of the judge"),
+    ("step", lambda state: state["judge"]["course"].append(["epoch", -1, 0.5]), "judge is -1"),
+    ("peak", lambda state: state["units"].update(peak_amplitude=torch.tensor(-1.0)), "peak"),
+    ("split", lambda state: renamed(state, 7), "splits of the start"),
+    ("table", lambda state: state["losses"].update(loss=[]), "losses cannot be"),
+    ("object", lambda state: state["start"].update(unprojected=torch.ones(1, 2, 2)), "start"),
+    ("best", lambda state: state["judge"]["last_finite"].update(probe=torch.ones(3)), "probe"),
+    ("weights", lambda state: state["judge"]["last_finite"].update(generator={}), "generator"),
+    ("frames", lambda state: forget_frames(state), "batches cannot be"),
+]  # fmt: skip
+
+
+def swap_moments(state):
+    of_tensors = state["optimizers"]["generator"]["optimizer"]["state"]
+    shape = of_tensors[0]["exp_avg"].shape
+    of_tensors[0] = next(o for o in of_tensors.values() if o["exp_avg"].shape != shape)
+
+
+def forget_frames(state):
+    for batches in state["batches"].values():
+        del batches[0]
+
+
+@pytest.mark.parametrize(("forge", "message"), [f[1:] for f in FORGED], ids=[f[0] for f in FORGED])
+def test_a_state_that_no_run_has_written_is_refused(task, saved, tmp_path, forge, message):
+    state = read_state(saved / "state.safetensors", "reconstruction")
+    forge(state["scan"])
+    write_state(tmp_path / "forged.safetensors", "reconstruction", state)
+    with pytest.raises(ValueError, match=rf"forged\.safetensors: is damaged: .*{message}"):
+        load_training_state(tmp_path / "forged.safetensors", task.reconstructor)
+
+
+@FEW_AND_MANY
+def test_what_goes_on_from_a_forged_state_is_told_or_finite(n, task, saved, tmp_path):
+    """Any number of the state replaced by any other, and the run gone on with."""
+    good, path = saved / "state.safetensors", tmp_path / "forged.safetensors"
+
+    def check(example):
+        where, number = example
+        state = read_state(good, "reconstruction")
+        places = [*numbers_in(state["scan"])]
+        holder, key = places[where % len(places)]
+        holder[key] = type(holder[key])(number) if math.isfinite(number) else number
+        write_state(path, "reconstruction", state)
+        _, words = result_or_words(load_training_state, path, task.reconstructor)
+        if words is None:
+            errors = (ValueError, FloatingPointError)
+            _, words = result_or_words(task.run, 1, errors=errors)
+        if words is None:
+            assert np.isfinite(task.get_data_to_cpu("object", as_numpy=True)).all()
+            assert np.isfinite(task.get_data_to_cpu("probe", as_numpy=True)).all()
+        load_training_state(good, task.reconstructor)
+
+    numbers = st.sampled_from([-1, 0, 1, 10**13, math.nan, math.inf, -1e30, 1e30, 1e-30])
+    for_all(n, st.tuples(st.integers(0, 10**6), numbers), check)
+
+
+def numbers_in(state):
+    """Places of all numbers in a state, as a container and a key."""
+    for key, value in state.items() if isinstance(state, dict) else enumerate(state):
+        if isinstance(value, dict | list):
+            yield from numbers_in(value)
+        elif isinstance(value, int | float):
+            yield state, key
 
 
 @FEW_AND_MANY

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from ptychi_neural import evaluation
 from ptychi_neural.cli import app
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
+from ptychi_neural.engine.state_files import read_state, write_state
 from ptychi_neural.runs import checkpoints, result
 from ptychi_neural.runs.checkpoints import CHECKPOINT, Checkpoints
 from ptychi_neural.scans import read_product
@@ -203,6 +204,29 @@ def test_only_the_same_run_is_resumed(run_file, tmp_path, monkeypatch):
     generator = tmp_path / "state" / "generator.safetensors"
     (left / CHECKPOINT).write_bytes(generator.read_bytes())
     assert "no training state" in call(run_file, "--resume", code=2)
+
+
+def test_a_run_is_resumed_with_the_files_that_it_began_with(run_file, tmp_path, monkeypatch):
+    call_of_others = [str(run_file), "--output", "data"]
+    assert CliRunner().invoke(app, ["simulate", *call_of_others]).exit_code == 0
+    section = '[data]\ndiffraction = "data/diffraction.h5"\nproduct = "data/product.h5"\n'
+    run_file.write_text(section + RUN[RUN.index("[output]") :])
+    killed_after(monkeypatch, run_file, 3)
+    product = tmp_path / "data" / "product.h5"
+    whole = product.read_bytes()
+    with h5py.File(product, "r+") as file:
+        file["probe_position_x_m"][...] = file["probe_position_x_m"][()][::-1]
+    told = call(run_file, "--resume", code=2)
+    assert "checkpoint.safetensors: the state is that of a scan with other positions" in told
+    product.write_bytes(whole)
+    (left,) = (tmp_path / "results").glob(".tiny.*.partial")
+    good = (left / CHECKPOINT).read_bytes()
+    state = read_state(left / CHECKPOINT, "reconstruction")
+    state["scan"]["epoch"] = 600
+    write_state(left / CHECKPOINT, "reconstruction", state)
+    assert "it is in epoch 600 of 6. To begin anew" in call(run_file, "--resume", code=2)
+    (left / CHECKPOINT).write_bytes(good)
+    assert "Going on after epoch 2" in call(run_file, "--resume")
 
 
 def test_what_is_damaged_is_named_and_kept_as_it_was(run_file, tmp_path, monkeypatch):

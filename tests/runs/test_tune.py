@@ -60,6 +60,9 @@ def test_the_right_defocus_is_found_and_a_search_goes_on(run_file, tmp_path):
     assert best.options.reconstructor_options.start.n_iterations == n_iterations
     with pytest.raises(ValueError, match="varies other keys"):
         tune(run_file, choices[:1], 5, tmp_path / "tuning")
+    other = {"simulation.photons_per_frame": 10.0, DEFOCUS: 0.3, "output.formats": []}
+    with pytest.raises(ValueError, match=r"with other simulation\.photons_per_frame; go on"):
+        tune(run_file, choices, 5, tmp_path / "tuning", changes=other)
 
 
 def test_settings_that_are_refused_are_no_result(run_file, tmp_path):
