@@ -45,6 +45,9 @@ UNDIVIDED = 3
 """Factor by which a trial takes more iterations where updates are not divided by the contrast
 transfer: with several slices, a small detector or blurred patterns."""
 
+FAR_ITERATIONS = 3
+"""Number of iterations of the trials far off: they rank these values as eight do."""
+
 FARTHEST = 18.0
 """Radians rms up to which a probe without a phase is looked for at most."""
 
@@ -187,22 +190,24 @@ def find_defocus(scan: ScanPhysics, loss_function: torch.nn.Module, bar: tqdm) -
     some = scan.of(middle_frames(scan))
     known_responses: dict[float, Tensor] = {}
 
-    def trials(predictions: list[Prediction], refine: bool = False) -> Callable[[float], float]:
+    def trials(
+        predictions: list[Prediction], n_iterations: int, refine: bool = False
+    ) -> Callable[[float], float]:
         @functools.cache
         def loss_with(radians: float) -> float:
             probe.set_data(defocused(given, float(radians), phase))
             mean = MeanLoss()
             for seen, predicted, mask in predictions:
-                transfer, n_iterations = None, UNDIVIDED * options.defocus_iterations
+                transfer, length = None, UNDIVIDED * n_iterations
                 if scan.model.is_one_product and not refine:
                     known = known_responses.get(radians)
                     transfer = ContrastTransfer(seen, options.joint_transfer_floor, known)
                     known_responses[radians] = transfer.response
-                    n_iterations = options.defocus_iterations
+                    length = n_iterations
                 projections = AcceleratedProjections(seen, loss_function, transfer, None)
                 if refine:
                     projections.join(of_modulus=True)
-                for _ in range(n_iterations):
+                for _ in range(length):
                     projections.iterate(update_probe=refine)
                 add_losses(mean, predicted, projections.object, loss_function, mask)
             bar.update()
@@ -210,12 +215,11 @@ def find_defocus(scan: ScanPhysics, loss_function: torch.nn.Module, bar: tqdm) -
 
         return loss_with
 
-    between = trials(of_halves(some))
-    has_splits = some.pixels is not None and some.pixels.n_splits > 1
-    within = trials(of_pixels(some)) if has_splits else between
-
-    def loss_with(radians: float) -> float:
-        return between(radians) + within(radians)
+    def losses(n_iterations: int) -> tuple[Callable[[float], float], Callable[[float], float]]:
+        between = within = trials(of_halves(some), n_iterations)
+        if some.pixels is not None and some.pixels.n_splits > 1:
+            within = trials(of_pixels(some), n_iterations)
+        return (lambda radians: between(radians) + within(radians)), within
 
     far: list[float] = []
     if not has_phase(given):
@@ -225,11 +229,14 @@ def find_defocus(scan: ScanPhysics, loss_function: torch.nn.Module, bar: tqdm) -
     best = 0.0
     try:
         with beam_from_totals(some):
-            best = min(far, key=loss_with, default=0.0)
+            of_both, within = losses(FAR_ITERATIONS)
+            best = min(far, key=of_both, default=0.0)
             other = min(far, key=within, default=0.0)
+            of_both, within = losses(options.defocus_iterations)
             if abs(best - other) > 2 * STRIDE:
-                best = min(best, other, key=trials(of_pixels(some), refine=True))
-            best = middle = downhill(loss_with, max(options.defocus_range, abs(best)), best)
+                refined = trials(of_pixels(some), options.defocus_iterations, refine=True)
+                best = min(best, other, key=refined)
+            best = middle = downhill(of_both, max(options.defocus_range, abs(best)), best)
             found = minimize_scalar(
                 within,
                 bounds=(middle - STRIDE, middle + STRIDE),
