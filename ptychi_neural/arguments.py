@@ -36,7 +36,7 @@ Picture = Annotated[
     typer.Option(
         "--figure",
         metavar="PICTURE",
-        help="By default <name of PATH>-inspect.png, replaced.",
+        help="By default <name of the scan>-inspect.png, replaced.",
     ),
 ]
 OfPatterns = Annotated[

@@ -1,10 +1,12 @@
 """Tensors with a JSON description in one safetensors file: no pickle."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -13,6 +15,9 @@ from ptychi_neural.scans.hdf5 import available_memory, replacing
 
 VERSION = "format_version"
 """Key that every description has."""
+
+CHECKSUM = "sha256"
+"""Key of the hash by which damage is told."""
 
 
 def write_tensors(
@@ -42,8 +47,9 @@ def write_tensors(
     FileExistsError
         If the file exists and ``overwrite`` is False.
     """
+    whole = {**description, CHECKSUM: _checksum(description, tensors)}
     with replacing(path, overwrite) as temporary:
-        temporary.write_bytes(save(tensors, metadata={key: json.dumps(description)}))
+        temporary.write_bytes(save(tensors, metadata={key: json.dumps(whole)}))
 
 
 def read_tensors(path: str | Path, key: str, what: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -61,7 +67,7 @@ def read_tensors(path: str | Path, key: str, what: str) -> tuple[dict[str, Any],
     Raises
     ------
     ValueError
-        If the file is truncated, larger than memory, or has no such description.
+        If the file is truncated, damaged, larger than memory, or has no such description.
     """
     size, memory = Path(path).stat().st_size, available_memory()
     if size > memory:
@@ -81,4 +87,16 @@ def read_tensors(path: str | Path, key: str, what: str) -> tuple[dict[str, Any],
         raise ValueError(f"{path}: its {key!r} metadata is no JSON ({error}).") from error
     if not isinstance(description, dict) or not isinstance(description.get(VERSION), int):
         raise ValueError(f"{path}: its {key!r} metadata has no {VERSION!r}: no {what}.")
+    written = description.pop(CHECKSUM, None)  # Files of earlier versions have none.
+    if written is not None and written != _checksum(description, tensors):
+        raise ValueError(f"{path}: is damaged: it does not hold what was written.")
     return description, tensors
+
+
+def _checksum(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """A hash of a description and of the names, types, shapes and bytes of tensors."""
+    digest = hashlib.sha256(json.dumps(description).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -128,11 +128,41 @@ class PredictionStream:
         block = self._check.add(counts[new], numbers)
         self._tell(block)
         self._waiting.forget(numbers.tolist())
-        self._known.update(numbers[block.kept].tolist())
-        taken = np.array(block.patterns, dtype=np.float32)
-        self._batch += zip(taken, where[new[block.kept]])
-        self._add_up(len(self._batch) - len(self._batch) % self._sums.batch_size)
-        return len(taken)
+        kept = new[block.kept]
+        return self._take_in(block.patterns, where[kept], ids[kept])
+
+    def add_repaired(
+        self,
+        patterns: ArrayLike,
+        positions: ArrayLike,
+        frame_ids: ArrayLike,
+        valid_pixel_mask: NDArray[np.bool_] | None,
+    ) -> int:
+        """Take in frames that another check has repaired (``ptychi_neural.scans.StreamedCounts``),
+        and its mask as it is now, which counts for all frames from now on.
+
+        Parameters
+        ----------
+        patterns, positions, frame_ids
+            As ``add`` takes them.
+        valid_pixel_mask : ndarray or None
+            (h, w) True where the detector works; None: everywhere.
+
+        Returns
+        -------
+        int
+            How many frames were new and taken in.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit, or a frame lies outside the canvas. Nothing is taken in then.
+        """
+        counts = self._counts(patterns)
+        where, ids = self._positions(positions, frame_ids, len(counts))
+        new = self._new(ids)
+        self._check.trust(valid_pixel_mask)
+        return self._take_in(counts[new], where[new], ids[new])
 
     def add_patterns(self, patterns: ArrayLike, frame_ids: ArrayLike) -> int:
         """Take in frames whose positions come earlier or later, by ``add_positions``.
@@ -287,6 +317,18 @@ class PredictionStream:
             "canvas": list(self._scan.start.shape),
             "batch_size": self._sums.batch_size,
         }
+
+    def _take_in(
+        self,
+        patterns: NDArray[np.generic],
+        positions: NDArray[np.float32],
+        numbers: NDArray[np.integer],
+    ) -> int:
+        """Take in repaired frames, which were not known, and return how many there are."""
+        self._known.update(numbers.tolist())
+        self._batch += zip(np.array(patterns, dtype=np.float32), positions)
+        self._add_up(len(self._batch) - len(self._batch) % self._sums.batch_size)
+        return len(numbers)
 
     def _add_up(self, n: int) -> None:
         """Add the first of the frames that are there to the sums, with the mask as it is now."""

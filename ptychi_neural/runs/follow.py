@@ -1,6 +1,8 @@
 """Prediction of a scan while it is measured: from what comes to the results folder."""
 
 import dataclasses
+import hashlib
+import json
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -117,7 +119,7 @@ def follow_scan(
             due = time.monotonic() + (time.monotonic() - began) * (1 / WRITING_SHARE - 1)
 
         try:
-            for anew, blocks in source.looks(every_s, timeout_s, near_field):
+            for anew, blocks in source.looks(every_s, timeout_s, scan.rows, near_field):
                 if scan.take(anew, blocks):
                     latest, is_written = scan.result(), False
                     if page is not None:
@@ -187,9 +189,11 @@ class FollowedScan:
         self._section, self._folder = section, folder
         self._began = time.perf_counter()
         self._numbers = frame_numbers(planned)
-        self._rows = {number: row for row, number in enumerate(self._numbers.tolist())}
+        self.rows = {number: row for row, number in enumerate(self._numbers.tolist())}
+        """Row of a frame among the planned ones, by its number."""
         self._stream: PredictionStream | None = None
         self._mean_counts: float | None = None
+        self._outdated = False
         self._errors: list[tuple[int, float]] = []
         self._accelerations = accelerations
 
@@ -209,18 +213,16 @@ class FollowedScan:
             Whether there were new ones with a position.
         """
         if anew and self._stream is not None:
-            if not self._stream.outdated:
+            if not self._outdated:
                 self._mean_counts = self._stream.mean_counts
             self._stream = None
         n_before = 0 if self._stream is None else self._stream.n_frames
-        for numbers, patterns, mask in blocks:
-            known = np.array([number in self._rows for number in numbers.tolist()], dtype=bool)
-            if not known.any():
+        for numbers, patterns, mask, self._outdated in blocks:
+            if not len(numbers):
                 continue
             if self._stream is None:
-                self._stream = self._begun(patterns[known], mask)
-            where = self._positions(numbers[known])
-            self._stream.add(patterns[known], where, numbers[known])
+                self._stream = self._begun(patterns, mask)
+            self._stream.add_repaired(patterns, self._positions(numbers), numbers, mask)
         return self._stream is not None and self._stream.n_frames > n_before
 
     def result(self) -> InferenceResult:
@@ -251,6 +253,7 @@ class FollowedScan:
             return {"stream": None, "errors": []}
         positions = self._positions(self._stream.frame_ids)
         return {
+            "scan": self._identity(),
             "stream": self._stream.state_dict(),
             "positions": torch.from_numpy(positions),
             "errors": self._errors,
@@ -262,24 +265,41 @@ class FollowedScan:
         Raises
         ------
         ValueError
-            If it is that of another generator, canvas, or other positions.
+            If it is that of another generator or of another scan.
         """
-        taken = state["stream"]["known"].numpy()
-        earlier = state.get("positions")  # States of earlier versions have none.
-        if earlier is not None and not (
+        taken, own = state["stream"]["known"].numpy(), self._identity()
+        differing = [name for name, told in state["scan"].items() if told != own.get(name)]
+        if not (
             np.isin(taken, self._numbers).all()
-            and np.array_equal(self._positions(taken), earlier.numpy())
+            and np.array_equal(self._positions(taken), state["positions"].numpy())
         ):
-            raise ValueError("belongs to a scan with other positions.")
+            differing.append("positions")
+        if differing:
+            raise ValueError(
+                f"belongs to a scan with other {', '.join(differing)}; --overwrite begins anew."
+            )
         probe = state["stream"]["probe"].numpy()
         shape = with_start(dataclasses.replace(self._planned, probe=probe)).object.shape[-2:]
         self._stream = self._stream_of(probe, shape, None)
         self._stream.load_state_dict(state["stream"])
         self._errors = list(state["errors"])
 
+    def _identity(self) -> dict[str, Any]:
+        """What a saved scan must have in common with this one, besides positions."""
+        scan, section = self._planned, self._section
+        keys = section.preparation().model_dump(mode="json")
+        return {
+            "name": scan.name,
+            "probe": hashlib.sha256(scan.probe.tobytes()).hexdigest(),
+            "geometry": repr(
+                (scan.known_pixel_size_m, scan.wavelength_m, scan.free_space_propagation_distance_m)
+            ),
+            "keys of [data]": json.dumps([section.n_probe_modes, str(section.probe), keys]),
+        }
+
     def _positions(self, numbers: NDArray[np.int64]) -> NDArray[np.floating]:
         """(n, 2) planned positions of the frames of these numbers."""
-        return self._planned.positions_px[[self._rows[number] for number in numbers.tolist()]]
+        return self._planned.positions_px[[self.rows[number] for number in numbers.tolist()]]
 
     def _begun(
         self, patterns: NDArray[np.generic], mask: NDArray[np.bool_] | None

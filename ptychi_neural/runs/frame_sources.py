@@ -2,10 +2,10 @@
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,22 @@ from ptychi_neural.scans.prepared_frames import cut, finished
 BATCH_SIZE = 64
 """Frames that are taken at a time."""
 
-Block = tuple[NDArray[np.int64], NDArray[np.generic], NDArray[np.bool_] | None]
-"""Numbers of frames, their patterns, and the detector's mask as far as it is known."""
+
+class Block(NamedTuple):
+    """Repaired frames, as they come."""
+
+    numbers: NDArray[np.int64]
+    """(n,) numbers of the frames."""
+
+    patterns: NDArray[np.generic]
+    """(n, h, w) their counts."""
+
+    valid_pixel_mask: NDArray[np.bool_] | None
+    """(h, w) True where the detector works, as far as is known; None: everywhere."""
+
+    is_outdating: bool
+    """Whether earlier frames should have been repaired otherwise, by what these show."""
+
 
 Look = tuple[bool, Iterator[Block]]
 """Whether all frames come once more, and the frames."""
@@ -61,7 +75,9 @@ class Source(ABC):
         """(h, w) of frames as they are stored or sent."""
 
     @abstractmethod
-    def looks(self, every_s: float, timeout_s: float, near_field: bool) -> Iterator[Look]:
+    def looks(
+        self, every_s: float, timeout_s: float, placed: Collection[int], near_field: bool
+    ) -> Iterator[Look]:
         """Look for frames until no more come.
 
         Parameters
@@ -70,6 +86,8 @@ class Source(ABC):
             Seconds between looks.
         timeout_s : float
             Seconds without a new frame after which the end is assumed.
+        placed : collection of int
+            Numbers of the frames that have a position. Others are left out.
         near_field : bool
             Whether frames have no direct beam.
         """
@@ -91,15 +109,19 @@ class Source(ABC):
         check: StreamedCounts,
         patterns: NDArray[Any],
         numbers: NDArray[np.int64],
+        placed: Collection[int],
         near_field: bool,
     ) -> Block:
-        """A block of frames, cut, repaired as a whole scan is, and oriented."""
+        """Those of a block of frames that have a position, cut, repaired as a whole scan is, and
+        oriented."""
+        known = np.array([number in placed for number in numbers.tolist()], dtype=bool)
+        patterns, numbers = patterns[known], numbers[known]
         cropped = cut(self._preparation, Diffraction(patterns, None))
         block = check.add(cropped.patterns, numbers)
         self.told.update(block.report)
         used = Diffraction(block.patterns, check.valid_pixel_mask)
         ready = finished(self._preparation, used, self.stored_shape, near_field)
-        return numbers[block.kept], *ready
+        return Block(numbers[block.kept], *ready, check.outdated)
 
 
 Opened = AbstractContextManager[Source]

@@ -3,7 +3,7 @@
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,7 +63,9 @@ class GrowingFile(Source):
         """(h, w) of stored frames."""
         return tuple(self._data.shape[1:])
 
-    def looks(self, every_s: float, timeout_s: float, near_field: bool) -> Iterator[Look]:
+    def looks(
+        self, every_s: float, timeout_s: float, placed: Collection[int], near_field: bool
+    ) -> Iterator[Look]:
         """Look at the file until it stops growing, and then once more at all of it.
 
         Frames that are still empty, or have no number yet, are looked at again the next time.
@@ -102,7 +104,7 @@ class GrowingFile(Source):
                     numbers = batch[ready]
                     if self._indexes is not None and len(numbers):
                         numbers = frame_numbers(self._indexes, numbers)
-                    block = self._prepared(check, patterns[ready], numbers, near_field)
+                    block = self._prepared(check, patterns[ready], numbers, placed, near_field)
                 pending += batch[~ready].tolist()
                 read.update(batch[ready].tolist())
                 yield block

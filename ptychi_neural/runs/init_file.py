@@ -11,13 +11,8 @@ import tomli_w
 from ptychi_neural.runs.configuration import parse_changes
 from ptychi_neural.runs.found_keys import in_line, inspect_file
 from ptychi_neural.runs.inspect_scan import Inspection
+from ptychi_neural.runs.measured import scan_name
 from ptychi_neural.runs.template import BEGINNING, OPTIONS, TEMPLATE
-
-OF_EVERY_SCAN = ("diffraction", "patterns", "frames", "data")
-"""Names of files that tell nothing of a scan."""
-
-ENDINGS = ("_dp", "_master")
-"""Endings of the names of files of patterns."""
 
 _TURNED = "patterns move in another direction than the positions"
 REASONS = {
@@ -74,7 +69,7 @@ def write_run_file(
             f"--set names {', '.join(sorted(set(contents) - {'data'}))}; init takes keys of [data] "
             "alone, and the run file can be changed afterwards."
         )
-    target = output or Path(f"{_scan_name(path)}.toml")
+    target = output or Path(f"{scan_name(path)}.toml")
     if target.exists():
         raise FileExistsError(f"{target} exists; name another with --output.")
     keys: dict[str, Any] = contents.get("data", {})
@@ -84,22 +79,6 @@ def write_run_file(
         hints.insert(0, f"it cannot be reconstructed yet: {inspection.problem}")
     _write(target, _text(target, path, product, keys, found, inspection, hints))
     return target, hints
-
-
-def _scan_name(path: Path) -> str:
-    """The name of a scan, from that of its file or folder.
-
-    Examples
-    --------
-    >>> _scan_name(Path("S012.cxi")), _scan_name(Path("S012_dp.hdf5"))
-    ('S012', 'S012')
-    >>> _scan_name(Path("scans/S012/diffraction.h5"))
-    'S012'
-    """
-    name = path.stem
-    for ending in ENDINGS:
-        name = name.removesuffix(ending) or name
-    return (name not in OF_EVERY_SCAN and name) or path.resolve().parent.name or name
 
 
 def _text(

@@ -23,6 +23,28 @@ from ptychi_neural.runs.sections import DataAlone, DataSection
 from ptychi_neural.scans import Scan, load_scan
 from ptychi_neural.scans.hdf5 import dataset, opened
 
+OF_EVERY_SCAN = ("diffraction", "patterns", "frames", "data")
+"""Names of files that tell nothing of a scan."""
+
+ENDINGS = ("_dp", "_master")
+"""Endings of the names of files of patterns."""
+
+
+def scan_name(path: Path) -> str:
+    """The name of a scan, from that of its file or folder.
+
+    Examples
+    --------
+    >>> scan_name(Path("S012.cxi")), scan_name(Path("S012_dp.hdf5"))
+    ('S012', 'S012')
+    >>> scan_name(Path("scans/S012/diffraction.h5"))
+    'S012'
+    """
+    name = path.stem
+    for ending in ENDINGS:
+        name = name.removesuffix(ending) or name
+    return (name not in OF_EVERY_SCAN and name) or path.resolve().parent.name or name
+
 
 def section_of(path: Path, product: Path | None, changes: Sequence[str]) -> DataSection:
     """The ``[data]`` of a run file, or that of a file of patterns and the file of its positions.

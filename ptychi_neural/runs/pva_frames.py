@@ -58,8 +58,6 @@ class PvaFrames(SentFrames):
         If the preparation needs all frames.
     """
 
-    lowest_number = 1  # Counters of detectors begin at 0 or 1.
-
     def __init__(
         self,
         address: str,
@@ -106,7 +104,9 @@ class PvaFrames(SentFrames):
         elif image.number in self._seen or image.number < self._highest - MOST_OVERTAKEN:
             self._ended = True
             raise Refused("images after the counter had begun anew")
-        self._latest, self._highest = image.number, max(self._highest, image.number)
+        self._latest = image.number
+        if self._has_position(image.number):
+            self._highest = max(self._highest, image.number)
         return [one for one in new if one.number not in self._seen]
 
 

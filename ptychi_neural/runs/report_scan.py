@@ -9,7 +9,7 @@ import numpy as np
 from ptychi_neural.evaluation.inspection_figure import inspection_figure
 from ptychi_neural.runs.found_keys import as_changes, in_line, inspect_file
 from ptychi_neural.runs.inspect_scan import Inspection, inspect_scan
-from ptychi_neural.runs.measured import section_of
+from ptychi_neural.runs.measured import scan_name, section_of
 from ptychi_neural.runs.summary import summarize
 from ptychi_neural.runs.suspicions import orientation_keys
 from ptychi_neural.scans.formats import reader_of
@@ -31,7 +31,7 @@ def report(
     product : Path, optional
         File of positions that belongs to it.
     figure : Path, optional
-        The picture; None: ``<name of path>-inspect.png`` in the current directory, replaced.
+        The picture; None: ``<name of the scan>-inspect.png`` in the current directory, replaced.
     changes : sequence of str
         Keys of ``[data]``, see ``parse_changes``.
     orientations : bool
@@ -59,7 +59,7 @@ def report(
         yield f"It cannot be reconstructed yet: {inspection.problem}"
     for suspicion in inspection.suspicions:
         yield f"- {suspicion}"
-    target = figure or Path(f"{path.stem}-inspect.png")
+    target = figure or Path(f"{scan_name(path)}-inspect.png")
     draw(inspection, target, path.name)
     yield f"{target}: mean pattern, counts of frames, positions over the probe, overlap"
     if orientations:

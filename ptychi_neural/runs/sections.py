@@ -66,13 +66,14 @@ class DataSection(Preparation):
                 and ((folder / self.diffraction).exists() or not is_own)
             ]
         self.folder, *_ = [*others, own]
-        if others:
+        if self.folder != own:
             how = DATA_VARIABLE if data_folder is None else "--data"
             remark(f"data.folder is {self.folder} ({how})")
         for name in ("diffraction", "product", "reference", "background", "mask"):
             file = getattr(self, name)
             if isinstance(file, Path) and not (self.folder / file).exists():
-                problems.append(_missing(f"data.{name}", self.folder / file))
+                is_told = file.is_absolute() or data_folder is not None
+                problems.append(_missing(f"data.{name}", self.folder / file, is_told))
         problems.extend(f"data.{problem}" for problem in self.problems())
 
     @property
@@ -175,11 +176,13 @@ def located(model: Model, folders: list[Path], prefix: str, problems: list[str])
             if found and found[0] in by_name:
                 remark(f"{prefix}.{name} is {found[0]} (in the data folder)")
             if not found:
-                problems.append(_missing(f"{prefix}.{name}", updates[name]))
+                problems.append(_missing(f"{prefix}.{name}", updates[name], value.is_absolute()))
         elif isinstance(value, BaseModel):
             updates[name] = located(value, folders, f"{prefix}.{name}", problems)
     return model.model_copy(update=updates)
 
 
-def _missing(key: str, path: Path) -> str:
-    return f"{key}: no file {path} (--data FOLDER or {DATA_VARIABLE})"
+def _missing(key: str, path: Path, is_told: bool) -> str:
+    """A line on a file that is not there; the user may have told its folder already."""
+    others = f"; {DATA_VARIABLE}, or --data of commands that have it, names another folder"
+    return f"{key}: no file {path}{'' if is_told else others}"

@@ -1,10 +1,10 @@
 """Frames that a detector sends one by one, and does not send again."""
 
-import itertools
 import time
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,12 @@ SOON_S = 0.5
 
 MOST_NAMED = 8
 """Frames that a message names one by one."""
+
+ALIKE = 3
+"""Images of one shape and type that decide what a frame is where nothing else tells it."""
+
+MOST_UNDECIDED = 16
+"""Images after which that is decided by most of them."""
 
 
 class Image(NamedTuple):
@@ -59,9 +65,6 @@ class SentFrames(Source):
         If the preparation needs all frames.
     """
 
-    lowest_number = 0
-    """Number of the first frame of a series."""
-
     def __init__(self, address: str, preparation: Preparation, timeout_s: float) -> None:
         super().__init__(preparation, None)
         self._address, self._timeout_s = address, timeout_s
@@ -72,6 +75,8 @@ class SentFrames(Source):
         self._ended = False
         self._refused: dict[str, int] = {}
         self._images: list[Image] = []
+        self._undecided: list[Image] = []
+        self._placed: frozenset[int] | None = None
         self._check: StreamedCounts | None = None
 
     @abstractmethod
@@ -104,6 +109,7 @@ class SentFrames(Source):
             if self.stop():
                 raise KeyboardInterrupt
             self._images += self._received(1, min(end, now + SOON_S))
+        self._images += self._decided(fewest=1)
         if self._shape is None or not self._seen:
             self._tell()
             raise ValueError(
@@ -112,13 +118,15 @@ class SentFrames(Source):
             )
         return self._shape
 
-    def looks(self, every_s: float, timeout_s: float, near_field: bool) -> Iterator[Look]:
-        """Give the frames that have come, until the series ends.
+    def looks(
+        self, every_s: float, timeout_s: float, placed: Collection[int], near_field: bool
+    ) -> Iterator[Look]:
+        """Give the frames that have come, until the series ends or all of them are there.
 
         After its end frames that were overtaken are waited for, ``every_s`` at a time. Frames do
         not come again: where later ones show that earlier ones were broken, this is told.
         """
-        shape = self.stored_shape
+        shape, self._placed = self.stored_shape, frozenset(placed)
         if self._check is None:
             self._check = self._begun(np.zeros((1, *shape), self._dtype))
         check = self._check
@@ -130,7 +138,7 @@ class SentFrames(Source):
                 some = images[first : first + BATCH_SIZE]
                 numbers = np.array([image.number for image in some], np.int64)
                 counts = np.stack([image.counts for image in some])
-                yield self._prepared(check, counts, numbers, near_field)
+                yield self._prepared(check, counts, numbers, placed, near_field)
 
         while not self.stop():
             if images:
@@ -138,7 +146,7 @@ class SentFrames(Source):
             elif self._ended or time.monotonic() - last_arrival >= timeout_s:
                 break
             yield False, blocks()
-            if self._n_expected is not None and len(self._seen) >= self._n_expected:
+            if not self._missing():
                 break
             images = self._received(16 * BATCH_SIZE, time.monotonic() + min(every_s, timeout_s))
         if check.outdated:
@@ -183,35 +191,69 @@ class SentFrames(Source):
             except Refused as error:
                 self._leave_out(str(error))
                 continue
-            for image in new:
-                self._shape, self._dtype = image.counts.shape, image.counts.dtype
-                self._seen.add(image.number)
+            if self._dtype is None:
+                self._undecided += new
+                new = self._decided(ALIKE if self._n_expected is None else self._n_expected)
+            self._seen.update(image.number for image in new)
             images += new
         return images
+
+    def _decided(self, fewest: int) -> list[Image]:
+        """The first images, once so many of them are alike or enough have come: those of the shape
+        and type of most, so that no odd one decides what a frame is."""
+        kinds = Counter((image.counts.shape, image.counts.dtype) for image in self._undecided)
+        if self._dtype is not None or not kinds:
+            return []
+        kind, n_alike = kinds.most_common(1)[0]
+        if n_alike < min(fewest, ALIKE) and len(self._undecided) < MOST_UNDECIDED:
+            return []
+        self._shape, self._dtype = kind
+        waited, self._undecided = self._undecided, []
+        images: dict[int, Image] = {}
+        for image in waited:
+            try:
+                self._check_like_others(image.counts.shape, image.counts.dtype)
+            except Refused as error:
+                self._leave_out(str(error))
+            else:
+                images.setdefault(image.number, image)
+        self._seen.update(images)
+        return list(images.values())
+
+    def _has_position(self, number: int) -> bool:
+        """Whether a frame has a position, as far as is known yet."""
+        return self._placed is None or number in self._placed
+
+    def _missing(self) -> list[int]:
+        """Numbers of the frames that have a position and have not come, but may."""
+        end = np.inf if self._n_expected is None else self._n_expected
+        return sorted(n for n in (self._placed or ()) if n < end and n not in self._seen)
 
     def _leave_out(self, what: str) -> None:
         """Count a message that is left out."""
         self._refused[what] = self._refused.get(what, 0) + 1
 
     def _check_like_others(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        """Refuse images that are not as the header or the first image."""
+        """Refuse images that are not as the header says, or as most of the first images are."""
         others = self._shape or shape, self._dtype or dtype
         if others != (shape, dtype):
-            raise Refused("images of another shape or type than the header or the first image")
+            raise Refused("images of another shape or type than the header or the first images")
         if int(np.prod(shape)) * dtype.itemsize > LARGEST_IMAGE:
             raise Refused("images of too large a size")
 
     def _tell(self) -> None:
         told = [*sorted(self.told)]
         told += [f"left out {counted(n, what)}" for what, n in sorted(self._refused.items())]
-        if self._seen:
-            first = min(self.lowest_number, *self._seen)
-            end = max(self._seen) + 1 if self._n_expected is None else self._n_expected
-            n_missing = end - first - len(self._seen)
-            if n_missing > 0:
-                missing = (str(k) for k in range(first, end) if k not in self._seen)
-                named = ", ".join(itertools.islice(missing, MOST_NAMED))
-                more = " ..." if n_missing > MOST_NAMED else ""
-                told.append(f"{counted(n_missing, 'frames')} never came: {named}{more}")
+        if missing := self._missing():
+            told.append(f"{counted(len(missing), 'frames')} never came: {_named(missing)}")
+        if unplaced := sorted(n for n in self._seen if not self._has_position(n)):
+            what = counted(len(unplaced), "frames")
+            told.append(f"left out {what} whose number has no position: {_named(unplaced)}")
         if told:
             warnings.warn(f"{self._address}: {', '.join(told)}.", stacklevel=3)
+
+
+def _named(numbers: list[int]) -> str:
+    """The first of some numbers."""
+    more = " ..." if len(numbers) > MOST_NAMED else ""
+    return ", ".join(map(str, numbers[:MOST_NAMED])) + more

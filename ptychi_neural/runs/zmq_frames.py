@@ -114,7 +114,7 @@ class ZmqFrames(SentFrames):
         self._series = series
 
     def _counts(self, details: dict[str, Any], data: bytes) -> NDArray[Any]:
-        """(h, w) counts, whose size is the header's, or that of the first image."""
+        """(h, w) counts, whose size is the header's, or that of most of the first images."""
         encoding, kind = str(details.get("encoding")), TYPES.get(str(details.get("type")))
         if details.get("htype") != "dimage_d-1.0" or kind is None or encoding[-1:] not in "<>":
             raise Refused("images of a type or encoding that is not known")

@@ -36,7 +36,13 @@ from ptychi_neural.scans.hdf5 import native
 from ptychi_neural.scans.hints import hints
 from ptychi_neural.scans.markers import broken_counts, marked_counts
 from ptychi_neural.scans.masks import telling
-from ptychi_neural.scans.odd_frames import evenly_lit, far_darker, too_bright, too_dark
+from ptychi_neural.scans.odd_frames import (
+    evenly_lit,
+    far_darker,
+    sum_of_frames,
+    too_bright,
+    too_dark,
+)
 
 BROKEN_FRACTION = 0.5
 """Part of its pixels from which a frame counts as broken, part of the frames from which a pixel
@@ -329,9 +335,7 @@ class _Search:
 
     def look_for_dead_and_hot(self, unit: float) -> None:
         """Mask dead and hot pixels and blocks without counts."""
-        scan_counts = self.patterns.sum(
-            axis=0, dtype=np.float64, where=self.kept[:, None, None] & self.valid
-        )
+        scan_counts = sum_of_frames(self.patterns, self.kept, self.valid)
         n_frames = int(self.kept.sum())
         if self.earlier is not None:
             scan_counts += np.where(self.valid, self.earlier.counts, 0)

@@ -189,7 +189,10 @@ def stuck(
         return found
     first = patterns[np.argmax(kept)]
     same = valid & (first > 0)
-    same &= (patterns == first).all(axis=0, where=kept[:, None, None] & same)
+    for frame in patterns[kept]:
+        if not same.any():
+            break
+        same &= frame == first
     if not same.any():
         return found
     some = patterns[_some(kept)].astype(np.float64)

@@ -127,10 +127,7 @@ def too_dark(
     if total < FEWEST_COUNTS:
         return dark
     others = kept & (light >= FLAT_FRACTION * middle)
-    mean, counts = (
-        patterns.sum(axis=0, dtype=np.float64, where=frames[:, None, None] & pixels) / unit
-        for frames in (others, weak)
-    )
+    mean, counts = (sum_of_frames(patterns, frames, pixels) / unit for frames in (others, weak))
     flat = _is_flat(counts[None, pixels], mean, pixels)[0]
     return dark | weak if flat else dark
 
@@ -175,7 +172,7 @@ def evenly_lit(
     n_frames = n_earlier + int(kept.sum())
     if n_frames < FEWEST_FRAMES or not pixels.any():
         return flat
-    mean = patterns.sum(axis=0, dtype=np.float64, where=kept[:, None, None] & pixels)
+    mean = sum_of_frames(patterns, kept, pixels)
     mean = (mean + np.where(pixels, sum_of_earlier, 0)) / unit
     background = np.quantile(mean[pixels], BACKGROUND)  # every frame has it
     mean = (mean - background).clip(min=0)
@@ -189,6 +186,14 @@ def evenly_lit(
         counts = of_pixels[some[:, None], chosen].astype(np.float64) / unit - background
         flat[some] = _is_flat(counts, mean, pixels)
     return flat if 2 * flat.sum() < n_frames else np.zeros(len(light), bool)
+
+
+def sum_of_frames(
+    patterns: NDArray[np.generic], kept: NDArray[np.bool_], pixels: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """(h, w) sum of the counts of some frames, 0 beside some pixels."""
+    some = patterns if kept.all() else patterns[kept]
+    return np.where(pixels, some.sum(axis=0, dtype=np.float64), 0)
 
 
 def _is_flat(

@@ -92,6 +92,10 @@ class StreamedCounts:
         kept[~known] = block.kept
         return block._replace(kept=kept)
 
+    def trust(self, valid_pixel_mask: NDArray[np.bool_] | None) -> None:
+        """Take over the (h, w) mask that another check has found, which repairs the frames."""
+        self._given, self._earlier = valid_pixel_mask, None
+
     def begin_again(self) -> None:
         """Forget the frames, but neither those that do not belong nor the bad pixels.
 

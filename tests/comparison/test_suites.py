@@ -75,7 +75,7 @@ def test_paths_in_a_suite_of_the_package_are_relative_to_the_current_folder(tmp_
     assert simulation.probe.path == data / "probes_and_objects.h5"
 
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RunFileError, match="--data FOLDER or PTYCHI_NEURAL_DATA"):
+    with pytest.raises(RunFileError, match="PTYCHI_NEURAL_DATA, or --data"):
         run_file(cell, path)
     assert run_file(cell, path, data).data.folder == data
     monkeypatch.setenv("PTYCHI_NEURAL_DATA", str(data))

@@ -77,11 +77,11 @@ def followed(path, happens, timeout_s=0.3):
         opened_source(path, Preparation(), timeout_s) as source,
     ):
         warnings.simplefilter("always")
-        for anew, blocks in source.looks(0.02, timeout_s, False):
+        for anew, blocks in source.looks(0.02, timeout_s, range(12), False):
             if anew:
                 frames = {}
-            for numbers, patterns, _ in blocks:
-                frames |= dict(zip(numbers.tolist(), patterns, strict=True))
+            for block in blocks:
+                frames |= dict(zip(block.numbers.tolist(), block.patterns, strict=True))
             happens()
             happens = lambda: None  # noqa: E731
     return frames, " ".join(str(warning.message) for warning in told)
@@ -124,8 +124,8 @@ def test_frames_that_were_read_while_they_were_written_come_anew(writer, path):
     writer.do(*BEGUN, "file.swmr_mode = True", half)
     counts = []
     with opened_source(path, Preparation(), 0.3) as source:
-        for anew, blocks in source.looks(0.02, 0.3, False):
-            counts.append((anew, [patterns for _, patterns, _ in blocks]))
+        for anew, blocks in source.looks(0.02, 0.3, range(12), False):
+            counts.append((anew, [block.patterns for block in blocks]))
             writer.do(ALL)
     assert [anew for anew, frames in counts if frames] == [False, True, True]
     np.testing.assert_array_equal(np.concatenate(counts[-1][1]), FRAMES)

@@ -47,7 +47,11 @@ def test_nothing_is_suspicious_of_a_good_scan(folder, simulated):
     assert suspicions(output) == []
     assert "(64, 16, 16)" in output
     assert (folder / "scan-inspect.png").stat().st_size > 10_000
-    told("scan.h5", "--figure", "other.pdf")
+    (folder / "S012").mkdir()
+    (folder / "scan.h5").rename(folder / "S012" / "diffraction.h5")
+    told("S012/diffraction.h5")
+    assert (folder / "S012-inspect.png").exists()
+    told("S012/diffraction.h5", "--figure", "other.pdf")
     assert (folder / "other.pdf").exists()
 
 

@@ -76,22 +76,22 @@ def detector(monkeypatch):
         yield found
 
 
-def of_detector(source, timeout_s):
+def of_detector(source, timeout_s, placed=range(12)):
     assert source.stored_shape == (20, 24)
-    return taken(source, timeout_s)
+    return taken(source, timeout_s, placed)
 
 
-def received(detector, images, timeout_s=1.0):
+def received(detector, images, timeout_s=1.0, placed=range(12)):
     with detector.sending(images), opened_source(f"pva://{NAME}", Preparation(), 10) as source:
-        return of_detector(source, timeout_s)
+        return of_detector(source, timeout_s, placed)
 
 
-def queued(updates):
+def queued(updates, placed=range(12)):
     """What is made of values as they come."""
     waiting = queue.Queue()
     for update in updates:
         waiting.put(update)
-    return of_detector(pva_frames.PvaFrames("pva://x", waiting, Preparation(), 0.1), 0.1)
+    return of_detector(pva_frames.PvaFrames("pva://x", waiting, Preparation(), 0.1), 0.1, placed)
 
 
 def bitshuffled(counts):
@@ -129,21 +129,23 @@ def test_fields_that_do_not_change_need_not_be_sent_again(detector):
 
 def test_lost_and_overtaken_frames(detector):
     order = [1, 2, 5, 3, 9, 8]
-    numbers, counts, told = received(detector, [value(k, FRAMES[k]) for k in order])
+    images = [value(k, FRAMES[k]) for k in order]
+    numbers, counts, told = received(detector, images, placed=range(1, 10))
     assert numbers == sorted(order)
     np.testing.assert_array_equal(counts, FRAMES[numbers])
     assert "3 frames never came: 4, 6, 7" in told
 
 
 def test_images_that_the_server_leaves_out_are_told(detector):
+    numbers_sent = 2000
     with opened_source(f"pva://{NAME}", Preparation(), 10) as source:
         assert detector.looked_at.wait(20)
-        for number in range(2000):
+        for number in range(numbers_sent):
             detector.variable.post(value(number, FRAMES[0]))
-        numbers, _, told = of_detector(source, 1.0)
+        numbers, _, told = of_detector(source, 1.0, range(numbers_sent))
     assert 100 < len(numbers) < 1000
     assert numbers[-1] == 1999
-    assert f"{2000 - numbers.index(1999) - 1} frames never came" in told
+    assert f"{numbers_sent - len(numbers)} frames never came" in told
 
 
 def test_an_image_of_an_earlier_scan_is_not_taken():
@@ -165,16 +167,33 @@ def test_a_counter_that_begins_anew_ends_the_scan():
     np.testing.assert_array_equal(counts, FRAMES[numbers])
     assert "left out 4 images after the counter had begun anew" in told
     late = [value(k, FRAMES[k % 12]) for k in range(100, 120)]
-    numbers, _, told = queued([*late, value(60, FRAMES[0]), value(1, FRAMES[0])])
+    anew = [value(60, FRAMES[0]), value(1, FRAMES[0])]
+    numbers, _, told = queued([*late, *anew], placed=range(200))
     assert numbers == [60, *range(100, 120)]
     assert "left out 1 image after" in told
 
 
 def test_a_connection_that_is_made_anew_goes_on():
     updates = [value(k, FRAMES[k]) for k in (1, 3, 2)]
-    numbers, _, told = queued([*updates, EMPTY, updates[-1], value(6, FRAMES[6])])
+    again = [EMPTY, updates[-1], value(6, FRAMES[6])]
+    numbers, _, told = queued([*updates, *again], placed=range(1, 7))
     assert numbers == [1, 2, 3, 6]
     assert "2 frames never came: 4, 5" in told
+
+
+def test_an_absurd_number_neither_ends_a_scan_nor_counts_as_a_frame():
+    images = [value(k, FRAMES[0]) for k in (0, 1, 2, 3, 2**31 - 1, 4, 5)]
+    waiting = queue.Queue()
+    source = pva_frames.PvaFrames("pva://x", waiting, Preparation(), 0.1)
+    for image in images[:4]:
+        waiting.put(image)
+    assert source.stored_shape == (20, 24)
+    for image in images[4:]:
+        waiting.put(image)
+    numbers, _, told = taken(source, 0.1, range(7))
+    assert numbers == list(range(6))
+    assert "1 frame never came: 6" in told
+    assert f"left out 1 frame whose number has no position: {2**31 - 1}" in told
 
 
 def malformed():

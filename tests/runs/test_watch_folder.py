@@ -74,6 +74,13 @@ def test_what_cannot_be_read_is_set_aside_until_it_changes(folders, simulated):
     assert state_of(folders)["first"]["state"] == "done"
 
 
+def test_messages_name_no_flag_that_the_command_does_not_have(folders, capsys):
+    watch(folders, changes={"data": {"mask": "missing.npy"}})
+    told = [scan["reason"] for scan in state_of(folders).values()]
+    assert all("data.mask: no file" in reason for reason in told)
+    assert "--data" not in capsys.readouterr().err + "".join(told)
+
+
 def test_a_scan_waits_for_all_of_its_files_and_until_they_are_written(folders, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(watch_folder.time, "monotonic", lambda: now[0])

@@ -21,7 +21,14 @@ from ptychi_neural.prediction import acceleration
 from ptychi_neural.runs import follow, infer, inference
 from ptychi_neural.runs.frame_sources import opened_source
 from ptychi_neural.runs.inference import write_inference
-from ptychi_neural.scans import empty_object, read_product, write_diffraction, write_product
+from ptychi_neural.scans import (
+    empty_object,
+    read_product,
+    streamed_counts,
+    write_diffraction,
+    write_product,
+)
+from ptychi_neural.scans.counts import repair
 from ptychi_neural.scans.preparation import Preparation
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
 from sent_frames import taken
@@ -35,7 +42,7 @@ def sender():
     """A socket that sends to whoever connects, and its address."""
     with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
         socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.SNDTIMEO, 20000)
+        socket.setsockopt(zmq.SNDTIMEO, 120000)  # until a command is there on a busy machine
         port = socket.bind_to_random_port("tcp://127.0.0.1")
         yield socket, f"tcp://127.0.0.1:{port}"
 
@@ -95,11 +102,11 @@ def sending(socket, messages):
     thread.join()
 
 
-def received(sender, messages, timeout_s=1.0):
+def received(sender, messages, timeout_s=1.0, placed=range(12)):
     socket, address = sender
     opened = opened_source(address, Preparation(), timeout_s)
     with sending(socket, messages), opened as source:
-        return taken(source, timeout_s)
+        return taken(source, timeout_s, placed)
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
@@ -160,7 +167,7 @@ def test_malformed_messages_are_told_and_left_out(sender):
     shape = {"x_pixels_in_detector": 24, "y_pixels_in_detector": 20, "nimages": 3, "ntrigger": 1}
     messages = [image(0, FRAMES[0]), header(**shape), *(message for message, _ in bad)]
     messages += [image(k, FRAMES[k]) for k in (0, 2)]
-    numbers, counts, told = received(sender, [*messages, end()])
+    numbers, counts, told = received(sender, [*messages, end()], placed=range(3))
     assert numbers == [0, 2]
     np.testing.assert_array_equal(counts, FRAMES[[0, 2]])
     assert "1 message before the header" in told
@@ -178,11 +185,42 @@ def test_random_damage_is_left_out_or_gives_whole_frames(sender):
         for _ in range(3 * (k % 3 > 0)):
             damaged[rng.integers(len(damaged))] = rng.integers(256)
         messages.append([*message[:2], bytes(damaged), *message[3:]])
-    messages = [header(), image(0, FRAMES[0]), *messages, end()]
-    numbers, counts, told = received(sender, messages)
-    assert numbers[0] == 0
+    whole = [image(100 + k, FRAMES[0]) for k in range(3)]
+    numbers, counts, told = received(
+        sender, [header(), *whole, *messages, end()], placed=range(103)
+    )
+    assert numbers[-3:] == [100, 101, 102]
     assert counts.shape[1:] == (20, 24)
     assert "left out" in told
+
+
+@pytest.mark.parametrize("odd", [FRAMES[0].T, FRAMES[0].astype(np.uint32), FRAMES[0, :4]])
+def test_an_odd_first_image_does_not_decide_what_a_frame_is(odd, sender):
+    messages = [image(0, odd), image(1, odd), *(image(k, FRAMES[k]) for k in range(12))]
+    numbers, counts, told = received(sender, [header(), *messages, end()])
+    assert numbers == list(range(12))
+    np.testing.assert_array_equal(counts, FRAMES)
+    assert told.count("left out") == 1
+    assert "left out 2 images of another shape or type than the header or the first" in told
+
+
+def test_most_images_decide_where_few_come(sender):
+    messages = [image(0, FRAMES[0].T), image(1, FRAMES[1]), image(2, FRAMES[2])]
+    numbers, counts, _ = received(sender, [header(), *messages, end()])
+    assert numbers == [1, 2]
+    np.testing.assert_array_equal(counts, FRAMES[1:3])
+    sides = {"x_pixels_in_detector": 20, "y_pixels_in_detector": 24}
+    numbers, counts, _ = received(sender, [header(**sides), *messages, end()])
+    assert numbers == [0]
+
+
+def test_absurd_numbers_of_frames_are_told_and_count_as_no_frames(sender):
+    order = [0, 10**18, 1, 500, 3]
+    messages = [image(k, FRAMES[min(k, 11)]) for k in order]
+    numbers, _, told = received(sender, [header(), *messages, end()], placed=range(6))
+    assert numbers == [0, 1, 3]
+    assert "3 frames never came: 2, 4, 5" in told
+    assert f"left out 2 frames whose number has no position: 500, {10**18}" in told
 
 
 def test_a_sender_that_says_nothing_and_addresses_that_are_none_are_told(sender):
@@ -352,7 +390,9 @@ def test_a_receiver_that_was_killed_goes_on_with_the_frames_it_has(
     folder = tmp_path / "out"
     arguments = ["infer", generator, "--diffraction", address, "--product", product, "--follow"]
     command = [sys.executable, "-m", "ptychi_neural", *arguments, "--output", folder]
-    with subprocess.Popen([str(part) for part in [*command, "--every", 0.1]]) as receiver:
+    with subprocess.Popen(
+        [str(part) for part in [*command, "--every", 0.1, "--timeout", 120]]
+    ) as receiver:
         with sending(socket, [header(nimages=36, ntrigger=1), *images[:20]]):
             pass
         while frames_of(folder) < 20:
@@ -385,9 +425,50 @@ def test_a_scan_is_not_resumed_at_other_positions(sender, scan, generator, produ
     files = (generator, address, tmp_path / "moved.h5", tmp_path / "out")
     with (
         sending(socket, images[9:]),
-        pytest.raises(ValueError, match=r"followed.safetensors: .* a scan with other positions"),
+        pytest.raises(ValueError, match=r"followed.safetensors: .* a scan with other positions;"),
     ):
         infer(*files, resume=True, **common)
+
+
+def test_a_scan_is_not_resumed_with_another_probe_other_keys_or_damage(
+    sender, scan, generator, product, tmp_path
+):
+    socket, address = sender
+    images = [image(k, counts) for k, counts in enumerate(scan.patterns.astype(np.uint16))]
+    common = {"follow": True, "every_s": 0.1, "timeout_s": 0.5, "output_folder": tmp_path / "out"}
+    with sending(socket, [header(), *images[:9]]):
+        infer(generator, address, product, **common)
+    planned = read_product(product)
+    other = dataclasses.replace(planned, probe=2 * planned.probe, name="other")
+    write_product(tmp_path / "other.h5", other)
+    common["resume"] = True
+    with pytest.raises(ValueError, match=r"scan with other name, probe; --overwrite"):
+        infer(generator, address, tmp_path / "other.h5", **common)
+    with pytest.raises(ValueError, match=r"a scan with other keys of \[data\]"):
+        infer(generator, address, product, changes=["data.flip_x=true"], **common)
+    state = tmp_path / "out" / "followed.safetensors"
+    damaged = bytearray(state.read_bytes())
+    damaged[-100] ^= 1
+    state.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"followed.safetensors: is damaged"):
+        infer(generator, address, product, **common)
+
+
+def test_counts_of_a_followed_scan_are_checked_once(
+    sender, scan, generator, product, tmp_path, monkeypatch
+):
+    socket, address = sender
+    checked = []
+
+    def counting(patterns, *arguments, **keywords):
+        checked.append(len(patterns))
+        return repair(patterns, *arguments, **keywords)
+
+    monkeypatch.setattr(streamed_counts, "repair", counting)
+    images = [image(k, counts) for k, counts in enumerate(scan.patterns.astype(np.uint16))]
+    with sending(socket, [header(), *images]):
+        infer(generator, address, product, tmp_path / "out", follow=True, every_s=0.1, timeout_s=20)
+    assert sum(checked) == 36
 
 
 def test_messages_name_the_address_and_files_that_were_given(generator, product, tmp_path):

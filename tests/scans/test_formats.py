@@ -14,6 +14,7 @@ from ptychi_neural.scans import (
     position_origin,
     read_diffraction,
     read_product,
+    select_frames,
     write_diffraction,
     write_product,
     write_scan,
@@ -97,6 +98,12 @@ class TestWholeScans:
             np.testing.assert_allclose(
                 np.diff(read.positions_px, axis=0), np.diff(scan.positions_px[2:20:3], axis=0)
             )
+
+    @pytest.mark.parametrize("format", WRITERS)
+    def test_some_frames_of_a_scan_survive_one_file(self, tmp_path, scan, format):
+        some = select_frames(scan, slice(5, 20))
+        write_scan(tmp_path / "some", some, format)
+        np.testing.assert_array_equal(load_scan(tmp_path / "some").patterns, some.patterns)
 
     @pytest.mark.parametrize("format", ["ptychodus", "cxi"])
     def test_what_pty_chi_has_no_use_for_survives(self, tmp_path, scan, format):

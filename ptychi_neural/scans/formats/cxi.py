@@ -182,9 +182,9 @@ def write_cxi(path: Path, scan: Scan) -> None:
             entry[f"{name}/data"] = array
             entry[f"{name}/data"].attrs["axes"] = axes
         extra = entry.create_group("ptychodus")
-        extra["probe_position_indexes"] = (
-            np.arange(n) if scan.frame_indexes is None else scan.frame_indexes
-        )
+        # Frames have no numbers of their own here: those in this file count from 0.
+        holds_frames = scan.frame_indexes is None or len(scan.patterns) > 0
+        extra["probe_position_indexes"] = np.arange(n) if holds_frames else scan.frame_indexes
         for owner in ("probe", "object"):
             extra[f"{owner}_pixel_width_m"] = scan.pixel_size_m
             extra[f"{owner}_pixel_height_m"] = scan.pixel_size_m
