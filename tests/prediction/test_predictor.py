@@ -75,6 +75,7 @@ def test_a_truncated_file_and_one_of_another_format_are_refused(one_shot, tmp_pa
         napi.NeuralPredictor.from_file(path)
     with safe_open(one_shot, framework="pt") as file:
         written = json.loads(file.metadata()["ptychi_neural"])
+    del written["sha256"]
     for version, remedy in ((99, "upgrade ptychi_neural"), (1, "train it anew")):
         metadata = json.dumps(written | {"format_version": version})
         save_file(load_file(one_shot), path, metadata={"ptychi_neural": metadata})
@@ -88,6 +89,7 @@ def test_a_generator_of_the_format_before_predicts_as_it_did(jittered, tmp_path)
     with safe_open(path, framework="pt") as file:
         metadata = json.loads(file.metadata()["ptychi_neural"])
     metadata["format_version"] = 2
+    del metadata["sha256"]
     del metadata["generator"]["unrolled"]["averaged_orientations"]
     del metadata["start"]["moment_iterations"], metadata["start"]["alternate_halves"]
     save_file(load_file(path), older, metadata={"ptychi_neural": json.dumps(metadata)})

@@ -19,9 +19,13 @@ from small_tasks import make_task, neural_options
 
 
 def parts(path):
+    """Descriptions without the checksum, which would tell any change first, and tensors."""
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return {key: json.loads(text) for key, text in file.metadata().items()}, tensors
+        metadata = {key: json.loads(text) for key, text in file.metadata().items()}
+    for description in metadata.values():
+        del description["sha256"]
+    return metadata, tensors
 
 
 def put(path, metadata, tensors):
@@ -80,6 +84,18 @@ def test_what_a_generator_declares_is_bounded(saved, tmp_path, keys, value):
     with pytest.raises(ValueError, match=r"hostile\.safetensors"):
         load_generator(put(tmp_path / "hostile.safetensors", metadata, tensors))
     assert time.monotonic() - clock < 20
+
+
+def test_any_change_of_a_file_is_told(saved, tmp_path):
+    for name in ("generator.safetensors", "state.safetensors"):
+        content = (saved / name).read_bytes()
+        damaged = bytearray(content)
+        damaged[-9] ^= 1
+        (tmp_path / name).write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"generator\.safetensors: is damaged"):
+        load_generator(tmp_path / "generator.safetensors")
+    with pytest.raises(ValueError, match=r"state\.safetensors: is damaged"):
+        read_state(tmp_path / "state.safetensors", "reconstruction")
 
 
 def test_a_generator_names_no_further_file(saved, tmp_path):
