@@ -5,6 +5,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,13 @@ from ptychi_neural.physics.ranks import has_left, leave
 from ptychi_neural.runs.attend import interruptible
 from ptychi_neural.runs.folders import results_folder
 from ptychi_neural.runs.launcher import is_silent
-from ptychi_neural.runs.progress import say, tell, what_fails_is_said
+from ptychi_neural.runs.progress import say, tell, what_fails_is_said, written_or_said
 from ptychi_neural.runs.provenance import provenance, write_json
 from ptychi_neural.runs.ranks import draw_missing_seeds, needs_one_process
 from ptychi_neural.runs.run_file import RunFile
 from ptychi_neural.runs.run_scan import is_refined
 from ptychi_neural.scans import Scan
-from ptychi_neural.scans.hdf5 import written
+from ptychi_neural.scans.hdf5 import replacing, written
 
 
 def compare(
@@ -121,9 +122,14 @@ def compare(
                 engines={run.engine: run.settings for run in runs},
                 stopped={run.engine: run.stopped for run in runs if run.stopped} | refused,
             )
-            run.write(results.temporary / "run.toml")
-            write_json(results.temporary / "provenance.json", content)
             _save(comparison, results.temporary)
+            for name, write in (
+                ("provenance.json", partial(write_json, content=content)),
+                ("objects.h5", partial(_save_objects, comparison)),
+                ("run.toml", run.write),
+            ):
+                with written_or_said(name, comparison.unsaved):
+                    write(results.temporary / name)
             with what_fails_is_said("the figures", comparison.unsaved):
                 _draw(comparison, results.temporary)
             results.publish()
@@ -198,7 +204,10 @@ def _save(comparison: Comparison, folder: Path) -> None:
     (folder / "comparison.md").write_text(comparison.report + pictures, encoding="utf-8")
     comparison.table.to_csv(folder / "comparison.csv", index=False)
     comparison.trace.to_csv(folder / "trace.csv", index=False)
-    with written(folder / "objects.h5") as file:
+
+
+def _save_objects(comparison: Comparison, path: Path) -> None:
+    with replacing(path) as temporary, written(temporary) as file:
         file["held_out_pixels"] = comparison.held_out
         if comparison.target is not None:
             file[comparison.target.name.replace(" ", "_")] = comparison.target.object

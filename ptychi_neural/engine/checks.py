@@ -9,7 +9,7 @@ from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGr
 from ptychi_neural.physics.ranks import summed
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.scans import check_positions, check_start
-from ptychi_neural.scans.checks import closeness
+from ptychi_neural.scans.checks import closeness, sparseness
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +46,9 @@ def warn_of_mistakes(scan: ScanPhysics) -> None:
         The whole scan, with the probe that was handed in. All ranks have to ask.
     """
     model = scan.model
-    told = closeness(
-        model.probe_positions.data.numpy(force=True),
-        tuple(model.probe.shape),
-        tuple(model.object.shape),
-        model.object.options.pixel_size_m,
-    )
+    positions, probe_shape = model.probe_positions.data.numpy(force=True), tuple(model.probe.shape)
+    of_object = tuple(model.object.shape), model.object.options.pixel_size_m
+    told = closeness(positions, probe_shape, *of_object) or sparseness(positions, probe_shape)
     if told is not None:
         logger.warning("probe_position_x_px, probe_position_y_px: %s", told)
     if not model.is_far_field:  # There a sample does not only spread the light.

@@ -146,6 +146,24 @@ def what_fails_is_said(what: str, unsaved: list[str]) -> Iterator[None]:
             unsaved.append(what)
 
 
+@contextmanager
+def written_or_said(what: str, unsaved: list[str]) -> Iterator[None]:
+    """Let a file for which the disk has no room keep nothing else from its place.
+
+    Parameters
+    ----------
+    what : str
+        The file, for the message.
+    unsaved : list of str
+        Takes note of it where it could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        say(f"warning: {what} could not be written: {error}")
+        unsaved.append(what)
+
+
 class Bar(tqdm.tqdm):
     """A bar of tqdm where bars are shown; elsewhere it writes a line now and then."""
 

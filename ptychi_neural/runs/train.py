@@ -2,6 +2,7 @@
 
 import copy
 import os
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from ptychi_neural.runs.progress import (
     tell,
     track_settings,
     what_fails_is_said,
+    written_or_said,
 )
 from ptychi_neural.runs.provenance import provenance, write_json
 from ptychi_neural.runs.run_file import beside_defaults
@@ -127,6 +129,7 @@ def _train(training: TrainingFile, results: ResultsFolder, show_progress: bool) 
     device = torch.get_default_device()
     clock, stopped = time.perf_counter(), None
     unsaved: list[str] = []
+    save_fails = False
 
     def write_provenance() -> None:
         if is_silent():
@@ -173,14 +176,17 @@ def _train(training: TrainingFile, results: ResultsFolder, show_progress: bool) 
                 bar.update()
                 is_due = workflow.epoch % training.training.checkpoint_stride == 0
                 if concluded and is_due and not is_silent():
-                    _save_between(workflow, folder)
+                    save_fails = _save_between(workflow, folder, save_fails)
                 if any_interrupted(interrupted) and workflow.epoch < options.num_epochs:
                     stopped = "interrupted"
                     break
         if is_silent():
             return TrainingResult(folder, workflow, stopped)
-        _save(workflow, folder)
-        write_provenance()
+        _save_generators_somewhere(workflow, folder)
+        with written_or_said(STATE, unsaved):
+            _save_course(workflow, folder)
+        with written_or_said(PROVENANCE, unsaved):
+            write_provenance()
         with what_fails_is_said("training.png", unsaved):
             evaluation.loss_figure(
                 folder / "training.png", workflow.table[["epoch", "loss", "score"]], overwrite=True
@@ -211,22 +217,50 @@ def _told(workflow: MultiscanTrainingWorkflow, num_epochs: int) -> str:
     return f"loss {last.loss:.4g}, score {last.score:.5g}, best {best:.5g}"
 
 
-def _save_between(workflow: MultiscanTrainingWorkflow, folder: Path) -> None:
-    """Save between two epochs. A disk without room for it does not end the training."""
+def _save_between(workflow: MultiscanTrainingWorkflow, folder: Path, fails: bool) -> bool:
+    """Save between two epochs, and tell whether that fails. It does not end the training."""
     try:
-        _save(workflow, folder)
+        _save_generators(workflow, folder)
+        _save_course(workflow, folder)
     except Exception as error:  # OSError, or what safetensors makes of it
-        say(f"warning: the training could not be saved after epoch {workflow.epoch}: {error}")
-    else:
-        tell("checkpoint", epoch=workflow.epoch, path=str(folder / STATE))
+        if not fails:
+            say(f"warning: the training could not be saved after epoch {workflow.epoch}: {error}")
+        return True
+    tell("checkpoint", epoch=workflow.epoch, path=str(folder / STATE))
+    return False
 
 
-def _save(workflow: MultiscanTrainingWorkflow, folder: Path) -> None:
+def _save_generators_somewhere(workflow: MultiscanTrainingWorkflow, folder: Path) -> None:
+    """Save the generators of a training; on a full disk the best goes where there is room.
+
+    Raises
+    ------
+    OSError
+        If the generators cannot be written. The best lies in the system's temporary folder then.
+    """
+    try:
+        _save_generators(workflow, folder)
+    except OSError as error:
+        elsewhere = Path(tempfile.mkdtemp(prefix="ptychi-neural-")) / "generator-best.safetensors"
+        workflow.save_generator(elsewhere)
+        failure = OSError(
+            f"{folder}: the generators could not be written ({error}). The best is {elsewhere}."
+        )
+        failure.errno = error.errno
+        raise failure from error
+
+
+def _save_generators(workflow: MultiscanTrainingWorkflow, folder: Path) -> None:
     if not len(workflow.table):
         return
     for name in ("best", "last"):
         path = folder / f"generator-{name}.safetensors"
         workflow.save_generator(path, best=name == "best", overwrite=True)
+
+
+def _save_course(workflow: MultiscanTrainingWorkflow, folder: Path) -> None:
+    if not len(workflow.table):
+        return
     with replacing(folder / "training.csv", overwrite=True) as temporary:
         workflow.table.astype({"epoch": int}).to_csv(temporary, index=False)
     workflow.save_state(folder / STATE)

@@ -1,5 +1,7 @@
 """Checks of what a reconstruction starts from, for files and for arrays handed to a task."""
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +13,9 @@ SMALLEST_EXTENT_PX = 1e-2
 SMALLEST_DISTANCE_PX = 0.1
 """Usual distance of positions from their ``N_AROUND`` nearest below which they hardly move the
 beam."""
+
+SMALLEST_SHARE = 0.1
+"""Area of all frames, over that which they are spread over, below which they do not overlap."""
 
 N_AROUND = 8
 """Number of positions around one, of which some may be its repetitions."""
@@ -156,6 +161,32 @@ def closeness(
     return f"{told}: pty-chi takes pixels; if they are lengths, divide them by the pixel size."
 
 
+def sparseness(positions_px: NDArray[np.floating], frame_shape: tuple[int, ...]) -> str | None:
+    """Tell that frames are too far apart to overlap; None where they may.
+
+    Parameters
+    ----------
+    positions_px : ndarray
+        (n, 2) positions (y, x) in pixels.
+    frame_shape : tuple
+        Shape of frames or of the probe, of which the last two are (h, w).
+
+    Examples
+    --------
+    >>> sparseness(np.array([[0.0, 0.0], [9e3, 0.0]]), (8, 8))
+    'the 2 frames of 8 x 8 pixels lie in 9008 x 8, of which they cover 0.0018: they do not overlap'
+    """
+    frame, n = np.asarray(frame_shape[-2:]), len(positions_px)
+    extent = np.ptp(np.asarray(positions_px, dtype=np.float64), axis=0) + frame
+    share = float(n * frame.prod() / extent.prod())
+    if n < 2 or share >= SMALLEST_SHARE:
+        return None
+    return (
+        f"the {n} frames of {frame[0]} x {frame[1]} pixels lie in {extent[0]:.4g} x "
+        f"{extent[1]:.4g}, of which they cover {share:.2g}: they do not overlap"
+    )
+
+
 def check_start(
     object: NDArray[np.generic],
     probe: NDArray[np.generic],
@@ -213,13 +244,15 @@ def check_start(
         )
 
 
-def check_told(scan: Scan) -> None:
+def check_told(scan: Scan, replaced: Collection[str] = ()) -> None:
     """Check what a file tells of each frame, and its lengths.
 
     Parameters
     ----------
     scan : Scan
         As its file has it: sizes and shapes may be unknown, which are NaN, None or 0.
+    replaced : collection of str
+        Names of lengths that a run file tells in place of the file's, which do not matter then.
 
     Raises
     ------
@@ -248,13 +281,15 @@ def check_told(scan: Scan) -> None:
         raise ValueError(
             "the list of frame numbers names a frame twice; average the positions of each frame."
         )
-    check_lengths(
-        pixel_size_m=None if np.isnan(scan.pixel_size_m) else scan.pixel_size_m,
-        wavelength_m=scan.wavelength_m,
-        detector_distance_m=scan.detector_distance_m,
-    )
+    lengths_m = {
+        "pixel_size_m": None if np.isnan(scan.pixel_size_m) else scan.pixel_size_m,
+        "wavelength_m": scan.wavelength_m,
+        "detector_distance_m": scan.detector_distance_m,
+    }
+    check_lengths(**{name: m for name, m in lengths_m.items() if name not in replaced})
     near_m = scan.free_space_propagation_distance_m
-    if near_m is not None and not (near_m and np.isfinite(near_m)):
+    is_replaced = near_m is None or "free_space_propagation_distance_m" in replaced
+    if not is_replaced and not (near_m and np.isfinite(near_m)):
         raise ValueError(f"the distance of a near field is {near_m:g}; write it, in metres.")
 
 

@@ -284,7 +284,7 @@ def read_positions(product: StrPath, preparation: Preparation) -> tuple[Scan, Un
         reader = reader_of(product)
         scan = reader.read_product(product)
         with damage_told(product):
-            check_told(scan)
+            check_told(scan, preparation.replaced_lengths)
         unit = reader.unit_of_positions(product)
         return (named_positions(product, named, scan) if named else scan), unit
 

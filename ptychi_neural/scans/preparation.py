@@ -176,6 +176,30 @@ class Preparation(BaseModel):
             return float(h / momentum)
         return None
 
+    @property
+    def replaced_lengths(self) -> set[str]:
+        """Names of lengths of a scan for which these keys take the place of the file's.
+
+        Examples
+        --------
+        >>> Preparation(photon_energy_eV=8e3).replaced_lengths
+        {'wavelength_m'}
+        """
+        keys = {
+            "pixel_size_m": ["pixel_size_m"],
+            "wavelength_m": ["wavelength_m", "photon_energy_eV", "electron_energy_eV"],
+            "detector_distance_m": ["detector_distance_m"],
+            "free_space_propagation_distance_m": [
+                "free_space_propagation_distance_m",
+                "focus_object_distance_m",
+            ],
+        }
+        return {
+            length
+            for length, names in keys.items()
+            if any(getattr(self, name) is not None for name in names)
+        }
+
     def problems(self) -> list[str]:
         """Keys that contradict each other, a line each."""
         found = []

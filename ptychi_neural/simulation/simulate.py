@@ -25,7 +25,7 @@ from ptychi.utils import get_suggested_object_size, to_tensor
 
 from ptychi_neural.scans import write_diffraction, write_product
 from ptychi_neural.scans.beamline import detector_pixel_sizes
-from ptychi_neural.scans.checks import check_lengths
+from ptychi_neural.scans.checks import check_lengths, sparseness
 from ptychi_neural.scans.hdf5 import available_memory
 from ptychi_neural.scans.scan import Scan
 from ptychi_neural.simulation.options import SimulationOptions
@@ -295,6 +295,12 @@ def _check_size(options: SimulationOptions, reached: NDArray[np.float64]) -> Non
             f"{memory / 2**30:.3g} GiB of memory that are free; lower frame_shape, scan or "
             "position_error_px."
         )
+    for where, what in (
+        (reached[:n], "scan.step_px or scan.jitter_px"),
+        (reached[n:], "position_error_px"),
+    ):
+        if told := sparseness(where, options.frame_shape):
+            raise ValueError(f"simulation: {told}; lower {what}.")
 
 
 def _draw_mask(options: SimulationOptions, rng: np.random.Generator) -> NDArray[np.bool_] | None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hostile_scans import FEW_AND_MANY, SIZE, for_all, result_or_words
 from ptychi_neural.scans import load_scan, write_diffraction, write_product, write_scan
+from ptychi_neural.scans.preparation import Preparation
 
 TOLD = (ValueError, FileNotFoundError)
 """All that loading may raise."""
@@ -58,6 +59,10 @@ def energy(value):
             h.attrs.update({name: value for name in h.attrs if "energy" in name})
 
     return change
+
+
+def distance(value):
+    return attribute("/", "detector_object_distance_m", value)
 
 
 def content(new, file="diffraction.h5"):
@@ -174,6 +179,26 @@ def test_what_is_wrong_with_a_file_is_told(files, change, message):
     with pytest.raises(TOLD, match=message) as told:
         load_scan(files / "diffraction.h5", files / PRODUCT)
     assert str(files) in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "keys"),
+    [
+        (energy(1e-300), {"photon_energy_eV": 8e3}),
+        (energy(1e-300), {"wavelength_m": 1.5e-10}),
+        (energy(np.inf), {"wavelength_m": 1.5e-10}),
+        (distance(1e300), {"detector_distance_m": 2.0, "detector_pixel_size_m": 5e-5}),
+    ],
+)
+def test_an_impossible_length_that_a_run_file_replaces_does_not_matter(files, change, keys):
+    change(files)
+    paths = files / "diffraction.h5", files / PRODUCT
+    with pytest.raises(TOLD, match="give metres"):
+        load_scan(*paths)
+    scan = load_scan(*paths, preparation=Preparation(pixel_size_m=1e-8, **keys))
+    assert scan.pixel_size_m == 1e-8
+    for name in set(keys) & {"wavelength_m", "detector_distance_m"}:
+        assert getattr(scan, name) == keys[name]
 
 
 def archive(folder, scan, change=None, **arrays):

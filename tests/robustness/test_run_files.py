@@ -1,12 +1,22 @@
 """Run files and options with anything in them: refused in words, or ready to run."""
 
+import time
+import tomllib
+import warnings
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from hypothesis import strategies as st
 
 from hostile_scans import FEW_AND_MANY, for_all, result_or_words
 from ptychi_neural.options import NeuralPtychographyOptions
-from ptychi_neural.runs.configuration import RunFileError, flattened
-from ptychi_neural.runs.run_file import read_run_file
+from ptychi_neural.runs.configuration import RunFileError, flattened, key_names, merged
+from ptychi_neural.runs.run_file import read_run_file, run_from
+from ptychi_neural.runs.run_scan import load
+from ptychi_neural.runs.sections import DataSection
+from ptychi_neural.scans import write_diffraction, write_product
+from ptychi_neural.simulation import SimulationOptions
 from small_tasks import make_task, neural_options
 
 BASE = """engine = "neural"
@@ -67,6 +77,58 @@ def test_options_of_any_value_are_refused_or_build_a_task(n, simulated):
 
     names = [name for name in NAMES if "class_name" not in name]
     for_all(n, st.tuples(st.sampled_from(names), ANYTHING), check)
+
+
+@pytest.fixture(scope="module")
+def data_files(simulated, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    scan = replace(simulated.scan, pixel_size_m=1e-8, wavelength_m=1.4e-10, detector_distance_m=2.0)
+    write_diffraction(folder / "diffraction.h5", scan.patterns)
+    write_product(folder / "product.h5", scan)
+    return folder
+
+
+OF_DATA = [name for name in DataSection.model_fields if name not in ("folder", "diffraction")]
+OF_SIMULATION = sorted(set(key_names(SimulationOptions)) - {"name"})
+NUMBERS = st.one_of(
+    st.sampled_from([0, 1, -1, 2, 3, 8, 64, 10**7, 10**12, 0.5, 1e-30, 1e-12, 1e3, 1e30, 1e300]),
+    st.tuples(st.integers(-1, 64), st.integers(-1, 64)).map(list),
+    st.lists(st.floats(), min_size=2, max_size=2),
+)
+
+
+@FEW_AND_MANY
+@pytest.mark.parametrize("section", ["data", "simulation"])
+def test_sections_of_any_value_are_refused_in_words_or_give_a_finite_scan(
+    n, section, data_files, tmp_path
+):
+    path = tmp_path / "run.toml"
+    contents = {
+        "data": {"data": {"folder": str(data_files), "diffraction": "diffraction.h5"}},
+        "simulation": tomllib.loads(BASE),
+    }[section]
+    names = {"data": OF_DATA, "simulation": OF_SIMULATION}[section]
+
+    def check(example):
+        name, value = example
+        changed = merged(contents, {f"{section}.{name}": value})
+        run, words = result_or_words(run_from, changed, path, errors=RunFileError)
+        if run is None:
+            assert section in words
+            return
+        clock = time.monotonic()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            errors = (ValueError, FileNotFoundError)
+            loaded, words = result_or_words(load, run, errors=errors)
+        assert time.monotonic() - clock < 60, (name, value)
+        if loaded is None:
+            assert words
+            return
+        for array in (loaded[0].patterns, loaded[0].positions_px, loaded[0].probe):
+            assert np.isfinite(array).all(), (name, value)
+
+    for_all(n, st.tuples(st.sampled_from(names), st.one_of(NUMBERS, ANYTHING)), check)
 
 
 @pytest.mark.parametrize("depth", [100, 10_000])

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import h5py
@@ -11,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ptychi_neural.cli import app
+from ptychi_neural.generators.files import load_generator
 from ptychi_neural.scans import read_product
 from small_runs import RUN
 
@@ -73,6 +75,49 @@ def test_a_simulation_that_finds_the_disk_full_leaves_whole_files_only(tmp_path,
     for path in (small_disk / "data").iterdir():
         with h5py.File(path) as file:
             assert all(file[name][()] is not None for name in file)
+
+
+TRAINING = """
+scans = [{ simulation = { seed = 1 } }]
+validation = { simulation = { seed = 2 } }
+simulation = { frame_shape = [16, 16], scan = { kind = "raster", n_y = 4, n_x = 4, step_px = 2.5 } }
+[reconstructor_options]
+num_epochs = 2
+default_device = "cpu"
+start = { n_iterations = 2 }
+generator = { width = 4 }
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("small_disk", [28], indirect=True)
+def test_a_training_that_finds_the_disk_full_saves_its_generator_elsewhere(
+    tmp_path, small_disk, monkeypatch
+):
+    (tmp_path / "train.toml").write_text(TRAINING)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    command = ["train", str(tmp_path / "train.toml"), "--output", str(small_disk / "result")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1
+    assert "Traceback" not in result.output
+    assert result.output.count("the training could not be saved") == 1
+    (best,) = tmp_path.glob("ptychi-neural-*/generator-best.safetensors")
+    assert f"The best is {best}" in result.output
+    load_generator(best)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("small_disk", [28], indirect=True)
+def test_a_comparison_that_finds_the_disk_full_keeps_its_tables(tmp_path, small_disk):
+    (tmp_path / "tiny.toml").write_text(RUN)
+    command = ["compare", str(tmp_path / "tiny.toml"), "--engines", "network-off"]
+    result = CliRunner().invoke(app, [*command, "--output", str(small_disk / "result")])
+    assert result.exit_code == 1
+    assert "Traceback" not in result.output
+    assert "Incomplete, without objects.h5" in result.output
+    left = {path.name for path in (small_disk / "result").iterdir()}
+    assert {"comparison.md", "comparison.csv", "trace.csv", "provenance.json"} <= left
+    assert "objects.h5" not in left
 
 
 @pytest.mark.slow
