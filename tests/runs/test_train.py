@@ -221,9 +221,10 @@ def test_an_earlier_training_stays_until_the_new_one_is_complete(
 
     save_between = train_module._save_between
 
-    def save_and_stop(workflow, folder):
-        save_between(workflow, folder)
+    def save_and_stop(*arguments):
+        fails = save_between(*arguments)
         signal.raise_signal(signal.SIGTERM)
+        return fails
 
     with monkeypatch.context() as patch:
         patch.setattr(train_module, "_save_between", save_and_stop)
