@@ -21,7 +21,7 @@ from ptychi_neural.runs.configuration import (
 from ptychi_neural.runs.probe_guess import guessed_probe
 from ptychi_neural.runs.sections import DataAlone, DataSection
 from ptychi_neural.scans import Scan, load_scan
-from ptychi_neural.scans.hdf5 import dataset, opened
+from ptychi_neural.scans.hdf5 import available_memory, dataset, opened
 
 OF_EVERY_SCAN = ("diffraction", "patterns", "frames", "data")
 """Names of files that tell nothing of a scan."""
@@ -124,8 +124,16 @@ def load_measured(
 def begun(section: DataSection, scan: Scan) -> Scan:
     """The scan with the probe that a section ``[data]`` asks to start from."""
     probe = scan.probe if section.probe is None else guessed_probe(section.probe, scan)
-    if section.n_probe_modes not in (None, probe.shape[1]):
+    n_modes = section.n_probe_modes
+    if n_modes is not None and n_modes != probe.shape[1]:
         from ptychi_neural.engine.modes import with_modes  # imports pty-chi
 
-        probe = with_modes(probe, section.n_probe_modes)
+        height, width = probe.shape[-2:]
+        n_bytes = np.dtype(complex).itemsize * n_modes * height * width
+        if n_modes > height * width or n_bytes > available_memory() / 4:
+            raise ValueError(
+                f"data.n_probe_modes: {n_modes} modes of {height} x {width} pixels are more than "
+                "are orthogonal, or fit into memory; take a few."
+            )
+        probe = with_modes(probe, n_modes)
     return dataclasses.replace(scan, probe=probe)

@@ -88,6 +88,16 @@ def data_files(simulated, tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize("n_modes", [16 * 16 + 1, 10**7])
+def test_more_modes_than_are_orthogonal_or_fit_into_memory_are_refused(
+    n_modes, data_files, tmp_path
+):
+    files = {"folder": str(data_files), "diffraction": "diffraction.h5", "n_probe_modes": n_modes}
+    run = run_from({"data": files}, tmp_path / "run.toml")
+    with pytest.raises(ValueError, match=r"n_probe_modes.*take a few"):
+        load(run)
+
+
 OF_DATA = [name for name in DataSection.model_fields if name not in ("folder", "diffraction")]
 OF_SIMULATION = sorted(set(key_names(SimulationOptions)) - {"name"})
 NUMBERS = st.one_of(
