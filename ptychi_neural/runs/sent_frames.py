@@ -146,7 +146,7 @@ class SentFrames(Source):
             elif self._ended or time.monotonic() - last_arrival >= timeout_s:
                 break
             yield False, blocks()
-            if not self._missing():
+            if next(self._missing(), None) is None:
                 break
             images = self._received(16 * BATCH_SIZE, time.monotonic() + min(every_s, timeout_s))
         if check.outdated:
@@ -224,10 +224,10 @@ class SentFrames(Source):
         """Whether a frame has a position, as far as is known yet."""
         return self._placed is None or number in self._placed
 
-    def _missing(self) -> list[int]:
-        """Numbers of the frames that have a position and have not come, but may."""
+    def _missing(self) -> Iterator[int]:
+        """Numbers of the frames that have a position and have not come, but may; in any order."""
         end = np.inf if self._n_expected is None else self._n_expected
-        return sorted(n for n in (self._placed or ()) if n < end and n not in self._seen)
+        return (n for n in (self._placed or ()) if n < end and n not in self._seen)
 
     def _leave_out(self, what: str) -> None:
         """Count a message that is left out."""
@@ -244,7 +244,7 @@ class SentFrames(Source):
     def _tell(self) -> None:
         told = [*sorted(self.told)]
         told += [f"left out {counted(n, what)}" for what, n in sorted(self._refused.items())]
-        if missing := self._missing():
+        if missing := sorted(self._missing()):
             told.append(f"{counted(len(missing), 'frames')} never came: {_named(missing)}")
         if unplaced := sorted(n for n in self._seen if not self._has_position(n)):
             what = counted(len(unplaced), "frames")
