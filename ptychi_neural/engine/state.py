@@ -90,7 +90,11 @@ def reconstructor_state(reconstructor: NeuralReconstructor, generator: bool = Tr
         "losses": reconstructor.loss_tracker.table.to_dict("list"),
     }
     if generator:
-        state["generator"] = reconstructor.generator.tensors()
+        state["generator"] = {
+            name: tensor
+            for name, tensor in reconstructor.generator.tensors().items()
+            if not (reconstructor.normalization_pending and tensor.isnan().any())
+        }
         state["optimizers"]["generator"] = optimizer_state(group.generator)
     return state
 
@@ -118,7 +122,10 @@ def restore_reconstructor(reconstructor: NeuralReconstructor, state: State) -> N
     except RuntimeError as error:
         raise ValueError(f"the state is that of other options: {error}") from error
     if "generator" in state:
-        reconstructor.generator.load_tensors(state["generator"])
+        taken = {**state["generator"]}
+        if state["normalization_pending"]:  # Units that are not taken yet are left out.
+            taken = {**reconstructor.generator.tensors(), **taken}
+        reconstructor.generator.load_tensors(taken)
         restore_optimizer(group.generator, state["optimizers"]["generator"])
     for name, parameter in parameters.items():
         if name in state["optimizers"]:  # Earlier files have none of slice spacings.

@@ -12,25 +12,25 @@ from ptychi.api.task import PtychographyTask
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.engine.state import load_training_state, save_training_state
 from ptychi_neural.engine.state_files import damage_told
-from ptychi_neural.runs.attend import is_interrupted
+from ptychi_neural.runs.attend import after, is_interrupted
 from ptychi_neural.runs.configuration import differing, read_toml
 from ptychi_neural.runs.progress import say, tell
 from ptychi_neural.runs.run_file import RunFile
 
 CHECKPOINT = "checkpoint.safetensors"
-"""State of the neural engine between two epochs."""
+"""State of the neural engine between two epochs or initial reconstructions."""
 
 
 class Checkpoints:
-    """Saves the state of a task of the neural engine between two epochs, every few minutes, and
-    when the run was told to stop.
+    """Saves the state of a task of the neural engine between two epochs and after each initial
+    reconstruction, every few minutes, and when the run was told to stop.
 
     Parameters
     ----------
     folder : Path
         The folder that gets the checkpoint.
     interval_s : float
-        Seconds from one checkpoint to the next. 0: after each epoch.
+        Seconds from one checkpoint to the next. 0: whenever there is one to write.
     """
 
     def __init__(self, folder: Path, interval_s: float) -> None:
@@ -48,14 +48,18 @@ class Checkpoints:
             return
         begin_epoch = reconstructor.run_pre_epoch_hooks
 
-        def save_first() -> None:
+        def save_where_due() -> None:
             if is_interrupted() or time.monotonic() - self._last >= self.interval_s:
                 self.save(reconstructor)
+
+        def save_first() -> None:
+            save_where_due()
             begin_epoch()
 
         reconstructor.run_pre_epoch_hooks = save_first  # type: ignore[method-assign]
         try:
-            yield
+            with after(reconstructor.start, "reconstruct", save_where_due):
+                yield
         finally:
             del reconstructor.run_pre_epoch_hooks
 

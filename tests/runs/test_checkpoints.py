@@ -23,6 +23,10 @@ from small_runs import RUN
 
 REFINED = RUN + '[refine]\nengine = "lsqml"\nreconstructor_options = { num_epochs = 3 }\n'
 RECONSTRUCT = importlib.import_module("ptychi_neural.runs.reconstruct")
+CHECKPOINT_EPOCHS = [0, 0, 0, 0, 1, 2, 3, 4, 5, 5, 5]
+"""Number of epochs before each checkpoint: three follow the initial reconstructions, of everything
+and without two splits, and two those without the others."""
+
 SEED = ("--set", "reconstructor_options.random_seed=7")
 
 
@@ -80,7 +84,12 @@ def assert_same(one, other):
 
 @pytest.mark.parametrize(
     ("contents_of_file", "n_checkpoints"),
-    [pytest.param(RUN, 1, marks=pytest.mark.slow), (RUN, 4), (REFINED, 7)],
+    [
+        pytest.param(RUN, 1, marks=pytest.mark.slow),
+        (RUN, 2),  # In the midst of the first initial reconstructions.
+        (RUN, 10),  # In the midst of those that were put off.
+        (REFINED, 11),
+    ],
 )
 def test_a_killed_run_that_is_resumed_equals_one_that_was_never_killed(
     run_file, tmp_path, monkeypatch, contents_of_file, n_checkpoints
@@ -90,7 +99,7 @@ def test_a_killed_run_that_is_resumed_equals_one_that_was_never_killed(
     killed_after(monkeypatch, run_file, n_checkpoints, "--output", "killed", *SEED)
     assert not (tmp_path / "killed").exists()
     output = call(run_file, "--output", "killed", "--resume")  # It knows the seed.
-    assert f"Going on after epoch {n_checkpoints - 1}" in output
+    assert f"Going on after epoch {CHECKPOINT_EPOCHS[n_checkpoints - 1]}" in output
     assert_same(contents(tmp_path / "killed"), contents(tmp_path / "whole"))
     assert not (tmp_path / "killed" / CHECKPOINT).exists()
     assert [path.name for path in tmp_path.glob(".*")] == []
@@ -211,7 +220,7 @@ def test_a_run_is_resumed_with_the_files_that_it_began_with(run_file, tmp_path, 
     assert CliRunner().invoke(app, ["simulate", *call_of_others]).exit_code == 0
     section = '[data]\ndiffraction = "data/diffraction.h5"\nproduct = "data/product.h5"\n'
     run_file.write_text(section + RUN[RUN.index("[output]") :])
-    killed_after(monkeypatch, run_file, 3)
+    killed_after(monkeypatch, run_file, 6)
     product = tmp_path / "data" / "product.h5"
     whole = product.read_bytes()
     with h5py.File(product, "r+") as file:
@@ -273,7 +282,7 @@ def test_checkpoints_are_written_as_often_as_the_file_says(run_file, tmp_path, m
     call(run_file, "--set", "output.checkpoint_minutes=60")
     assert saved == []
     call(run_file, "--overwrite")
-    assert saved == [0, 1, 2, 3, 4, 5]
+    assert saved == CHECKPOINT_EPOCHS
 
 
 def test_where_the_product_cannot_be_written_it_is_saved_elsewhere(run_file, tmp_path, monkeypatch):
