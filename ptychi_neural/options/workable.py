@@ -52,7 +52,6 @@ def _groups(options: Options, prefix: str = "") -> Iterator[tuple[str, Options]]
 def _unworkable_optimiser(name: str, options: ParameterOptions) -> Iterator[str]:
     """Build what the options ask for, for a parameter of one number, and take a step of each."""
     plan = options.optimization_plan
-    plain = ParameterOptions(optimizable=True)
     steps: tuple[tuple[str, str, str, Any], ...] = (
         ("step_size", "step_size", str(options.step_size), options.step_size),
         ("optimizer", "optimizer", options.optimizer.value, options.optimizer),
@@ -64,6 +63,12 @@ def _unworkable_optimiser(name: str, options: ParameterOptions) -> Iterator[str]
             plan,
         ),
     )
+    plain = ParameterOptions(optimizable=True)
+    for _, attribute, _, value in steps:
+        setattr(plain, attribute, copy.deepcopy(value))
+    if _problem(plain) is None:
+        return
+    plain = ParameterOptions(optimizable=True)  # One thing after the other, to tell which it is.
     for key, attribute, given, value in steps:
         setattr(plain, attribute, copy.deepcopy(value))
         problem = _problem(plain)

@@ -116,23 +116,31 @@ def option_values(options: Options, prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Options):
             values |= option_values(value, f"{prefix}{name}.")
         else:
-            values[prefix + name] = json.loads(json.dumps(jsonize(value)))
+            values[prefix + name] = _as_json(value)
     return values
+
+
+def _as_json(value: Any) -> Any:
+    return json.loads(json.dumps(jsonize(value)))
 
 
 def _over_defaults(
     defaults: Options, chosen: dict[str, Any], problems: list[str], prefix: str = ""
 ) -> dict[str, Any]:
     """Put chosen values over the engine's defaults, which are not always its classes'."""
-    values = stated(defaults, defaults)
-    types = annotations(type(defaults))
-    for name, value in chosen.items():
-        default = getattr(defaults, name, None)
-        if isinstance(default, Options) and isinstance(value, dict):
-            values[name] = _over_defaults(default, value, problems, f"{prefix}{name}.")
-        elif name in types and name not in defaults.get_non_data_fields():
+    values: dict[str, Any] = {}
+    fields, types = defaults.get_non_data_fields(), annotations(type(defaults))
+    for name, value in (fields | chosen).items():
+        default = fields.get(name)
+        if isinstance(default, Options) and isinstance(value, dict | Options):
+            values[name] = _over_defaults(
+                default, chosen.get(name, {}), problems, f"{prefix}{name}."
+            )
+        elif name in types and name not in fields:
             problems.append(f"{prefix}{name}: comes from the scan, not from the run file")
-        else:
+        elif name in chosen:
             optional = NoneType in typing.get_args(types.get(name))
             values[name] = None if optional and value == "none" else value
+        elif value is not None:
+            values[name] = _as_json(value)
     return values
