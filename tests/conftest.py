@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 # Tests run side by side, and with more threads small arrays take several times as long.
@@ -12,8 +13,17 @@ import torch
 
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
 
+SLOW_TESTS_UNTIL = float(os.environ.get("PTYCHI_NEURAL_SLOW_TESTS_UNTIL", "inf"))
+"""Time, in seconds since 1970, from which no slow test is begun any more."""
+
 DATA = os.environ.pop("PTYCHI_NEURAL_DATA", "../shared/data")
 """The user's folder of measured data, in which commands of the tests would look for theirs."""
+
+
+def pytest_runtest_setup(item):
+    """A machine that is busy with other things leaves out what it has no time for, and says so."""
+    if item.get_closest_marker("slow") and time.time() > SLOW_TESTS_UNTIL:
+        pytest.skip("no time is left for slow tests")
 
 
 @pytest.fixture(scope="session")
