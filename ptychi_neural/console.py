@@ -38,6 +38,9 @@ OF_THE_MACHINE = (*OF_FULL_DISKS, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.E
 OF_PATHS = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 """Numbers of system errors of paths that lead elsewhere."""
 
+OF_MEMORY = ("out of memory", "allocate memory", "Storage size calculation overflowed")
+"""Words of torch where there is not enough memory, or could not be."""
+
 MEMORY_ADVICE = (
     "Lower reconstructor_options.batch_size (or generator.width, training.scans_in_memory), crop "
     "or bin the patterns, lower simulation.frame_shape and scan, or set "
@@ -276,7 +279,7 @@ def described(error: BaseException) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt):
         return "Stopped at once.", INTERRUPTED
     text, kind = str(error), type(error).__name__
-    if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
+    if isinstance(error, MemoryError) or any(words in text for words in OF_MEMORY):
         first = text.splitlines()[0] if text else "no memory left"
         return f"error: out of memory ({first.rstrip('.')}). {MEMORY_ADVICE}", FAILED
     if isinstance(error, RecursionError):

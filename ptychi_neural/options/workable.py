@@ -12,6 +12,8 @@ from ptychi.api.options.task import PtychographyTaskOptions
 from ptychi.data_structures.base import ReconstructParameter
 from ptychi.maps import get_optimizer_by_enum
 
+from ptychi_neural.counted import uncountable
+
 
 def unworkable(options: PtychographyTaskOptions) -> Iterator[str]:
     """Tell what would fail when a task of these options is built or run, a line for each.
@@ -26,6 +28,8 @@ def unworkable(options: PtychographyTaskOptions) -> Iterator[str]:
     str
         The dotted name of an option, what is wrong, and the remedy.
     """
+    for name, problem in uncountable(options.get_dict()):
+        yield f"{name}: {problem}"
     for name, group in _groups(options):
         if isinstance(group, ParameterOptions) and group.optimizable:
             yield from _unworkable_optimiser(name, group)

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from ptychi_neural.counted import uncountable
 from ptychi_neural.scans.hdf5 import damage_told
 
 
@@ -48,7 +49,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: there is no such file; check the name.") from error
     except OSError as error:
         raise type(error)(error.errno, error.strerror, str(path)) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of TOML, of UTF-8, or a number of thousands of digits
         raise RunFileError(str(path), [f"not valid TOML: {error}"]) from error
     except RecursionError as error:
         raise RunFileError(str(path), ["nested too deeply; make it flatter"]) from error
@@ -86,7 +87,7 @@ def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
             try:
                 contents = merged(contents, tomllib.loads(text))
                 break
-            except tomllib.TOMLDecodeError:
+            except ValueError:  # It is no TOML, or a number of thousands of digits.
                 continue
         else:
             raise RunFileError("--set", [f"{change!r} is not dotted.key=value"])
@@ -173,10 +174,11 @@ def validated(model: type, values: dict[str, Any], names: list[str], problems: l
         None where there is a problem.
     """
     text = json.dumps(values, default=str)  # Dates and times become text, which no option takes.
+    described: dict[str, list[str]] = {}
+    made = None
     try:
-        return TypeAdapter(model).validate_json(text, strict=True)
+        made = TypeAdapter(model).validate_json(text, strict=True)
     except ValidationError as error:
-        described: dict[str, list[str]] = {}
         for detail in error.errors():
             unknown = detail["type"] in ("unexpected_keyword_argument", "extra_forbidden")
             key = _key(detail["loc"], names)
@@ -198,8 +200,10 @@ def validated(model: type, values: dict[str, Any], names: list[str], problems: l
                     message += f", not {detail['input']!r}"
             # There is a message for each member of a union.
             described.setdefault(key, []).append(message)
-        problems.extend(f"{key}: {'; or: '.join(lines)}" for key, lines in described.items())
-        return None
+    for key, message in uncountable(values):
+        described.setdefault(key, [message])
+    problems.extend(f"{key}: {'; or: '.join(lines)}" for key, lines in described.items())
+    return None if described else made
 
 
 def key_names(model: type, prefix: str = "") -> Iterator[str]:

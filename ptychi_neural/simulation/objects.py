@@ -31,7 +31,7 @@ class Lines(Textured):
 
     kind: Literal["lines"] = "lines"
 
-    n_lines: PositiveInt | None = None
+    n_lines: Annotated[int, Field(ge=1, le=10**6)] | None = None
     """Number of lines on a canvas of twice the size, whose centre is kept. None: the published
     density of lines."""
 
@@ -58,7 +58,7 @@ class PublishedLines(Section):
     patch_shape: tuple[PositiveInt, PositiveInt] = (128, 128)
     """(h, w) of the diffraction patterns, in which the amplitude is normalised."""
 
-    n_lines: PositiveInt | None = None
+    n_lines: Annotated[int, Field(ge=1, le=10**6)] | None = None
     """Number of lines on a canvas of twice the size, whose centre is kept. None: the published
     density of lines."""
 

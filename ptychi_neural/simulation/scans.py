@@ -37,6 +37,11 @@ class Raster(Section):
     """Largest random displacement along an axis. 0 gives a perfect raster, whose
     reconstructions have artefacts of the period of the step."""
 
+    @property
+    def n_points(self) -> int:
+        """Number of positions."""
+        return self.n_y * self.n_x
+
     def build(self, seed: Seed) -> Positions:
         """Place the (n_y * n_x, 2) positions."""
         grid = np.indices((self.n_y, self.n_x)).reshape(2, -1).T * self.step_px
@@ -57,6 +62,11 @@ class FermatSpiral(Section):
 
     step_px: float = Field(default=4.0, gt=0)
     """Side of the square that has a point's share of the area, c = step_px / sqrt(pi)."""
+
+    @property
+    def n_points(self) -> int:
+        """Number of positions."""
+        return self.n
 
     def build(self, seed: Seed) -> Positions:
         """Place the (n, 2) positions; the spiral leaves nothing to the seed."""
@@ -82,6 +92,11 @@ class Concentric(Section):
     n_first_ring: PositiveInt = 6
     """Number of points on the innermost ring; ring j has j times as many."""
 
+    @property
+    def n_points(self) -> int:
+        """Number of positions."""
+        return 1 + self.n_first_ring * self.n_rings * (self.n_rings + 1) // 2
+
     def build(self, seed: Seed) -> Positions:
         """Place the (n, 2) positions; the rings leave nothing to the seed."""
         rings = [np.zeros((1, 2))]
@@ -104,6 +119,11 @@ class Line(Section):
 
     angle_deg: FiniteFloat = 0.0
     """Direction, from the x axis towards the y axis."""
+
+    @property
+    def n_points(self) -> int:
+        """Number of positions."""
+        return self.n
 
     def build(self, seed: Seed) -> Positions:
         """Place the (n, 2) positions; the line leaves nothing to the seed."""

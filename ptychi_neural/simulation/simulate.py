@@ -71,6 +71,7 @@ def simulate(options: SimulationOptions) -> SimulatedScan:
     object_rng, scan_rng, error_rng, detector_rng, beam_rng, probe_rng = np.random.default_rng(
         options.seed
     ).spawn(6)
+    _check_room(options, options.scan.n_points, *options.frame_shape)
     true_positions = options.build_positions(scan_rng)
     errors = error_rng.normal(0, options.position_error_px, true_positions.shape)
     nominal_positions = true_positions + errors
@@ -284,10 +285,20 @@ def simulation_files(folder: str | Path, overwrite: bool = False) -> list[Path]:
 
 
 def _check_size(options: SimulationOptions, reached: NDArray[np.float64]) -> None:
-    """Refuse a recipe whose expected counts, counts and object are larger than the free memory."""
+    """Refuse a recipe that is larger than the free memory, or whose frames lie far apart."""
     n, shape = len(reached) // 2, np.array(options.frame_shape)
-    height, width = (2 * np.abs(reached).max(axis=0) + shape).tolist()
-    size = 16 * (n * float(shape.prod()) + options.n_slices * height * width)
+    _check_room(options, n, *(2 * np.abs(reached).max(axis=0) + shape).tolist())
+    for where, what in (
+        (reached[:n], "scan.step_px or scan.jitter_px"),
+        (reached[n:], "position_error_px"),
+    ):
+        if told := sparseness(where, options.frame_shape):
+            raise ValueError(f"simulation: {told}; lower {what}.")
+
+
+def _check_room(options: SimulationOptions, n: int, height: float, width: float) -> None:
+    """Refuse a recipe whose expected counts, counts and object are larger than the free memory."""
+    size = 16 * (n * float(np.prod(options.frame_shape)) + options.n_slices * height * width)
     if not size <= (memory := available_memory()):
         raise ValueError(
             f"simulation: {n} frames of {options.frame_shape} pixels on an object of {height:.4g} "
@@ -295,12 +306,6 @@ def _check_size(options: SimulationOptions, reached: NDArray[np.float64]) -> Non
             f"{memory / 2**30:.3g} GiB of memory that are free; lower frame_shape, scan or "
             "position_error_px."
         )
-    for where, what in (
-        (reached[:n], "scan.step_px or scan.jitter_px"),
-        (reached[n:], "position_error_px"),
-    ):
-        if told := sparseness(where, options.frame_shape):
-            raise ValueError(f"simulation: {told}; lower {what}.")
 
 
 def _draw_mask(options: SimulationOptions, rng: np.random.Generator) -> NDArray[np.bool_] | None:

@@ -59,5 +59,5 @@ class Textured(Section):
 
 
 def stretched(texture: Texture) -> Texture:
-    """The texture with 0 at its smallest and 1 at its largest value."""
-    return (texture - texture.min()) / np.ptp(texture)
+    """The texture with 0 at its smallest and 1 at its largest value; 0 where all are equal."""
+    return (texture - texture.min()) / (np.ptp(texture) or 1.0)

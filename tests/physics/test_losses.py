@@ -104,6 +104,25 @@ def test_epochs_without_a_loss_are_refused(simulated):
         make_task(options, simulated.scan)
 
 
+def test_the_first_epoch_without_a_loss_is_found_among_any_number():
+    rng = np.random.default_rng(0)
+    found = 0
+    for _ in range(500):
+        options = terms(likelihood=1.0, amplitude_error=1.0, object_error=1.0)
+        of_terms = (options.likelihood, options.amplitude_error, options.object_error)
+        for term in of_terms:
+            plan = term.optimization_plan
+            plan.start, plan.stride = (int(number) for number in rng.integers((0, 1), (9, 5)))
+            plan.stop = int(rng.integers(0, 60)) if rng.random() < 0.5 else None
+        counts = [any(t.is_enabled_on_this_epoch(epoch) for t in of_terms) for epoch in range(90)]
+        for n_epochs in (90, 2**31 - 1):
+            told = list(options.problems(n_epochs))
+            assert len(told) == (False in counts)
+            assert all(f"epoch {counts.index(False)};" in problem for problem in told)
+        found += not told
+    assert found > 10
+
+
 def test_the_error_of_an_object_needs_the_truth(simulated):
     options = neural_options()
     options.reconstructor_options.fit_loss = terms(object_error=1.0)

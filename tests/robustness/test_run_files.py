@@ -15,8 +15,9 @@ from ptychi_neural.runs.configuration import RunFileError, flattened, key_names,
 from ptychi_neural.runs.run_file import read_run_file, run_from
 from ptychi_neural.runs.run_scan import load
 from ptychi_neural.runs.sections import DataSection
+from ptychi_neural.runs.training_file import read_training_file
 from ptychi_neural.scans import write_diffraction, write_product
-from ptychi_neural.simulation import SimulationOptions
+from ptychi_neural.simulation import SimulationOptions, simulate
 from small_tasks import make_task, neural_options
 
 BASE = """engine = "neural"
@@ -139,6 +140,68 @@ def test_sections_of_any_value_are_refused_in_words_or_give_a_finite_scan(
             assert np.isfinite(array).all(), (name, value)
 
     for_all(n, st.tuples(st.sampled_from(names), st.one_of(NUMBERS, ANYTHING)), check)
+
+
+TRAINING = """
+[[scans]]
+simulation = {}
+[validation]
+simulation = { seed = 1 }
+"""
+
+
+@pytest.mark.parametrize(
+    "number", ["1" + 12 * "0", str(-(2**31)), "1" + 4400 * "0"], ids=["12", "31", "4400"]
+)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("reconstructor_options.num_epochs", "reconstructor_options.batch_size"),
+        *("reconstructor_options.start.joint_iterations", "probe_options.optimization_plan.stop"),
+        *("simulation.scan.n_x", "training.checkpoint_stride"),
+    ],
+)
+def test_numbers_that_no_run_counts_to_are_refused_by_name(name, number, tmp_path):
+    group, key = name.rsplit(".", 1)
+    is_training = name.startswith("training")
+    path = tmp_path / "run.toml"
+    path.write_text(f"{TRAINING if is_training else BASE.split('[')[0]}[{group}]\n{key} = {number}")
+    with pytest.raises(RunFileError) as refused:
+        (read_training_file if is_training else read_run_file)(path)
+    told = refused.value.problems
+    assert any(line.startswith(f"{name}: at most") or "digits" in line for line in told), told
+    assert max(map(len, told)) < 200
+
+
+def test_a_script_is_told_of_a_number_that_no_run_counts_to(simulated):
+    options = neural_options()
+    options.reconstructor_options.num_epochs = 10**12
+    with pytest.raises(ValueError, match=r"\.num_epochs: at most 2147483647"):
+        make_task(options, simulated.scan)
+
+
+def test_a_seed_may_have_all_of_its_64_bits(tmp_path):
+    seed = 2**63 - 1
+    run = run_from(merged(tomllib.loads(BASE), {"simulation.seed": seed}), tmp_path / "run.toml")
+    assert run.simulation.seed == seed
+    with pytest.raises(RunFileError, match=r"simulation\.seed: at most"):
+        run_from(merged(tomllib.loads(BASE), {"simulation.seed": 2**63}), tmp_path / "run.toml")
+
+
+@pytest.mark.parametrize(
+    "scan",
+    [
+        {"kind": "raster", "n_y": 10**6, "n_x": 10**6},
+        {"kind": "fermat_spiral", "n": 10**9},
+        {"kind": "concentric", "n_rings": 10**6},
+        {"kind": "line", "n": 10**9},
+    ],
+)
+def test_scans_of_more_positions_than_memory_holds_are_refused_at_once(scan):
+    clock = time.monotonic()
+    with pytest.raises(ValueError, match="lower frame_shape, scan"):
+        simulate(SimulationOptions(scan=scan))
+    assert time.monotonic() - clock < 5
 
 
 @pytest.mark.parametrize("depth", [100, 10_000])

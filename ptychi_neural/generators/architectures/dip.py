@@ -36,7 +36,7 @@ class DIPOptions(Options):
     network: UnrolledNetworks = UnrolledNetworks.UNET
     """The network, one of the correcting networks of the unrolled generator."""
 
-    n_layers: int = PydanticField(default=4, ge=1)
+    n_layers: int = PydanticField(default=4, ge=1, le=100)
     """Blocks or levels of the network."""
 
     residual_gain: float = PydanticField(default=1.0, gt=0)

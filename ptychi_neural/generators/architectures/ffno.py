@@ -20,13 +20,13 @@ from ptychi_neural.options import GeneratorOptions
 class FFNOOptions(Options):
     """Factorised Fourier operator: Tran et al., ICLR 2023."""
 
-    n_blocks: int = PydanticField(default=8, ge=1)
+    n_blocks: int = PydanticField(default=8, ge=1, le=100)
     """Number of blocks."""
 
     shared_weights: bool = False
     """One spectral layer for all blocks, or one for each."""
 
-    expansion: int = PydanticField(default=4, ge=1)
+    expansion: int = PydanticField(default=4, ge=1, le=64)
     """Channels between the two layers of the MLP, over the width."""
 
 

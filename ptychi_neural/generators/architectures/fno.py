@@ -19,7 +19,7 @@ from ptychi_neural.options import GeneratorOptions
 class FNOOptions(Options):
     """Fourier neural operator: spectral blocks at constant resolution."""
 
-    n_blocks: int = PydanticField(default=4, ge=1)
+    n_blocks: int = PydanticField(default=4, ge=1, le=100)
     """Number of blocks."""
 
 

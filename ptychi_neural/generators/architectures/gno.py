@@ -34,10 +34,10 @@ class GNOOptions(Options):
     radius: float = PydanticField(default=0.25, gt=0)
     """Distance up to which positions are neighbours, in sides of a patch."""
 
-    depth: int = PydanticField(default=2, ge=1)
+    depth: int = PydanticField(default=2, ge=1, le=12)
     """Number of levels of encoder and decoder below the input resolution."""
 
-    channel_cap: int = PydanticField(default=128, ge=1)
+    channel_cap: int = PydanticField(default=128, ge=1, le=4096)
     """Largest number of channels: levels double the width up to this."""
 
 

@@ -20,13 +20,13 @@ from ptychi_neural.options import GeneratorOptions
 class HybridUFNOOptions(Options):
     """Convolutional U-Net with a spectral bottleneck."""
 
-    depth: int = PydanticField(default=2, ge=1)
+    depth: int = PydanticField(default=2, ge=1, le=12)
     """Number of levels below the input resolution."""
 
-    n_blocks: int = PydanticField(default=2, ge=1)
+    n_blocks: int = PydanticField(default=2, ge=1, le=100)
     """Number of spectral blocks at the lowest resolution."""
 
-    channel_cap: int = PydanticField(default=128, ge=1)
+    channel_cap: int = PydanticField(default=128, ge=1, le=4096)
     """Largest number of channels: levels double the width up to this."""
 
 

@@ -19,16 +19,16 @@ from ptychi_neural.options import GeneratorOptions
 class UFNOOptions(Options):
     """U-FNO: Wen et al., Advances in Water Resources 163, 104180 (2022)."""
 
-    n_fourier_blocks: int = PydanticField(default=2, ge=0)
+    n_fourier_blocks: int = PydanticField(default=2, ge=0, le=100)
     """Number of spectral blocks in front of those with a U-Net."""
 
-    n_blocks: int = PydanticField(default=2, ge=1)
+    n_blocks: int = PydanticField(default=2, ge=1, le=100)
     """Number of spectral blocks with a U-Net."""
 
-    unet_depth: int = PydanticField(default=2, ge=1)
+    unet_depth: int = PydanticField(default=2, ge=1, le=12)
     """Number of levels of the U-Nets below the input resolution."""
 
-    channel_cap: int = PydanticField(default=32, ge=1)
+    channel_cap: int = PydanticField(default=32, ge=1, le=4096)
     """Largest number of channels of the U-Nets, whose levels double the width."""
 
 

@@ -17,13 +17,13 @@ from ptychi_neural.options import GeneratorOptions
 class UNOOptions(Options):
     """neuraloperator's U-NO: Rahman et al., TMLR 2023."""
 
-    depth: int = PydanticField(default=2, ge=1)
+    depth: int = PydanticField(default=2, ge=1, le=12)
     """Number of levels below the input resolution."""
 
-    n_bottleneck_blocks: int = PydanticField(default=1, ge=1)
+    n_bottleneck_blocks: int = PydanticField(default=1, ge=1, le=100)
     """Number of layers at the lowest resolution."""
 
-    channel_cap: int = PydanticField(default=64, ge=1)
+    channel_cap: int = PydanticField(default=64, ge=1, le=4096)
     """Largest number of channels: levels double the width up to this."""
 
 
