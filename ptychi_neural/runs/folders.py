@@ -6,21 +6,18 @@ cannot be replaced (a mount point, a parent without permission), both are inside
 """
 
 import errno
-import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
-import tempfile
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from ptychi_neural.runs.launcher import is_launched, is_silent
+from ptychi_neural.runs.one_writer import alone_at, place_of, stem, told_by_name
 
 PROVENANCE = "provenance.json"
 """File by which a results folder is known. Its ``files`` are all that a run wrote."""
@@ -39,13 +36,6 @@ OF_EARLIER_RESULTS = (
 
 TOKEN = "[0-9a-f]" * 8
 """Pattern of what makes the names of hidden files and folders differ."""
-
-LONGEST_NAME = 180
-"""Bytes of a folder's name that go into the names of hidden ones: 255 is the usual limit."""
-
-
-class WrittenByOther(FileExistsError):
-    """Another run writes to a results folder."""
 
 
 class ResultsFolder:
@@ -116,12 +106,12 @@ class ResultsFolder:
 
     def left(self, suffix: str) -> list[Path]:
         """What killed runs have left beside the results folder, the oldest first."""
-        pattern = f".{_glob_escaped(_stem(self.target))}.{TOKEN}.{suffix}"
+        pattern = f".{_glob_escaped(stem(self.target))}.{TOKEN}.{suffix}"
         found = [path for path in self._place.glob(pattern) if path.is_dir()]
         return sorted(found, key=lambda path: path.stat().st_mtime)
 
     def _hidden(self, suffix: str) -> Path:
-        return self._place / f".{_stem(self.target)}.{secrets.token_hex(4)}.{suffix}"
+        return self._place / f".{stem(self.target)}.{secrets.token_hex(4)}.{suffix}"
 
 
 @contextmanager
@@ -171,13 +161,8 @@ def results_folder(
         raise FileExistsError(
             f"{folder} is the current folder or holds it: --output FOLDER names a new one."
         )
-    place = target.parent
-    if target.is_dir() and (os.path.ismount(target) or not os.access(place, os.W_OK)):
-        place = target
-    results = ResultsFolder(folder, target, place, overwrite or resume)
-    with told_by_name(folder):
-        place.mkdir(parents=True, exist_ok=True)
-    with _locked(place / f".{_stem(target)}.lock", folder):
+    with alone_at(folder, target) as place:
+        results = ResultsFolder(folder, target, place, overwrite or resume)
         _mend(results)
         if not resume:
             _tell_left(results, overwrite)
@@ -212,39 +197,6 @@ def folder_name(name: str) -> str:
     'scan_12'
     """
     return re.sub(r"[^\w+-]+", "_", name).strip("_")[:100] or "scan"
-
-
-def place_of(folder: Path) -> Path:
-    """Where a folder is or can be made, when symbolic links are followed.
-
-    Raises
-    ------
-    OSError
-        If there is a file, or a circle of links.
-    """
-    with told_by_name(folder):
-        target = Path(os.path.realpath(folder))
-        if target.is_symlink():
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(folder))
-        if target.exists() and not target.is_dir():
-            raise FileExistsError(f"{folder} is a file: --output FOLDER writes elsewhere.")
-    return target
-
-
-@contextmanager
-def told_by_name(folder: Path) -> Iterator[None]:
-    """Let errors of the system name the results folder and the remedy."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None:
-            raise
-        reason = (error.strerror or str(error)).lower()
-        if error.filename is not None and str(error.filename) != str(folder):
-            reason = f"{error.filename}: {reason}"
-        raise type(error)(
-            f"{folder} cannot be written ({reason}): --output FOLDER writes elsewhere."
-        ) from error
 
 
 def _check_vacant(folder: Path, target: Path, overwrite: bool, reads: Collection[Path]) -> None:
@@ -282,7 +234,7 @@ def _is_vacant(target: Path) -> bool:
     """Whether nothing is there but what a run hides inside."""
     if not target.exists():
         return True
-    hidden = f".{_stem(target)}."
+    hidden = f".{stem(target)}."
     return all(path.name.startswith(hidden) for path in target.iterdir())
 
 
@@ -334,27 +286,6 @@ def _mend(results: ResultsFolder) -> None:
             _settle(moved, results.target)
         else:
             moved.rename(results.target)
-
-
-@contextmanager
-def _locked(path: Path, folder: Path) -> Iterator[None]:
-    """Keep other runs away from a results folder."""
-    lock = FileLock(path, timeout=0)
-    try:
-        with told_by_name(folder):
-            with tempfile.TemporaryFile(dir=path.parent):
-                pass  # The lock would wait where no file can be made.
-            lock.acquire()
-    except Timeout:
-        raise WrittenByOther(
-            f"{folder}: another run writes to it. Wait until it ends, or write elsewhere with "
-            "--output FOLDER."
-        ) from None
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        lock.release()
 
 
 def add_to_list(folder: Path, name: str) -> None:
@@ -424,15 +355,6 @@ def _settle(moved: Path, target: Path) -> None:
             destination = destination.with_name(f"{destination.name}.{secrets.token_hex(4)}")
         shutil.move(path, destination)
     shutil.rmtree(moved)
-
-
-def _stem(target: Path) -> str:
-    """The folder's name, shortened where hidden names would become too long."""
-    name = os.fsencode(target.name)
-    if len(name) <= LONGEST_NAME:
-        return target.name
-    short = name[: LONGEST_NAME - 9].decode("utf-8", errors="ignore")
-    return f"{short}-{hashlib.sha256(name).hexdigest()[:8]}"
 
 
 def _glob_escaped(name: str) -> str:

@@ -2,10 +2,11 @@
 
 import os
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from ptychi_neural.runs.folders import place_of, told_by_name
+from ptychi_neural.runs.one_writer import alone_at, place_of, told_by_name
 
 
 def growing_folder(
@@ -42,3 +43,21 @@ def growing_folder(
         with tempfile.TemporaryFile(dir=target):
             pass
     return folder
+
+
+@contextmanager
+def alone_in(
+    folder: str | Path, replaces: Collection[str] = (), reads: Collection[Path] = ()
+) -> Iterator[Path]:
+    """Make a growing folder, to which no other command writes until the block ends.
+
+    Raises
+    ------
+    WrittenByOther
+        If another does.
+    OSError
+        As for ``growing_folder``.
+    """
+    folder = Path(folder)
+    with alone_at(folder, place_of(folder)):
+        yield growing_folder(folder, replaces, reads)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import tomli_w
 
-from ptychi_neural.counted import counted
+from ptychi_neural.counted import counted, uncountable
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.options import NeuralReconstructorOptions
 from ptychi_neural.runs.attend import interruptible
@@ -22,7 +22,7 @@ from ptychi_neural.runs.configuration import (
     parse_changes,
     read_toml,
 )
-from ptychi_neural.runs.growing_folder import growing_folder
+from ptychi_neural.runs.growing_folder import alone_in
 from ptychi_neural.runs.reconstruct import reconstruct
 from ptychi_neural.runs.run_file import RunFile, run_from
 from ptychi_neural.scans.hdf5 import replacing
@@ -110,8 +110,10 @@ def parse_choices(texts: Sequence[str]) -> list[Choice]:
         values: tuple[Any, ...] = tuple(
             flattened(parse_changes([f"{key}={part}"])).get(key) for part in parts
         )
+        for name, problem in uncountable({key: list(values)}):
+            raise ValueError(f"{name}: {problem}")
         numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-        if len(ends) == 2 and numbers and values[0] < values[1]:
+        if len(ends) == 2 and numbers and -math.inf < values[0] < values[1] < math.inf:
             choices.append(Choice(key, low=values[0], high=values[1]))
         elif len(ends) == 1 and len(set(map(str, values))) > 1:
             choices.append(Choice(key, values))
@@ -153,6 +155,8 @@ def tune(
 
     Raises
     ------
+    FileExistsError
+        If another search writes to the folder.
     ValueError
         If Optuna is not installed, the run file is not valid or has no held-out pixels, or no
         trial could be run.
@@ -164,55 +168,57 @@ def tune(
     seed = _checked_seed(run)
     contents = merged(contents, {"reconstructor_options": {"random_seed": seed}})
     folder = Path(output_folder or Path("results") / f"{path.stem}-tuning")
-    folder = growing_folder(folder, ("study.log", "table.csv", "best.toml"), [path, *run.reads])
-    journal = optuna.storages.journal.JournalFileBackend(str(folder / "study.log"))
-    n_random = max(3, round(SHARE_OF_RANDOM_TRIALS * n_trials))
-    study = optuna.create_study(
-        storage=optuna.storages.JournalStorage(journal),
-        study_name=path.stem,
-        load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=n_random),
-    )
-    _check_same(study, choices, run_from(contents, path, data_folder))
-
-    def held_out_loss(trial: Any) -> float:
-        values = {choice.key: choice.suggested(trial) for choice in choices}
-        tried = run_from(merged(contents, values), path, data_folder)
-        # Neither counts, and both take time.
-        tried.output.intervals, tried.output.formats = False, []
-        with interruptible("the batch") as interrupted:
-            result = reconstruct(tried, folder / f"trial-{trial.number:03}", show_progress=False)
-        reconstructor = result.first_task.reconstructor
-        assert isinstance(reconstructor, NeuralReconstructor)
-        if interrupted():
-            stopped.append(trial.number)
-            study.stop()
-        if result.stopped == "interrupted":
-            trial.set_user_attr(INTERRUPTED, True)
-            raise optuna.TrialPruned
-        return float(reconstructor.validation.loss.min())
-
-    stopped: list[int] = []
-    done = sum(t.state.is_finished() and INTERRUPTED not in t.user_attrs for t in study.trials)
-    try:
-        study.optimize(
-            held_out_loss, max(0, n_trials - done), catch=(ValueError, FloatingPointError)
+    with alone_in(folder, ("study.log", "table.csv", "best.toml"), [path, *run.reads]):
+        journal = optuna.storages.journal.JournalFileBackend(str(folder / "study.log"))
+        n_random = max(3, round(SHARE_OF_RANDOM_TRIALS * n_trials))
+        study = optuna.create_study(
+            storage=optuna.storages.JournalStorage(journal),
+            study_name=path.stem,
+            load_if_exists=True,
+            sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=n_random),
         )
-    finally:
-        table = _table(study, choices)
-        with replacing(folder / "table.csv", overwrite=True) as temporary:
-            table.to_csv(temporary, index=False)
-    if not table.held_out_loss.notna().any():
-        if stopped:
-            raise KeyboardInterrupt
-        raise ValueError(
-            f"none of {counted(len(table), 'trials')} could be run; see the warnings of Optuna."
-        )
-    best = {choice.key: choice.of(study.best_params[choice.key]) for choice in choices}
-    best_run = run_from(merged(contents, best), path, data_folder).filled_in()
-    with replacing(folder / "best.toml", overwrite=True) as temporary:
-        Path(temporary).write_text(tomli_w.dumps(best_run), encoding="utf-8")
-    return TuningResult(folder, table, best, bool(stopped))
+        _check_same(study, choices, run_from(contents, path, data_folder))
+
+        def held_out_loss(trial: Any) -> float:
+            values = {choice.key: choice.suggested(trial) for choice in choices}
+            tried = run_from(merged(contents, values), path, data_folder)
+            # Neither counts, and both take time.
+            tried.output.intervals, tried.output.formats = False, []
+            with interruptible("the batch") as interrupted:
+                result = reconstruct(
+                    tried, folder / f"trial-{trial.number:03}", show_progress=False
+                )
+            reconstructor = result.first_task.reconstructor
+            assert isinstance(reconstructor, NeuralReconstructor)
+            if interrupted():
+                stopped.append(trial.number)
+                study.stop()
+            if result.stopped == "interrupted":
+                trial.set_user_attr(INTERRUPTED, True)
+                raise optuna.TrialPruned
+            return float(reconstructor.validation.loss.min())
+
+        stopped: list[int] = []
+        done = sum(t.state.is_finished() and INTERRUPTED not in t.user_attrs for t in study.trials)
+        try:
+            study.optimize(
+                held_out_loss, max(0, n_trials - done), catch=(ValueError, FloatingPointError)
+            )
+        finally:
+            table = _table(study, choices)
+            with replacing(folder / "table.csv", overwrite=True) as temporary:
+                table.to_csv(temporary, index=False)
+        if not table.held_out_loss.notna().any():
+            if stopped:
+                raise KeyboardInterrupt
+            raise ValueError(
+                f"none of {counted(len(table), 'trials')} could be run; see the warnings of Optuna."
+            )
+        best = {choice.key: choice.of(study.best_params[choice.key]) for choice in choices}
+        best_run = run_from(merged(contents, best), path, data_folder).filled_in()
+        with replacing(folder / "best.toml", overwrite=True) as temporary:
+            Path(temporary).write_text(tomli_w.dumps(best_run), encoding="utf-8")
+        return TuningResult(folder, table, best, bool(stopped))
 
 
 def _optuna() -> Any:

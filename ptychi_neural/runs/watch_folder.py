@@ -1,5 +1,6 @@
 """A folder in which scans arrive: each is reconstructed once, by one run file for all."""
 
+import glob
 import json
 import os
 import re
@@ -22,8 +23,9 @@ from ptychi_neural.runs.configuration import (
     validated,
     without_none,
 )
-from ptychi_neural.runs.folders import PROVENANCE, WrittenByOther
+from ptychi_neural.runs.folders import PROVENANCE
 from ptychi_neural.runs.growing_folder import growing_folder
+from ptychi_neural.runs.one_writer import WrittenByOther
 from ptychi_neural.runs.provenance import write_json
 from ptychi_neural.runs.reconstruct import reconstruct
 from ptychi_neural.runs.run_file import RunFile, run_from
@@ -159,7 +161,10 @@ class FolderWatch:
             problems += [f"data.{problem}" for problem in frame.data.problems()]
         if "simulation" in self._contents:
             problems.append("simulation: a template names measured data")
-        if SCAN not in str(data.get("diffraction", "")):
+        diffraction = str(data.get("diffraction", "")) if isinstance(data, dict) else ""
+        if Path(diffraction).is_absolute():
+            problems.append("data.diffraction: has to be relative to the watched folder")
+        if SCAN not in diffraction:
             problems.append(
                 f"data.diffraction: write {SCAN} in the place of a scan's name, such as \"{SCAN}"
                 f'.cxi" or "{SCAN}/diffraction.h5"'
@@ -179,9 +184,11 @@ class FolderWatch:
     def _waiting(self) -> Iterator[tuple[str, Files]]:
         """Scans to be reconstructed whose files are all there."""
         pattern = str(self._contents["data"]["diffraction"])
-        first, *others = (re.escape(part) for part in pattern.split(SCAN))
+        parts = pattern.split(SCAN)
+        first, *others = map(re.escape, parts)
         name_of = re.compile(f"{first}(?P<scan>[^/]+){'(?P=scan)'.join(others)}")
-        for path in sorted(self.folder.glob(pattern.replace(SCAN, "*"))):
+        anything = re.sub(r"\*+", "*", "*".join(map(glob.escape, parts)))
+        for path in sorted(self.folder.glob(anything)):
             matched = name_of.fullmatch(path.relative_to(self.folder).as_posix())
             name = matched["scan"] if matched else "."
             is_done = self.state.get(name, {}).get("state") == "done"

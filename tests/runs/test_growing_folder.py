@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ptychi_neural.cli import app
+from ptychi_neural.runs.folders import results_folder
 from ptychi_neural.runs.growing_folder import growing_folder
 from small_runs import RUN
 
@@ -44,6 +45,18 @@ def test_an_output_that_cannot_be_written_is_refused_with_the_remedy(command, ou
     assert "--output FOLDER writes elsewhere" in done.output
     assert len(done.output.splitlines()) == 1
     assert Path("file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", ["tune", "train", "reconstruct", "benchmark"])
+def test_a_folder_that_another_command_writes_to_is_refused(command):
+    if command == "tune":
+        pytest.importorskip("optuna")
+    arguments = COMMANDS.get(command, ["benchmark", "smoke"])
+    with results_folder("results/mine"):
+        done = CliRunner().invoke(app, [*arguments, "--output", "results/mine"])
+    assert done.exit_code == 2, done.output
+    assert done.output.startswith("error: results/mine: another run writes to it.")
+    assert not Path("results/mine").exists()
 
 
 def test_what_a_search_reads_is_not_replaced():

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from ptychi_neural.cli import app
 from ptychi_neural.runs import watch_folder
-from ptychi_neural.runs.folders import WrittenByOther
+from ptychi_neural.runs.configuration import RunFileError
+from ptychi_neural.runs.one_writer import WrittenByOther
 from ptychi_neural.runs.watch_folder import FolderWatch
 from ptychi_neural.scans import read_product, write_scan
 from ptychi_neural.simulation import write_simulation
@@ -46,6 +47,30 @@ def watch(folders, **kwargs):
 
 def state_of(folders):
     return json.loads((folders[2] / "watch.json").read_text())["scans"]
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ('data = { diffraction = "/data/{scan}.h5" }', "has to be relative to the watched folder"),
+        ("data = 3", "data: Input should be an object, not 3"),
+    ],
+)
+def test_a_template_that_names_no_scans_of_the_folder_is_refused(data, told, tmp_path):
+    (tmp_path / "template.toml").write_text(data)
+    with pytest.raises(RunFileError, match=told):
+        FolderWatch(tmp_path, tmp_path / "template.toml", tmp_path / "results")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"), [("{scan}{scan}.h5", "abab.h5"), ("[0]{scan}*.h5", "[0]ab*.h5")]
+)
+def test_names_of_scans_may_have_any_characters_around_them(pattern, name, tmp_path):
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / name).write_text("no scan")
+    (tmp_path / "template.toml").write_text(f"data = {{ diffraction = '{pattern}' }}")
+    (told,) = watch((tmp_path / "scans", tmp_path / "template.toml", tmp_path / "results"))
+    assert told.startswith("ab: set aside: ")
 
 
 def test_each_scan_is_reconstructed_once(folders, simulated):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import groupby
@@ -20,6 +21,7 @@ from ptychi_neural.counted import counted
 from ptychi_neural.runs.attend import interruptible
 from ptychi_neural.runs.growing_folder import growing_folder
 from ptychi_neural.runs.messages import told_once
+from ptychi_neural.runs.one_writer import alone_at, place_of
 from ptychi_neural.runs.progress import TIMES, Bar, say, tell
 from ptychi_neural.scans import Scan
 
@@ -92,7 +94,7 @@ def benchmark(
     Raises
     ------
     FileExistsError
-        If the folder holds something else.
+        If the folder holds something else, or another benchmark writes to it.
     FileNotFoundError, ValueError
         If the suite is not valid, data or all records are missing, a record does not belong to the
         suite, or there is no cell with the labels of ``only``.
@@ -110,48 +112,49 @@ def benchmark(
         raise FileNotFoundError(
             f"{records}: there are no records to draw; leave out --figures-only to make them."
         )
-    cells = selected_cells(suite, whole, only, records)
-    plans = [] if figures_only else list(make_plans(suite, path, cells, data_folder))
-    pending = [plan for plan in plans if not plan.is_recorded(records, overwrite)]
-    if pending:
-        growing_folder(records)
-    bar = Bar(
-        total=len(cells),
-        initial=len(cells) - len(pending),
-        disable=not show_progress or figures_only,
-        bar_format="cell {n_fmt}/{total_fmt} |{bar:30}| " + TIMES,
-    )
-    tell("started", pid=os.getpid(), num_cells=len(cells), num_pending=len(pending))
-    failed: list[str] = []
-    n_run = 0
-    with bar, told_once():
-        try:
-            for plan, load in _with_scans(pending):
-                key = plan.cell.key
-                bar.set_postfix_str(key)
-                try:
-                    with interruptible("the batch") as interrupted:
-                        record = run_cell(plan, *load())
-                        record.write(record_path(plan.cell, records), overwrite)
-                except Exception as error:
-                    failed.append(key)
-                    say(f"{key} failed: {type(error).__name__}: {error}")
-                else:
-                    n_run += 1
-                    if record.stopped not in (None, "out of time"):
+    with nullcontext() if figures_only else alone_at(folder, place_of(folder)):
+        cells = selected_cells(suite, whole, only, records)
+        plans = [] if figures_only else list(make_plans(suite, path, cells, data_folder))
+        pending = [plan for plan in plans if not plan.is_recorded(records, overwrite)]
+        if pending:
+            growing_folder(records)
+        bar = Bar(
+            total=len(cells),
+            initial=len(cells) - len(pending),
+            disable=not show_progress or figures_only,
+            bar_format="cell {n_fmt}/{total_fmt} |{bar:30}| " + TIMES,
+        )
+        tell("started", pid=os.getpid(), num_cells=len(cells), num_pending=len(pending))
+        failed: list[str] = []
+        n_run = 0
+        with bar, told_once():
+            try:
+                for plan, load in _with_scans(pending):
+                    key = plan.cell.key
+                    bar.set_postfix_str(key)
+                    try:
+                        with interruptible("the batch") as interrupted:
+                            record = run_cell(plan, *load())
+                            record.write(record_path(plan.cell, records), overwrite)
+                    except Exception as error:
                         failed.append(key)
-                    tell("cell", cell=key, stopped=record.stopped)
-                bar.update()
-                if interrupted():
-                    raise KeyboardInterrupt
-        except BaseException as error:
-            n_done = sum(record_path(cell, records).exists() for cell in cells)
-            error.add_note(f"{n_done} of {counted(len(cells), 'cells')} recorded in {records}.")
-            raise
-    found = {cell.key: kept for cell in cells if (kept := find_record(cell, records))}
-    result = BenchmarkResult(folder, *write_report(suite, cells, found, folder), n_run, failed)
-    tell("finished", cancelled=False, path=str(folder), failed=failed)
-    return result
+                        say(f"{key} failed: {type(error).__name__}: {error}")
+                    else:
+                        n_run += 1
+                        if record.stopped not in (None, "out of time"):
+                            failed.append(key)
+                        tell("cell", cell=key, stopped=record.stopped)
+                    bar.update()
+                    if interrupted():
+                        raise KeyboardInterrupt
+            except BaseException as error:
+                n_done = sum(record_path(cell, records).exists() for cell in cells)
+                error.add_note(f"{n_done} of {counted(len(cells), 'cells')} recorded in {records}.")
+                raise
+        found = {cell.key: kept for cell in cells if (kept := find_record(cell, records))}
+        result = BenchmarkResult(folder, *write_report(suite, cells, found, folder), n_run, failed)
+        tell("finished", cancelled=False, path=str(folder), failed=failed)
+        return result
 
 
 def _with_scans(
