@@ -39,7 +39,7 @@ from ptychi_neural.console import (
     told,
 )
 from ptychi_neural.console import plain_errors as _plain_errors
-from ptychi_neural.counted import counted
+from ptychi_neural.counted import MOST, counted
 
 app = typer.Typer(
     cls=Commands,
@@ -228,7 +228,7 @@ def tune(
             metavar="KEY=LOW..HIGH|A,B,...", help="A key of the file and its values. Repeatable."
         ),
     ],
-    trials: Annotated[int, typer.Option(min=1, help="Trials in all.")] = 20,
+    trials: Annotated[int, typer.Option(min=1, max=MOST, help="Trials in all.")] = 20,
     output: Output = None,
     data: Data = None,
     changes: Changes = None,

@@ -66,6 +66,14 @@ _settings = Settings()
 class Commands(TyperGroup):
     """Commands that have the options of ``Settings`` beside their own."""
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; a signal before or after its work ends it as one in between does."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            complained("Stopped at once.")
+            raise typer.Exit(INTERRUPTED) from error
+
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Find a command, and give it the shared options."""
         global _settings
@@ -235,9 +243,6 @@ def plain_errors() -> Iterator[None]:
                     yield
                 except BaseException as error:
                     raise _exit(error) from error
-        except KeyboardInterrupt as error:  # during the imports
-            complained("Stopped at once.")
-            raise typer.Exit(INTERRUPTED) from error
         finally:
             if to_log is not None:
                 logging.getLogger().removeHandler(to_log)

@@ -30,6 +30,16 @@ open("done", "w").write("done")
 """
 
 
+def test_a_signal_after_the_work_ends_a_command_as_one_in_between_does(monkeypatch, tmp_path):
+    def interrupted(message):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ptychi_neural.cli.told", interrupted)
+    result = CliRunner().invoke(app, ["init", str(tmp_path / "run.toml")])
+    assert result.exit_code == 130
+    assert "Stopped at once." in result.output
+
+
 @pytest.mark.parametrize(
     "streams",
     [
@@ -83,6 +93,7 @@ def test_nothing_that_cannot_be_written_ends_a_command(tmp_path, streams):
         (MemoryError(), 1, "batch_size"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 1, "batch_size"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "batch_size"),
+        (RuntimeError("Storage size calculation overflowed with sizes=[9]"), 1, "batch_size"),
         (RuntimeError("a singular matrix"), 1, "RuntimeError: a singular matrix (-v shows"),
         (KeyError("entry"), 1, "KeyError: 'entry' (-v shows"),
         (NotImplementedError(), 2, "cannot do this"),

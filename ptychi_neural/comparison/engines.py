@@ -61,6 +61,10 @@ def engine_options(
         If keys or values are not the engine's.
     """
     check_engine_names([name])
+    if not isinstance(changes or {}, dict):
+        raise ValueError(
+            f"{name} = {changes!r}: name a key, as {name}.reconstructor_options.num_epochs = 50."
+        )
     engine = ENGINES[name]
     stated = run.filled_in()
     own: dict[str, Any] = {}

@@ -85,10 +85,12 @@ def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
         key, equals, value = change.partition("=")
         for text in (change, f"{key}{equals}{json.dumps(value)}"):
             try:
-                contents = merged(contents, tomllib.loads(text))
-                break
+                changed = tomllib.loads(text)
             except ValueError:  # It is no TOML, or a number of thousands of digits.
                 continue
+            if changed:  # and not empty, or a comment
+                contents = merged(contents, changed)
+                break
         else:
             raise RunFileError("--set", [f"{change!r} is not dotted.key=value"])
     return contents
@@ -175,7 +177,7 @@ def validated(model: type, values: dict[str, Any], names: list[str], problems: l
     """
     text = json.dumps(values, default=str)  # Dates and times become text, which no option takes.
     described: dict[str, list[str]] = {}
-    made = None
+    made: Any = None
     try:
         made = TypeAdapter(model).validate_json(text, strict=True)
     except ValidationError as error:

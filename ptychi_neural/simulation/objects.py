@@ -21,6 +21,26 @@ PUBLISHED_LINES_SIDE_PX = 392
 PUBLISHED_N_LINES = 400
 
 
+MOST_SHAPES = 10**7
+"""Shapes that are drawn in some minutes."""
+
+
+def _drawable(n: float, remedy: str) -> int:
+    """A number of shapes, at least one, of which an object is drawn.
+
+    Raises
+    ------
+    ValueError
+        If there are too many.
+    """
+    if not n <= MOST_SHAPES:
+        raise ValueError(
+            f"simulation.object: {n:.3g} shapes would have to be drawn, more than {MOST_SHAPES}; "
+            f"{remedy}, or make the scan smaller."
+        )
+    return max(1, round(n))
+
+
 class Lines(Textured):
     """Random straight lines, blurred at three scales; the composition is a second draw.
 
@@ -137,7 +157,10 @@ class DeadLeaves(Textured):
         mean_area = np.pi * np.log(high / low) / (high - low)
         height, width = (side + 2 * largest for side in shape)
         # This many discs leave a share exp(-5) of the area bare.
-        n_discs = int(np.ceil(5 * height * width / mean_area))
+        n_discs = _drawable(
+            np.ceil(5 * height * width / mean_area),
+            "raise smallest_radius_px, lower largest_radius_px",
+        )
         radii = rng.uniform(low, high, n_discs) ** -0.5
         centres = rng.uniform(0, (height, width), (n_discs, 2)) - largest
         materials = rng.uniform(size=(n_discs, 2))
@@ -187,7 +210,7 @@ class Cells(Textured):
 
     kind: Literal["cells"] = "cells"
 
-    radius_px: float = Field(default=14.0, ge=3)
+    radius_px: float = Field(default=14.0, ge=3, le=10_000)
     """Mean radius of a cell."""
 
     coverage: float = Field(default=0.9, gt=0)
@@ -198,9 +221,10 @@ class Cells(Textured):
         rng = np.random.default_rng(seed)
         margin = int(np.ceil(2 * self.radius_px))
         canvas = tuple(side + 2 * margin for side in shape)
-        n_cells = self.coverage * canvas[0] * canvas[1] / (np.pi * self.radius_px**2)
+        area = np.pi * self.radius_px**2
+        n_cells = _drawable(self.coverage * canvas[0] * canvas[1] / area, "lower coverage")
         bodies, nuclei = np.zeros(canvas), np.zeros(canvas)
-        for _ in range(max(1, round(n_cells))):
+        for _ in range(n_cells):
             centre = rng.uniform(0, canvas)
             _add_cell(bodies, nuclei, centre, self.radius_px * rng.uniform(0.7, 1.3), rng)
         granules = ndimage.gaussian_filter(rng.normal(size=canvas), 1.0)

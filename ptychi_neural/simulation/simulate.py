@@ -83,9 +83,11 @@ def simulate(options: SimulationOptions) -> SimulatedScan:
         np.concatenate([reached, -reached]), options.frame_shape, extra=OBJECT_MARGIN_PX
     )
     true_object = options.build_object(object_shape, object_rng)
+    _check_finite("object", true_object)
 
     n, n_pixels = len(true_positions), np.prod(options.frame_shape)
     probe, weights = options.build_probe()[None], np.ones((n, 1))
+    _check_finite("probe", probe)
     if options.probe_variation is not None:
         probe, weights = options.probe_variation.build(probe[0], n, probe_rng)
     spacings = np.full(options.n_slices - 1, options.slice_spacing_m)
@@ -305,6 +307,14 @@ def _check_room(options: SimulationOptions, n: int, height: float, width: float)
             f"x {width:.4g} pixels take {size / 2**30:.3g} GiB, more than the "
             f"{memory / 2**30:.3g} GiB of memory that are free; lower frame_shape, scan or "
             "position_error_px."
+        )
+
+
+def _check_finite(what: str, wave: NDArray[np.complexfloating]) -> None:
+    if not np.isfinite(wave).all():
+        raise ValueError(
+            f"simulation.{what}: becomes NaN or infinite; choose lengths of some pixels and "
+            "amplitudes near 1."
         )
 
 

@@ -158,6 +158,7 @@ def test_unknown_engines_and_keys_are_refused_before_anything_runs(run_file, tmp
         ("lsqml.reconstructor_options.num_epoch=3", "did you mean num_epochs?"),
         ("lsqml.reconstructor_options.num_epochs=many", "not 'many'"),
         ("rpie.reconstructor_options.num_epochs=3", "add it to --engines"),
+        ("lsqml=5", "name a key, as lsqml.reconstructor_options"),
         ("reconstructor_options.num_epoch=3", "did you mean num_epochs?"),
     ):
         assert said in call("compare", run_file, "--engines", "lsqml", "--set", key, code=2).output

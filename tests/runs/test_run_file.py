@@ -298,7 +298,7 @@ def test_changes_go_before_the_file(read):
     assert run.options.reconstructor_options.batch_size == 9
 
 
-@pytest.mark.parametrize("change", ["num_epochs", "a b=3", "=3"])
+@pytest.mark.parametrize("change", ["num_epochs", "a b=3", "=3", "", "# engine = 'lsqml'"])
 def test_a_malformed_change_is_refused(change):
     with pytest.raises(RunFileError, match=r"dotted\.key=value"):
         parse_changes([change])

@@ -31,6 +31,12 @@ def test_objects_fill_the_ranges_asked_for(kind):
     assert (np.angle(obj).min(), np.angle(obj).max()) == pytest.approx((-0.5, 2.0))
 
 
+def test_so_many_lines_that_nothing_is_left_between_make_an_even_object():
+    drawn = sim.Lines(n_lines=20_000).build((8, 8), 0)
+    assert np.isfinite(drawn).all()
+    assert np.ptp(np.abs(drawn)) == 0
+
+
 @pytest.mark.parametrize("kind", MATERIALS)
 def test_amplitude_and_phase_are_correlated_but_not_the_same(kind):
     obj = kind().build((128, 128), 0)

@@ -333,8 +333,15 @@ def test_a_guess_from_the_mean_pattern_knows_nothing_of_the_probe_but_its_modes(
         ({"pixel_size_m": 1e308}, r"pixel_size_m = 1e\+308: give metres"),
         ({"wavelength_m": 1e-300}, "wavelength_m = 1e-300: give metres"),
         ({"detector_distance_m": np.inf}, "detector_distance_m = inf: give metres"),
+        ({"object": {"kind": "dead_leaves", "smallest_radius_px": 1e-9}}, "raise smallest_radius"),
+        (
+            {"object": {"kind": "cells", "coverage": 1e9}},
+            "lower coverage, or make the scan smaller",
+        ),
+        ({"probe": {"kind": "gaussian", "sigma_px": 1e-300}}, "simulation.probe: becomes NaN"),
     ],
 )
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_recipe_beyond_all_measure_is_refused_before_anything_is_drawn(recipe, message):
     with pytest.raises(ValueError, match=message):
         sim.simulate(sim.SimulationOptions.model_validate(recipe))
