@@ -415,7 +415,7 @@ def init(
 def inspect(
     path: Annotated[
         Path,
-        typer.Argument(help="Diffraction file, product, run file, or a folder with a result."),
+        typer.Argument(help="Diffraction file, product, run file, generator, or result's folder."),
     ],
     product: Product = None,
     figure: Picture = None,

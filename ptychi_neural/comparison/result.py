@@ -113,6 +113,7 @@ class Comparison:
             "- held-out NLL: mean negative log likelihood (Poisson) of the counts at "
             f"{self.held_out.sum()} random detector pixels, the same in all frames, which no "
             "engine sees.",
+            "- epoch: epochs done; each projection of the neural engine counts as one.",
             "- seconds: wall time of the engine alone.",
         ]
         if self.target is not None:

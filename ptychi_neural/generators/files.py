@@ -137,7 +137,9 @@ def load_generator(
         If it is no generator, truncated, of another format or does not fit its own options.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such generator; save one with save_generator.")
+        held = sorted(file.name for file in Path(path).glob("generator*.safetensors"))
+        remedy = f"name {' or '.join(held)} in it" if held else "save one with save_generator"
+        raise FileNotFoundError(f"{path}: no such generator; {remedy}.")
     metadata, tensors = read_tensors(path, METADATA_KEY, "generator")
     if not OLDEST_READ <= (version := metadata["format_version"]) <= FORMAT_VERSION:
         remedy = "upgrade ptychi_neural" if version > FORMAT_VERSION else "train it anew"

@@ -49,7 +49,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: there is no such file; check the name.") from error
     except OSError as error:
         raise type(error)(error.errno, error.strerror, str(path)) from error
-    except ValueError as error:  # of TOML, of UTF-8, or a number of thousands of digits
+    except UnicodeDecodeError as error:
+        problem = "no text file; ptychi-neural init writes a run file for the files of a scan"
+        raise RunFileError(str(path), [problem]) from error
+    except ValueError as error:  # of TOML, or a number of thousands of digits
         raise RunFileError(str(path), [f"not valid TOML: {error}"]) from error
     except RecursionError as error:
         raise RunFileError(str(path), ["nested too deeply; make it flatter"]) from error
@@ -93,6 +96,22 @@ def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
                 break
         else:
             raise RunFileError("--set", [f"{change!r} is not dotted.key=value"])
+    return contents
+
+
+def data_changes(changes: Sequence[str], *also: str) -> dict[str, Any]:
+    """Read changes of the scan's sections: ``[data]`` and those in ``also``.
+
+    Raises
+    ------
+    RunFileError
+        If a change is not of that form, or of another section, which would have no effect.
+    """
+    contents = parse_changes(changes)
+    if others := sorted(contents.keys() - {"data", *also}):
+        sections = " and ".join(f"[{name}]" for name in ("data", *also))
+        problem = f"has no effect here: --set takes keys of {sections}"
+        raise RunFileError("--set", [f"{name}: {problem}" for name in others])
     return contents
 
 

@@ -34,6 +34,7 @@ from ptychi_neural.runs.run_scan import begun
 from ptychi_neural.runs.sections import DataSection
 from ptychi_neural.scans import Scan, select_frames
 from ptychi_neural.scans.load import check_probe_size, planned_scan, with_start
+from ptychi_neural.scans.scan_names import named
 
 WRITING_SHARE = 0.2
 """Largest share of the time that goes into the results folder while frames come."""
@@ -93,6 +94,7 @@ def follow_scan(
             with damage_told(results.folder / STATE_FILE):
                 source.load_state_dict(state["source"])
         planned = planned_scan(product, preparation, source.stored_shape)
+        planned = named(planned, section.diffraction_path)
         set_geometry(predictor, planned)
         near_field = planned.free_space_propagation_distance_m is not None
         scan = FollowedScan(predictor, planned, section, results.folder, accelerations)

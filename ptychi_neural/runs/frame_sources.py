@@ -100,11 +100,11 @@ class Source(ABC):
         """Go on from what ``state_dict`` gave, where that was not None."""
         raise NotImplementedError
 
-    def _begun(self, blank: NDArray[Any]) -> StreamedCounts:
+    def begun(self, blank: NDArray[Any]) -> StreamedCounts:
         """The check of counts, from a (1, h, w) blank frame of the type of the others."""
         return StreamedCounts(cut(self._preparation, Diffraction(blank, self._mask))[1])
 
-    def _prepared(
+    def prepared(
         self,
         check: StreamedCounts,
         patterns: NDArray[Any],
@@ -127,14 +127,35 @@ class Source(ABC):
 Opened = AbstractContextManager[Source]
 """A source that is closed in the end."""
 
-_SOURCES: dict[str, str] = {
+Opener = Callable[[str, Preparation, float], Opened]
+"""Opens the source of an address; it is given what is done to frames, and seconds to wait."""
+
+_SOURCES: dict[str, str | Opener] = {
     "": "ptychi_neural.runs.growing_file",
     "tcp": "ptychi_neural.runs.zmq_frames",
     "ipc": "ptychi_neural.runs.zmq_frames",
     "pva": "ptychi_neural.runs.pva_frames",
 }
-"""Module of a source, which has a function ``opened``, by the scheme of its addresses; that of
+"""What opens a source, or the module whose ``opened`` does, by the scheme of its addresses; that of
 files is empty."""
+
+
+def register_source(scheme: str) -> Callable[[Opener], Opener]:
+    """Let a function open the sources whose addresses begin with ``scheme://``.
+
+    Raises
+    ------
+    ValueError
+        If there is such a source.
+    """
+
+    def register(opener: Opener) -> Opener:
+        if scheme in _SOURCES:
+            raise ValueError(f"there is a source {scheme}:// already; take another name.")
+        _SOURCES[scheme] = opener
+        return opener
+
+    return register
 
 
 def scheme_of(address: str) -> str:
@@ -170,7 +191,6 @@ def opened_source(address: str | Path, preparation: Preparation, timeout_s: floa
     if scheme not in _SOURCES:
         known = ", ".join(f"{name}://" for name in _SOURCES if name)
         raise ValueError(f"{address}: frames come from a file or from {known}.")
-    opened: Opened = importlib.import_module(_SOURCES[scheme]).opened(
-        address, preparation, timeout_s
-    )
-    return opened
+    found = _SOURCES[scheme]
+    opener: Opener = importlib.import_module(found).opened if isinstance(found, str) else found
+    return opener(str(address), preparation, timeout_s)

@@ -82,7 +82,7 @@ class GrowingFile(Source):
         """
         data, path = self._data, self._file.filename
         blank = np.zeros((1, *self.stored_shape), data.dtype)
-        check = self._begun(blank)
+        check = self.begun(blank)
         pending: list[int] = []
         read: set[int] = set()
         n_seen = 0
@@ -104,7 +104,7 @@ class GrowingFile(Source):
                     numbers = batch[ready]
                     if self._indexes is not None and len(numbers):
                         numbers = frame_numbers(self._indexes, numbers)
-                    block = self._prepared(check, patterns[ready], numbers, placed, near_field)
+                    block = self.prepared(check, patterns[ready], numbers, placed, near_field)
                 pending += batch[~ready].tolist()
                 read.update(batch[ready].tolist())
                 yield block
@@ -138,7 +138,7 @@ class GrowingFile(Source):
             if check.outdated or is_renewed:
                 check.begin_again()
             else:
-                check, is_renewed = self._begun(blank), True
+                check, is_renewed = self.begun(blank), True
         if _place(self._file) != self._place:
             self.told.add(
                 "was renamed, removed or replaced while it was followed: the result is that of "

@@ -12,6 +12,7 @@ from ptychi_neural.engine.ranks import join
 from ptychi_neural.physics.ranks import n_ranks
 from ptychi_neural.prediction import Accelerations, NeuralPredictor
 from ptychi_neural.runs.attend import interruptible
+from ptychi_neural.runs.configuration import data_changes
 from ptychi_neural.runs.folders import folder_name, results_folder
 from ptychi_neural.runs.follow import follow_scan
 from ptychi_neural.runs.frame_sources import scheme_of
@@ -26,6 +27,7 @@ from ptychi_neural.runs.progress import tell
 from ptychi_neural.runs.run_file import RunFile, RunFileError, run_of
 from ptychi_neural.runs.run_scan import load
 from ptychi_neural.scans.load import read_positions
+from ptychi_neural.scans.scan_names import named
 
 
 def infer(
@@ -118,6 +120,8 @@ def infer(
             "--resume goes on with frames from an address. A file has all of them: leave it out, "
             "--overwrite replaces the earlier result."
         )
+    of_simulation = ["simulation"] if str(diffraction).lower().endswith(".toml") else []
+    data_changes(changes, *of_simulation)
     predictor = NeuralPredictor.from_file(generator)
     place = None if product is None else Path(product)
     if address is not None and place is not None:
@@ -169,11 +173,11 @@ def _run_of_address(
 
 
 def _name(run: RunFile) -> str:
-    """The name of the scan, which its file of positions tells."""
+    """The name of the scan, which its file of positions tells, or that of its patterns."""
     if run.data is None:
         return run.simulation.name if run.simulation is not None else ""
     scan, _ = read_positions(run.data.product_path, run.data.preparation())
-    return scan.name or run.data.diffraction.stem
+    return named(scan, run.data.diffraction_path).name
 
 
 def _at_once(predictor: NeuralPredictor, run: RunFile, folder: Path) -> InferenceResult:

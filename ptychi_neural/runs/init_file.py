@@ -8,11 +8,11 @@ from typing import Any
 
 import tomli_w
 
-from ptychi_neural.runs.configuration import parse_changes
+from ptychi_neural.runs.configuration import data_changes
 from ptychi_neural.runs.found_keys import in_line, inspect_file
 from ptychi_neural.runs.inspect_scan import Inspection
-from ptychi_neural.runs.measured import scan_name
 from ptychi_neural.runs.template import BEGINNING, OPTIONS, TEMPLATE
+from ptychi_neural.scans.scan_names import scan_name
 
 _TURNED = "patterns move in another direction than the positions"
 REASONS = {
@@ -63,12 +63,7 @@ def write_run_file(
     if path.suffix.lower() == ".toml":
         _write(path, TEMPLATE)
         return path, []
-    contents = parse_changes(changes)
-    if set(contents) - {"data"}:
-        raise ValueError(
-            f"--set names {', '.join(sorted(set(contents) - {'data'}))}; init takes keys of [data] "
-            "alone, and the run file can be changed afterwards."
-        )
+    contents = data_changes(changes)
     target = output or Path(f"{scan_name(path)}.toml")
     if target.exists():
         raise FileExistsError(f"{target} exists; name another with --output.")

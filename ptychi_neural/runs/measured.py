@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from ptychi_neural.runs.configuration import (
     RunFileError,
+    data_changes,
     key_names,
-    parse_changes,
     validated,
     without_none,
 )
@@ -22,28 +22,6 @@ from ptychi_neural.runs.probe_guess import guessed_probe
 from ptychi_neural.runs.sections import DataAlone, DataSection
 from ptychi_neural.scans import Scan, load_scan
 from ptychi_neural.scans.hdf5 import available_memory, dataset, opened
-
-OF_EVERY_SCAN = ("diffraction", "patterns", "frames", "data")
-"""Names of files that tell nothing of a scan."""
-
-ENDINGS = ("_dp", "_master")
-"""Endings of the names of files of patterns."""
-
-
-def scan_name(path: Path) -> str:
-    """The name of a scan, from that of its file or folder.
-
-    Examples
-    --------
-    >>> scan_name(Path("S012.cxi")), scan_name(Path("S012_dp.hdf5"))
-    ('S012', 'S012')
-    >>> scan_name(Path("scans/S012/diffraction.h5"))
-    'S012'
-    """
-    name = path.stem
-    for ending in ENDINGS:
-        name = name.removesuffix(ending) or name
-    return (name not in OF_EVERY_SCAN and name) or path.resolve().parent.name or name
 
 
 def section_of(path: Path, product: Path | None, changes: Sequence[str]) -> DataSection:
@@ -63,8 +41,8 @@ def section_of(path: Path, product: Path | None, changes: Sequence[str]) -> Data
     FileNotFoundError, ValueError
         If there is no such file, a key is wrong, or the scan of the run file is simulated.
     """
-    contents = parse_changes(changes)
-    if path.suffix.lower() == ".toml" or contents.keys() - {"data"}:
+    contents = data_changes(changes)
+    if path.suffix.lower() == ".toml":
         from ptychi_neural.runs.run_file import run_of  # imports pty-chi
 
         section = run_of(path, product, changes).data

@@ -9,10 +9,11 @@ import numpy as np
 from ptychi_neural.evaluation.inspection_figure import inspection_figure
 from ptychi_neural.runs.found_keys import as_changes, in_line, inspect_file
 from ptychi_neural.runs.inspect_scan import Inspection, inspect_scan
-from ptychi_neural.runs.measured import scan_name, section_of
-from ptychi_neural.runs.summary import summarize
+from ptychi_neural.runs.measured import section_of
+from ptychi_neural.runs.summary import is_result, summarize
 from ptychi_neural.runs.suspicions import orientation_keys
 from ptychi_neural.scans.formats import reader_of
+from ptychi_neural.scans.scan_names import scan_name
 
 
 def report(
@@ -27,7 +28,7 @@ def report(
     Parameters
     ----------
     path : Path
-        File of patterns, product, run file, or folder of a result.
+        File of patterns, product, run file, generator, or folder of a result.
     product : Path, optional
         File of positions that belongs to it.
     figure : Path, optional
@@ -42,7 +43,7 @@ def report(
     FileNotFoundError, ValueError
         If there is nothing to read.
     """
-    if not _may_hold_patterns(path, changes):
+    if (is_result(path) and not changes) or not _may_hold_patterns(path, changes):
         yield from _rows(summarize(path))
         return
     keys: dict[str, Any] = {}
@@ -105,8 +106,6 @@ def _may_hold_patterns(path: Path, changes: Sequence[str]) -> bool:
     """Whether a file is one of patterns or a run file, not a product alone or a result's folder."""
     if path.suffix.lower() == ".toml" or changes:
         return True
-    if path.is_dir() and (path / "product.h5").is_file():
-        return False
     try:
         reader_of(path).stack_shape(path)
     except FileNotFoundError:

@@ -223,6 +223,9 @@ def run_from(
     names = [*key_names(Sections), *key_names(options_class)]
 
     problems: list[str] = []
+    if {"scans", "training"} & rest.keys():
+        problem = "of a training file, which ptychi-neural train takes"
+        raise RunFileError(str(path), [f"scans, training: {problem}"])
     data = rest.get("data")
     if "simulation" in rest and isinstance(data, dict) and "diffraction" not in data:
         keys = ", ".join(f"data.{name}" for name in rest.pop("data")) or "data"

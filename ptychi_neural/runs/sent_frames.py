@@ -128,7 +128,7 @@ class SentFrames(Source):
         """
         shape, self._placed = self.stored_shape, frozenset(placed)
         if self._check is None:
-            self._check = self._begun(np.zeros((1, *shape), self._dtype))
+            self._check = self.begun(np.zeros((1, *shape), self._dtype))
         check = self._check
         images, self._images = self._images, []
         last_arrival = time.monotonic()
@@ -138,7 +138,7 @@ class SentFrames(Source):
                 some = images[first : first + BATCH_SIZE]
                 numbers = np.array([image.number for image in some], np.int64)
                 counts = np.stack([image.counts for image in some])
-                yield self._prepared(check, counts, numbers, placed, near_field)
+                yield self.prepared(check, counts, numbers, placed, near_field)
 
         while not self.stop():
             if images:
@@ -176,7 +176,7 @@ class SentFrames(Source):
         self._n_expected, self._ended = state["n_expected"], state["ended"]
         self._seen = set(state["seen"].tolist())
         self.told, self._refused = set(state["told"]), dict(state["refused"])
-        self._check = self._begun(np.zeros((1, *self._shape), self._dtype))
+        self._check = self.begun(np.zeros((1, *self._shape), self._dtype))
         self._check.load_state_dict(with_arrays(state["check"]))
 
     def _received(self, most: int, end: float) -> list[Image]:

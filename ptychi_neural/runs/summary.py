@@ -1,25 +1,32 @@
 """Short descriptions of files and folders of scans and results."""
 
+import json
 from pathlib import Path
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
 from scipy.spatial import cKDTree
 
+from ptychi_neural.counted import counted
 from ptychi_neural.runs.configuration import read_json
 from ptychi_neural.scans import Scan, read_diffraction, read_product
-from ptychi_neural.scans.hdf5 import opened
+from ptychi_neural.scans.hdf5 import damage_told, opened
+from ptychi_neural.scans.scan_names import named
+
+GENERATOR = ".safetensors"
+"""Ending of the files of generators."""
 
 
 def summarize(path: str | Path) -> dict[str, str]:
-    """Describe a diffraction file, a product, or a folder of both: shapes, dose, step, overlap.
+    """Describe a diffraction file, a product, a folder of both, a generator or a result.
 
     Parameters
     ----------
     path : str or Path
-        HDF5 file, or a folder with ``product.h5`` and perhaps ``diffraction.h5``. Where the
-        folder holds a result, its metrics are described as well.
+        HDF5 file, a generator, or a folder with ``product.h5`` and perhaps ``diffraction.h5``.
+        Where the folder holds a result, its provenance and metrics are described as well.
 
     Raises
     ------
@@ -27,11 +34,14 @@ def summarize(path: str | Path) -> dict[str, str]:
         If there is no such file, or it holds neither patterns nor a product.
     """
     path = Path(path)
+    if path.suffix == GENERATOR:
+        return _generator(path)
     if not path.is_dir():
         with opened(path) as file:
             is_product = isinstance(file.get("probe_position_x_m"), h5py.Dataset)
-        return _product(read_product(path)) if is_product else _diffraction(path)
-    summary = _product(read_product(path / "product.h5"))
+        return _product(named(read_product(path), path)) if is_product else _diffraction(path)
+    product = path / "product.h5"
+    summary = _product(read_product(product)) if product.is_file() else {}
     if (path / "diffraction.h5").is_file():
         summary |= _diffraction(path / "diffraction.h5")
     for name in ("provenance.json", "metrics.json"):
@@ -39,6 +49,35 @@ def summarize(path: str | Path) -> dict[str, str]:
             content = read_json(path / name)
             summary |= {key: f"{value}" for key, value in content.items() if key != "command"}
     return summary
+
+
+def is_result(path: Path) -> bool:
+    """Whether ``summarize`` is to describe it: a folder of a result, or a generator."""
+    told = ("product.h5", "provenance.json")
+    return path.suffix == GENERATOR or any((path / name).is_file() for name in told)
+
+
+def _generator(path: Path) -> dict[str, str]:
+    """What a saved generator is, without torch."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; check the path.")
+    with damage_told(path):
+        with safe_open(path, framework="numpy") as file:
+            told = json.loads((file.metadata() or {}).get("ptychi_neural", "{}"))
+        if "generator" not in told:
+            raise ValueError("holds no generator; name one that train or reconstruct has saved.")
+        scans = told.get("scans", [])
+        sizes = sorted({f"{scan['pixel_size_m']:.4g} m" for scan in scans})
+        return {
+            "architecture": told["generator"]["architecture"],
+            "width": f"{told['generator']['width']}",
+            "patterns": f"{tuple(told['patch_shape'])} pixels",
+            "slices": f"{told['n_slices']}",
+            "loss function": told["loss_function"],
+            "trained on": f"{counted(len(scans), 'scans')} of pixel size {', '.join(sizes)}"
+            if scans
+            else "one scan, to which it was fitted",
+        } | {name: f"{told[name]}" for name in ("epochs", "score") if name in told}
 
 
 def overlap(positions_px: NDArray[np.floating], probe: NDArray[np.complexfloating]) -> float:

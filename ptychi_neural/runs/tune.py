@@ -1,5 +1,6 @@
 """Search for the settings of a run file that predict held-out pixels best, with Optuna."""
 
+import itertools
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from ptychi_neural.runs.configuration import (
     read_toml,
 )
 from ptychi_neural.runs.growing_folder import alone_in
+from ptychi_neural.runs.progress import Bar, say
 from ptychi_neural.runs.reconstruct import reconstruct
 from ptychi_neural.runs.run_file import RunFile, run_from
 from ptychi_neural.scans.hdf5 import replacing
@@ -34,6 +36,22 @@ SHARE_OF_RANDOM_TRIALS = 0.3
 
 INTERRUPTED = "interrupted"
 """Mark of a trial that does not count, because it was told to stop."""
+
+OF_START = ("simulation.probe_defocus_error", "simulation.probe_guess")
+"""Keys of a simulation that leave its patterns as they are."""
+
+OF_PATTERNS = {
+    "data": (
+        *("folder", "diffraction", "entry", "datasets.patterns", "datasets.mask", "frames"),
+        *("dc_at_corner", "crop", "center", "bin", "transpose", "flip_y", "flip_x", "rotate_deg"),
+        *("background", "mask", "saturated_counts", "dark_counts"),
+    ),
+    "reconstructor_options": ("random_seed", "validation.held_out", "loss_function"),
+}
+"""Keys of which each value has other patterns, other held-out pixels, or another loss."""
+
+MOST_CHECKED = 256
+"""Combinations of values up to which all are checked before the first trial."""
 
 LOGARITHMIC_FROM = 10.0
 """Ratio of the ends from which a range of positive numbers is searched in its logarithm."""
@@ -167,6 +185,7 @@ def tune(
     run = run_from(contents, path, data_folder)
     seed = _checked_seed(run)
     contents = merged(contents, {"reconstructor_options": {"random_seed": seed}})
+    _check_choices(choices, contents, path, data_folder)
     folder = Path(output_folder or Path("results") / f"{path.stem}-tuning")
     with alone_in(folder, ("study.log", "table.csv", "best.toml"), [path, *run.reads]):
         journal = optuna.storages.journal.JournalFileBackend(str(folder / "study.log"))
@@ -181,6 +200,13 @@ def tune(
 
         def held_out_loss(trial: Any) -> float:
             values = {choice.key: choice.suggested(trial) for choice in choices}
+            try:
+                return tried_loss(trial, values)
+            except (ValueError, FloatingPointError) as error:
+                say(f"warning: trial {trial.number} with {values} failed: {error}")
+                raise
+
+        def tried_loss(trial: Any, values: dict[str, Any]) -> float:
             tried = run_from(merged(contents, values), path, data_folder)
             # Neither counts, and both take time.
             tried.output.intervals, tried.output.formats = False, []
@@ -200,11 +226,21 @@ def tune(
 
         stopped: list[int] = []
         done = sum(t.state.is_finished() and INTERRUPTED not in t.user_attrs for t in study.trials)
+        bar = Bar(total=max(n_trials, done), initial=done, desc="trial", mininterval=0, miniters=1)
+
+        def count(study: Any, _: Any) -> None:
+            if any(trial.value is not None for trial in study.trials):
+                bar.set_postfix_str(f"best held-out loss {study.best_value:.6g}", refresh=False)
+            bar.update()
+
         try:
             study.optimize(
-                held_out_loss, max(0, n_trials - done), catch=(ValueError, FloatingPointError)
+                *(held_out_loss, bar.total - done),
+                catch=(ValueError, FloatingPointError),
+                callbacks=[count],
             )
         finally:
+            bar.close()
             table = _table(study, choices)
             with replacing(folder / "table.csv", overwrite=True) as temporary:
                 table.to_csv(temporary, index=False)
@@ -212,7 +248,7 @@ def tune(
             if stopped:
                 raise KeyboardInterrupt
             raise ValueError(
-                f"none of {counted(len(table), 'trials')} could be run; see the warnings of Optuna."
+                f"none of {counted(len(table), 'trials')} could be run; see the warnings above."
             )
         best = {choice.key: choice.of(study.best_params[choice.key]) for choice in choices}
         best_run = run_from(merged(contents, best), path, data_folder).filled_in()
@@ -226,7 +262,7 @@ def _optuna() -> Any:
         import optuna
     except ImportError as error:
         raise ValueError("tune needs Optuna; install it with: pip install optuna.") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # Failed trials are told below.
     return optuna
 
 
@@ -239,6 +275,38 @@ def _checked_seed(run: RunFile) -> int:
             "reconstructor_options.validation.held_out above 0."
         )
     return 0 if options.random_seed is None else options.random_seed
+
+
+def _check_choices(
+    choices: Sequence[Choice],
+    contents: dict[str, Any],
+    path: Path,
+    data_folder: str | Path | None,
+) -> None:
+    """Refuse keys whose values cannot be compared, and values that are wrong with all others."""
+    of_patterns = [f"{group}.{name}" for group, names in OF_PATTERNS.items() for name in names]
+    for key in (choice.key for choice in choices):
+        is_of_patterns = any(f"{key}.".startswith(f"{name}.") for name in ("engine", *of_patterns))
+        if is_of_patterns or (key.startswith("simulation.") and key not in OF_START):
+            raise ValueError(
+                f"--vary {key}: its values differ in patterns or in what is held out of them, so "
+                "that their losses cannot be compared; set one value with --set."
+            )
+    pairs = [[(c.key, value) for value in c.values or (c.low, c.high)] for c in choices]
+    if math.prod(map(len, pairs)) > MOST_CHECKED:
+        return
+    right: set[str] = set()
+    wrong: dict[str, ValueError] = {}
+    for combination in itertools.product(*pairs):
+        try:
+            run_from(merged(contents, dict(combination)), path, data_folder)
+            right |= set(map(str, combination))
+        except ValueError as error:
+            for pair in combination:
+                wrong.setdefault(str(pair), error)
+    for name, why in wrong.items():
+        if name not in right:
+            raise why
 
 
 def _check_same(study: "optuna.Study", choices: Sequence[Choice], run: RunFile) -> None:

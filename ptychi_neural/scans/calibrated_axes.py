@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -85,7 +84,7 @@ def scan_of_axes(
         )
     rows, columns = np.indices([axis.size for axis in scan]).reshape(2, -1)
     positions_m = np.stack([rows * (steps[0] or 0), columns * (steps[1] or 0)], axis=1)
-    found = scan_of_positions(positions_m, name=Path(path).stem)
+    found = scan_of_positions(positions_m)
     found.wavelength_m, _, attributes = instrument_of_axes(camera, electron_energy_eV)
     found.attributes = dict(attributes)
     return found

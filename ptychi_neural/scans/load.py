@@ -29,6 +29,7 @@ from ptychi_neural.scans.preparation import Named, Preparation, Unit
 from ptychi_neural.scans.prepared_frames import cut, finished
 from ptychi_neural.scans.prepared_positions import placed
 from ptychi_neural.scans.scan import Scan, recentred, scan_of_positions, select_frames
+from ptychi_neural.scans.scan_names import named
 from ptychi_neural.scans.starts import empty_object, mean_pattern_probe
 
 MOST_OBJECT_PIXELS = 2**15
@@ -137,7 +138,7 @@ def load_scan(
     )
     if not scan.probe.size:
         report.append("started the probe from the root of the mean pattern, as the file has none")
-    scan = with_start(scan)
+    scan = named(with_start(scan), diffraction)
     _check(scan, product)
     if report:
         warnings.warn(f"{diffraction}: {', '.join(report)}.", stacklevel=2)
@@ -273,8 +274,7 @@ def product_of(diffraction: StrPath) -> StrPath:
 def read_positions(product: StrPath, preparation: Preparation) -> tuple[Scan, Unit]:
     """All of a scan but its patterns as files have it, and the unit of its positions."""
     if preparation.raster is not None:
-        positions_m = preparation.raster.positions_m()
-        return scan_of_positions(positions_m, name=Path(product).stem), "m"
+        return scan_of_positions(preparation.raster.positions_m()), "m"
     named = {
         str(key): name for key, name in preparation.datasets.items() if key in ("y", "x", "probe")
     }

@@ -51,7 +51,7 @@ def named_positions(path: StrPath, datasets: Mapping[str, str], scan: Scan | Non
                 f"{x.shape}; name datasets of one number for each frame."
             )
         positions = reals(np.stack([y.ravel(), x.ravel()], axis=1), f"{path}: 'y', 'x'")
-        scan = scan_of_positions(positions, name=Path(path).stem)
+        scan = scan_of_positions(positions)
     assert scan is not None
     if "probe" in datasets:
         probe = named_array(path, datasets["probe"])

@@ -71,9 +71,7 @@ class Scan:
         return None if self.pixel_size_m == UNKNOWN_PIXEL_M else self.pixel_size_m
 
 
-def scan_of_positions(
-    positions: NDArray[np.floating], pixel_size_m: float = math.nan, name: str = ""
-) -> Scan:
+def scan_of_positions(positions: NDArray[np.floating], pixel_size_m: float = math.nan) -> Scan:
     """A scan of which only positions are known; the rest is of size 0.
 
     Parameters
@@ -82,8 +80,6 @@ def scan_of_positions(
         (n, 2) positions (y, x) in object pixels, or in metres where the pixel size is NaN.
     pixel_size_m : float
         Size of an object pixel; NaN where it is unknown.
-    name : str
-        Name of the scan.
     """
     return Scan(
         patterns=np.empty((0, 0, 0), dtype=np.float32),
@@ -92,7 +88,6 @@ def scan_of_positions(
         object=np.empty((0, 0, 0), dtype=np.complex64),
         pixel_size_m=pixel_size_m,
         frame_indexes=np.arange(len(positions)),
-        name=name,
     )
 
 

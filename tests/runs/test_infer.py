@@ -71,6 +71,10 @@ def test_infer_writes_the_object_and_its_deviation(files, one_shot, scan):
         assert file["object_std"].shape == file["object"].shape[-2:]
     assert "exists" in call(*arguments, code=2)
     call(*arguments, "--overwrite")
+    made = (folder / "product.h5").stat().st_mtime_ns
+    other = ["--set", "reconstructor_options.num_epochs=3", "--overwrite"]
+    assert "reconstructor_options: has no effect here" in call(*arguments, *other, code=2)
+    assert (folder / "product.h5").stat().st_mtime_ns == made
 
 
 WRITER = """

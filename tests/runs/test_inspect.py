@@ -12,13 +12,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from ptychi_neural.cli import app
+from ptychi_neural.runs.configuration import RunFileError, read_toml
 from ptychi_neural.runs.run_file import run_of
 from ptychi_neural.runs.schema import run_file_schema
 from ptychi_neural.runs.suspicions import is_unjittered_raster
-from ptychi_neural.scans import write_product, write_scan
+from ptychi_neural.scans import write_diffraction, write_product, write_scan
 
 the_schema = cache(run_file_schema)
 
@@ -112,6 +114,53 @@ def test_a_product_alone_is_told_too(folder, simulated):
     write_product(folder / "product.h5", simulated.scan)
     assert "overlap" in told("product.h5")
     assert not list(folder.glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("results", "name the file of patterns"),
+        ("train.toml", "which ptychi-neural train takes"),
+        ("state.safetensors", "holds no generator"),
+        ("none.safetensors", "does not exist"),
+    ],
+)
+def test_what_is_no_scan_is_told_with_what_takes_it(folder, path, message):
+    (folder / "results").mkdir()
+    (folder / "train.toml").write_text("[[scans]]\nsimulation = {}\n", encoding="utf-8")
+    save_file({"a": np.ones(1)}, folder / "state.safetensors", metadata={"ptychi_neural": "{}"})
+    done = CliRunner().invoke(app, ["inspect", path])
+    assert done.exit_code == 2
+    assert message in done.output
+
+
+def test_generators_and_trainings_are_told(folder):
+    (folder / "training").mkdir()
+    (folder / "training" / "provenance.json").write_text('{"seed": 7, "epochs": 4}')
+    assert re.search(r"seed: +7\n", told("training"))
+    description = {
+        "generator": {"architecture": "cnn", "width": 8},
+        **{"patch_shape": [32, 16], "n_slices": 1, "loss_function": "poisson"},
+        "scans": [{"pixel_size_m": 1e-8}, {"pixel_size_m": 2e-8}],
+    }
+    metadata = {"ptychi_neural": json.dumps(description)}
+    save_file({"a": np.ones(1)}, folder / "generator.safetensors", metadata=metadata)
+    output = told("generator.safetensors")
+    assert re.search(r"architecture: +cnn\n", output)
+    assert "2 scans of pixel size 1e-08 m, 2e-08 m" in output
+    assert "(32, 16) pixels" in output
+
+
+def test_changes_without_effect_and_files_that_are_no_run_files_are_refused(folder, simulated):
+    write_product(folder / "product.h5", simulated.scan)
+    write_diffraction(folder / "diffraction.h5", simulated.scan.patterns)
+    change = ["--set", "probe_options.optimizable=true"]
+    for command in ("inspect", "init"):
+        done = CliRunner().invoke(app, [command, "diffraction.h5", *change])
+        assert done.exit_code == 2
+        assert "probe_options: has no effect here: --set takes keys of [data]" in done.output
+    with pytest.raises(RunFileError, match="init writes a run file"):
+        read_toml(folder / "diffraction.h5")
 
 
 def test_turned_and_jittered_rasters_are_told_apart():

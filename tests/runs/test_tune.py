@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ptychi_neural.cli import app
+from ptychi_neural.runs.progress import Progress, telling
 from ptychi_neural.runs.run_file import read_run_file
 from ptychi_neural.runs.tune import parse_choices, tune
 
@@ -65,11 +66,58 @@ def test_the_right_defocus_is_found_and_a_search_goes_on(run_file, tmp_path):
         tune(run_file, choices, 5, tmp_path / "tuning", changes=other)
 
 
-def test_settings_that_are_refused_are_no_result(run_file, tmp_path):
+@pytest.mark.parametrize(
+    ("vary", "told"),
+    [
+        ("reconstructor_options.start.n_iterations=-5..-2", r"start\.n_iterations: .*not -5"),
+        ("reconstructor_options.generator.widht=4,8", "did you mean width"),
+        ("simulation.photons_per_frame=1e3,1e4", "differ in patterns"),
+        ("data.crop.0=8,16", "differ in patterns"),
+        ("reconstructor_options.random_seed=0..5", "held out of them"),
+    ],
+)
+def test_what_cannot_be_tried_or_compared_is_refused_before_any_trial(
+    run_file, tmp_path, vary, told
+):
     pytest.importorskip("optuna")
-    choices = parse_choices(["reconstructor_options.start.n_iterations=-5..-2"])
+    with pytest.raises(ValueError, match=told):
+        tune(run_file, parse_choices([vary]), 2, tmp_path / "tuning")
+    assert not (tmp_path / "tuning").exists()
+
+
+def test_trials_are_counted_and_failed_ones_told(run_file, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("optuna")
+    module = sys.modules["ptychi_neural.runs.tune"]
+    whole = module.reconstruct
+
+    def reconstruct(run, *args, **kwargs):
+        if run.simulation.probe_defocus_error == 0.8:
+            raise ValueError("too far off")
+        return whole(run, *args, **kwargs)
+
+    monkeypatch.setattr(module, "reconstruct", reconstruct)
+    monkeypatch.setattr("ptychi_neural.runs.progress.LINE_INTERVAL_S", 0.0)
+    with telling(Progress(style="lines")):
+        tune(run_file, parse_choices([f"{DEFOCUS}=0.0,0.8"]), 3, tmp_path / "tuning")
+    told = capsys.readouterr().err
+    assert "trial 3/3" in told
+    assert "best held-out loss" in told
+    assert "failed: too far off" in told
+
+
+def test_values_that_go_with_some_of_the_others_are_tried_and_no_result_is_a_failure(
+    run_file, tmp_path, monkeypatch
+):
+    pytest.importorskip("optuna")
+
+    def reconstruct(*args, **kwargs):
+        raise FloatingPointError("it diverged")
+
+    monkeypatch.setattr(sys.modules["ptychi_neural.runs.tune"], "reconstruct", reconstruct)
+    generator = "reconstructor_options.generator"  # a cnn has no blocks
+    choices = [f"{generator}.architecture=cnn,cascaded", f"{generator}.block=fno,ptycho"]
     with pytest.raises(ValueError, match="none of 2 trials could be run"):
-        tune(run_file, choices, 2, tmp_path / "tuning")
+        tune(run_file, parse_choices(choices), 2, tmp_path / "tuning")
 
 
 @pytest.mark.parametrize("change", ["engine=lsqml", "reconstructor_options.validation.held_out=0"])

@@ -144,7 +144,7 @@ class Cxi(Reader):
                 object_center_m=center_m,
                 probe_photon_counts=real_numbers(photons),
                 attributes=_attributes(file) | dict(detector),
-                name=_text(file, f"{ENTRY}/title", f"{ENTRY}/sample_1/name") or Path(path).stem,
+                name=_text(file, f"{ENTRY}/title", f"{ENTRY}/sample_1/name"),
                 comments=_text(file, f"{ENTRY}/experiment_description"),
             )
 

@@ -58,7 +58,6 @@ class FoldSlice(Reader):
                 frame_indexes=np.arange(len(positions_m)),
                 object_center_m=(float(center_m[0]), float(center_m[1])),
                 attributes={} if angle_deg is None else {"tomography_angle_deg": angle_deg},
-                name=Path(path).stem.removesuffix("_para"),
             )
 
     def product_beside(self, path: Path) -> Path | None:

@@ -44,7 +44,7 @@ class NumpyStack(Reader):
                 f"{path} holds {positions.dtype} of shape {positions.shape}; write positions as "
                 "(n, 2) real numbers: y and x of each frame."
             )
-        return scan_of_positions(positions, name=Path(path).stem)
+        return scan_of_positions(positions)
 
 
 def selected(path: StrPath, stack: np.ndarray, frame_indexes: ArrayLike | None) -> np.ndarray:

@@ -49,7 +49,7 @@ class PositionTable(Reader):
             raise ValueError(
                 f"{path}: a row holds no numbers for y and x ({error}); write a row for each frame."
             ) from error
-        return scan_of_positions(numbers * METRES.get(unit, 1.0), name=Path(path).stem)
+        return scan_of_positions(numbers * METRES.get(unit, 1.0))
 
     def unit_of_positions(self, path: StrPath) -> Unit:
         return "px" if _table(path)[2] == "px" else "m"

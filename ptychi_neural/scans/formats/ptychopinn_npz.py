@@ -81,7 +81,6 @@ class PtychoPinn(Reader):
             if "pixel_size_m" in names
             else UNKNOWN_PIXEL_M,
             frame_indexes=np.arange(len(positions)),
-            name=Path(path).stem,
         )
 
 

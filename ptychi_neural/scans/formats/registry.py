@@ -210,6 +210,11 @@ def unknown(path: StrPath) -> str:
             f"{path} has patterns under no usual name, and no product. It holds "
             f"{', '.join(held)}. Name them: data.datasets = {{ patterns = ..., y = ..., x = ... }}."
         )
+    if Path(path).is_dir():
+        return (
+            f"{path} is a folder, and has neither TIFF files with numbers in their names nor a "
+            "result: name the file of patterns."
+        )
     known = "; ".join(f"{name}: {reader.files}" for name, reader in sorted(READERS.items()))
     what = (
         "holds no arrays"
