@@ -245,7 +245,8 @@ def tune(
         changed = parse_changes(changes or [])
         found = tune(run_file, parse_choices(vary), trials, output, data, changed)
     told(found.table.to_string(index=False))
-    told(f"{found.folder / 'best.toml'}: {found.best}")
+    if found.best:
+        told(f"{found.folder / 'best.toml'}: {found.best}")
     concluded("interrupted" if found.interrupted else None)
 
 

@@ -94,7 +94,7 @@ class TuningResult:
     """A row for each trial: ``trial``, ``held_out_loss``, the varied keys, ``seconds``."""
 
     best: dict[str, Any]
-    """Values of the varied keys that predict best."""
+    """Values of the varied keys that predict best; none where no trial has come to its end."""
 
     interrupted: bool
     """Whether the search was told to stop."""
@@ -244,16 +244,16 @@ def tune(
             table = _table(study, choices)
             with replacing(folder / "table.csv", overwrite=True) as temporary:
                 table.to_csv(temporary, index=False)
-        if not table.held_out_loss.notna().any():
-            if stopped:
-                raise KeyboardInterrupt
+        best: dict[str, Any] = {}
+        if table.held_out_loss.notna().any():
+            best = {choice.key: choice.of(study.best_params[choice.key]) for choice in choices}
+            best_run = run_from(merged(contents, best), path, data_folder).filled_in()
+            with replacing(folder / "best.toml", overwrite=True) as temporary:
+                Path(temporary).write_text(tomli_w.dumps(best_run), encoding="utf-8")
+        elif not stopped:
             raise ValueError(
                 f"none of {counted(len(table), 'trials')} could be run; see the warnings above."
             )
-        best = {choice.key: choice.of(study.best_params[choice.key]) for choice in choices}
-        best_run = run_from(merged(contents, best), path, data_folder).filled_in()
-        with replacing(folder / "best.toml", overwrite=True) as temporary:
-            Path(temporary).write_text(tomli_w.dumps(best_run), encoding="utf-8")
         return TuningResult(folder, table, best, bool(stopped))
 
 

@@ -148,9 +148,9 @@ def test_what_is_no_choice_is_refused(text):
         parse_choices([text])
 
 
-@pytest.mark.parametrize("stopped", [None, "interrupted"])
+@pytest.mark.parametrize(("stopped", "trial"), [(None, 2), ("interrupted", 2), ("interrupted", 1)])
 def test_an_interrupted_search_keeps_its_trials_and_goes_on(
-    run_file, tmp_path, monkeypatch, stopped
+    run_file, tmp_path, monkeypatch, stopped, trial
 ):
     pytest.importorskip("optuna")
     module = sys.modules["ptychi_neural.runs.tune"]
@@ -160,7 +160,7 @@ def test_an_interrupted_search_keeps_its_trials_and_goes_on(
         nonlocal n_calls
         n_calls += 1
         result = whole(*args, **kwargs)
-        if n_calls == 2:
+        if n_calls == trial:
             signal.raise_signal(signal.SIGTERM)
             result.stopped = stopped
         return result
@@ -170,9 +170,10 @@ def test_an_interrupted_search_keeps_its_trials_and_goes_on(
     command += ["--output", str(tmp_path / "tuning")]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 130, done.output
+    assert "Stopped early: interrupted" in done.output
     table = pd.read_csv(tmp_path / "tuning" / "table.csv")
-    assert len(table) == 2
-    assert table.held_out_loss.notna().sum() == (1 if stopped else 2)
+    assert len(table) == trial
+    assert table.held_out_loss.notna().sum() == trial - bool(stopped)
     assert CliRunner().invoke(app, command).exit_code == 0
     table = pd.read_csv(tmp_path / "tuning" / "table.csv")
     assert table.held_out_loss.notna().sum() == 3
