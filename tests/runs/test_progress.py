@@ -68,6 +68,7 @@ def test_events_tell_the_course_of_a_reconstruction(run_file):
     assert [event["event"] for event in events] == [
         "started",
         *4 * ["iteration"],
+        *3 * ["checkpoint"],  # after everything, and without either of two splits
         "validation",
         *2 * ["checkpoint", "epoch"],
         "validation",
