@@ -196,9 +196,11 @@ def validated(model: type, values: dict[str, Any], names: list[str], problems: l
     """
     text = json.dumps(values, default=str)  # Dates and times become text, which no option takes.
     described: dict[str, list[str]] = {}
-    made: Any = None
+    adapter: TypeAdapter[Any] = TypeAdapter(model)
     try:
-        made = TypeAdapter(model).validate_json(text, strict=True)
+        made = adapter.validate_json(text, strict=True)
+        # As they were taken: whole numbers of counts, as 4294967295, have become real ones.
+        described = {key: [told] for key, told in uncountable(adapter.dump_python(made))}
     except ValidationError as error:
         for detail in error.errors():
             unknown = detail["type"] in ("unexpected_keyword_argument", "extra_forbidden")
@@ -221,8 +223,6 @@ def validated(model: type, values: dict[str, Any], names: list[str], problems: l
                     message += f", not {detail['input']!r}"
             # There is a message for each member of a union.
             described.setdefault(key, []).append(message)
-    for key, message in uncountable(values):
-        described.setdefault(key, [message])
     problems.extend(f"{key}: {'; or: '.join(lines)}" for key, lines in described.items())
     return None if described else made
 

@@ -165,7 +165,9 @@ def test_numbers_that_no_run_counts_to_are_refused_by_name(name, number, tmp_pat
     group, key = name.rsplit(".", 1)
     is_training = name.startswith("training")
     path = tmp_path / "run.toml"
-    path.write_text(f"{TRAINING if is_training else BASE.split('[')[0]}[{group}]\n{key} = {number}")
+    kind = 'kind = "raster"\n' if group == "simulation.scan" else ""
+    first = TRAINING if is_training else BASE.split("[")[0]
+    path.write_text(f"{first}[{group}]\n{kind}{key} = {number}")
     with pytest.raises(RunFileError) as refused:
         (read_training_file if is_training else read_run_file)(path)
     told = refused.value.problems
@@ -186,6 +188,16 @@ def test_a_seed_may_have_all_of_its_64_bits(tmp_path):
     assert run.simulation.seed == seed
     with pytest.raises(RunFileError, match=r"simulation\.seed: at most"):
         run_from(merged(tomllib.loads(BASE), {"simulation.seed": 2**63}), tmp_path / "run.toml")
+
+
+def test_counts_may_be_written_as_whole_numbers_of_any_size(tmp_path):
+    bright = merged(tomllib.loads(BASE), {"simulation.photons_per_frame": 10**11})
+    run = run_from(bright, tmp_path / "run.toml")
+    assert run.simulation.photons_per_frame == 1e11
+    np.save(tmp_path / "frames.npy", np.ones((2, 16, 16)))
+    data = {"diffraction": str(tmp_path / "frames.npy"), "saturated_counts": 2**32 - 1}
+    run = run_from({"data": data}, tmp_path / "run.toml")
+    assert run.data.saturated_counts == 2**32 - 1
 
 
 @pytest.mark.parametrize(
