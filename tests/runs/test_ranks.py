@@ -161,7 +161,7 @@ def test_engines_are_compared_with_their_objects_of_one_process(run_file, tmp_pa
         *("compare", run_file, "--engines", "lsqml,neural", "--output", tmp_path / "two"),
         *("--set", setting),
     )
-    assert told.index("lsqml") < told.index("neural")
+    assert told.index("| lsqml") < told.index("| neural")
     run = read_run_file(tmp_path / "two" / "run.toml")
     changes = parse_changes([setting])
     alone = compare(run, ["lsqml", "neural"], tmp_path / "one", changes=changes)
