@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,29 @@ def test_the_examples_of_extensions_run(tmp_path):
     assert done.returncode == 0, done.stderr
     written = {path.name for path in tmp_path.iterdir()}
     assert written >= {"plain.safetensors", "scan.npz", "two-doses"}
+
+
+@pytest.mark.slow
+def test_a_command_of_ones_own_reconstructs_a_format_of_ones_own(tmp_path):
+    text = (DOCS / "extending.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"\n\n( +import our_lab.*? main\(\))\n", text, re.DOTALL)
+    (tmp_path / "ours.py").write_text(textwrap.dedent(command))
+    (example,) = (b for b in blocks("extending.md", "python") if "class OurLab" in b)
+    classes, use = example.split("scan = simulate(")
+    (tmp_path / "our_lab.py").write_text(classes)
+    (tmp_path / "write.py").write_text(f"from our_lab import *\nscan = simulate({use}")
+    environment = os.environ | {"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
+    for arguments in (
+        "write.py",
+        "ours.py init scan.npz",
+        "ours.py reconstruct scan.toml --set reconstructor_options.num_epochs=0",
+    ):
+        command = [sys.executable, *arguments.split()]
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "results" / "scan" / "product.h5").is_file()
 
 
 def test_the_run_files_are_valid(tmp_path):

@@ -1,5 +1,6 @@
 """Trained generators as files: one safetensors file, with JSON metadata inside, no pickle."""
 
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,17 +18,29 @@ from ptychi_neural.options import (
     NeuralReconstructorOptions,
     StartOptions,
 )
+from ptychi_neural.options.choices import Architectures, Lifters, UnrolledNetworks
 
 FORMAT_VERSION = 4
 OLDEST_READ = 2
 """Files of earlier formats lack options of today, whose defaults are what they did."""
 METADATA_KEY = "ptychi_neural"
 
+CHOICES = {
+    "architecture": Architectures,
+    "lifter": Lifters,
+    "unrolled.network": UnrolledNetworks,
+}
+"""What others may have registered."""
+
 MOST_SLICES = 1000
 SMALL = 10**6
 """Weights of a network that is built whatever the file holds."""
 Side = Annotated[int, Field(ge=2, le=2**14)]
 """Pixels along a side of a pattern."""
+
+
+class NotRegisteredError(LookupError):
+    """A file names an architecture, lifter or network that nothing here is registered as."""
 
 
 class Description(BaseModel):
@@ -48,7 +61,21 @@ class Description(BaseModel):
         return self
 
     def options(self) -> GeneratorOptions:
-        """Options of the network; a file of elsewhere names no further file to be read."""
+        """Options of the network; a file of elsewhere names no further file to be read.
+
+        Raises
+        ------
+        NotRegisteredError
+            If its parts have to be registered first.
+        """
+        for names, choices in CHOICES.items():
+            *group, last = names.split(".")
+            value = reduce(lambda d, name: d.get(name, {}), group, self.generator).get(last)
+            if isinstance(value, str) and value not in list(choices):
+                raise NotRegisteredError(
+                    f"generator.{names} = {value!r} is not registered here; import the module that "
+                    "registers it first (docs/extending.md)"
+                )
         options = GeneratorOptions()
         options.load_from_dict({**self.generator, "checkpoint": None})
         return options
@@ -166,6 +193,8 @@ def load_generator(
         with torch.device("cpu"):
             network = build_generator(options, saved.n_slices, saved.patch_shape)
             network.load_tensors(tensors)
+    except NotRegisteredError as error:
+        raise ValueError(f"{path}: {error}.") from error
     except (ValueError, TypeError, AttributeError, LookupError, RuntimeError) as error:
         raise ValueError(f"{path}: is damaged, or no generator ({error}).") from error
     return network.eval(), options, metadata

@@ -76,6 +76,20 @@ class GeneratorOptions(ParameterOptions):
     something else than saved it is an error. The projections are those of its training, unless
     ``start`` is set; their number is left open where the probe is refined."""
 
+    def get_dict(self) -> dict[str, Any]:
+        """All options, as JSON has them, without groups of architectures that a script registered
+        and that are not in use: files would be readable only where they are registered, too."""
+        of_others = [
+            name
+            for name, facts in ARCHITECTURES.items()
+            if facts.group is not None
+            and not facts.group.__module__.startswith("ptychi_neural.")
+            and name != self.architecture
+            and getattr(self, name) == facts.group()
+        ]
+        written = super().get_dict()
+        return {name: value for name, value in written.items() if name not in of_others}
+
     def different_structure(self, other: "GeneratorOptions") -> list[str]:
         """Names of the options that make another network, or another use of it, and differ."""
         ours, others = _structure(self), _structure(other)

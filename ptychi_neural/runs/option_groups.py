@@ -83,13 +83,13 @@ def stated(options: Options, defaults: Options) -> dict[str, Any]:
     defaults : Options
         Options of the same class with their defaults.
     """
-    usual = option_values(defaults)
+    usual, written = option_values(defaults), options.get_dict()
     return merged(
         {},
         {
             name: "none" if value is None else value
             for name, value in option_values(options).items()
-            if value is not None or usual[name] is not None
+            if (value is not None or usual[name] is not None) and _holds(written, name.split("."))
         },
     )
 
@@ -118,6 +118,11 @@ def option_values(options: Options, prefix: str = "") -> dict[str, Any]:
         else:
             values[prefix + name] = _as_json(value)
     return values
+
+
+def _holds(written: dict[str, Any], names: list[str]) -> bool:
+    first, *others = names
+    return first in written and (not others or _holds(written[first], others))
 
 
 def _as_json(value: Any) -> Any:

@@ -5,6 +5,8 @@ They have a process of their own, because what they register is known to all tha
 
 import copy
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -267,6 +269,59 @@ def test_it_is_trained_on_many_scans(simulated):
     workflow = napi.MultiscanTrainingWorkflow([simulated.scan] * 2, simulated.scan, options)
     workflow.run(2)
     assert workflow.best_score < workflow.table.score.iloc[0]
+
+
+# --- where it is not registered ------------------------------------------------------------
+
+
+WITHOUT = """
+import sys
+from ptychi_neural.generators.files import load_generator
+from ptychi_neural.runs.run_file import read_run_file
+for path in sys.argv[1:]:
+    try:
+        (read_run_file if path.endswith(".toml") else load_generator)(path)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def told_elsewhere(tmp_path, options, scan):
+    """What a process says that registers nothing of its own, of a run file and a generator."""
+    written = read_run_file_of(options, tmp_path)
+    written.write(tmp_path / "stated.toml")
+    task = make_task(options, scan)
+    task.run(0)
+    task.reconstructor.save_generator(tmp_path / "generator.safetensors")
+    paths = [str(tmp_path / name) for name in ("stated.toml", "generator.safetensors")]
+    command = [sys.executable, "-c", WITHOUT, *paths]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def read_run_file_of(options, tmp_path):
+    path = tmp_path / "run.toml"
+    generator = options.reconstructor_options.generator
+    path.write_text(
+        "[simulation]\n[reconstructor_options.generator]\n"
+        f"architecture = '{generator.architecture}'\nlifter = '{generator.lifter}'\n"
+    )
+    return read_run_file(path)
+
+
+def test_other_architectures_are_read_where_it_is_not_registered(simulated, tmp_path):
+    assert told_elsewhere(tmp_path, neural_options(architecture="cnn"), simulated.scan) == ""
+
+
+@pytest.mark.parametrize(("choice", "value"), [("architecture", "mine"), ("lifter", "fourth_root")])
+def test_what_is_not_registered_there_is_named(simulated, tmp_path, choice, value):
+    options = neural_options(**{"architecture": "cnn", choice: value})
+    of_run_file, of_generator = told_elsewhere(tmp_path, options, simulated.scan).split(
+        str(tmp_path / "generator.safetensors")
+    )
+    assert f"not '{value}'" in of_run_file
+    assert f"generator.{choice} = '{value}' is not registered here; import" in of_generator
 
 
 # --- refusals ------------------------------------------------------------------------------
