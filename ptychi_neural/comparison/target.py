@@ -10,6 +10,7 @@ from ptychi_neural import evaluation
 from ptychi_neural.runs.reconstruct import in_register, load
 from ptychi_neural.runs.run_file import RunFile
 from ptychi_neural.scans import Scan
+from ptychi_neural.scans.scan_names import named
 from ptychi_neural.simulation import simulate
 
 
@@ -74,6 +75,8 @@ def load_with_target(run: RunFile) -> tuple[Scan, Target | None]:
     if run.simulation is not None:
         simulated = simulate(run.simulation)
         truth = simulated.truth
-        return simulated.scan, Target(truth.object, "ground truth", truth.positions_px)
+        return named(simulated.scan, run.product), Target(
+            truth.object, "ground truth", truth.positions_px
+        )
     scan, reference = load(run)
     return scan, None if reference is None else Target(reference, "reference")

@@ -27,7 +27,7 @@ from ptychi_neural.runs.progress import tell
 from ptychi_neural.runs.run_file import RunFile, RunFileError, run_of
 from ptychi_neural.runs.run_scan import load
 from ptychi_neural.scans.load import read_positions
-from ptychi_neural.scans.scan_names import named
+from ptychi_neural.scans.scan_names import named, scan_name
 
 
 def infer(
@@ -175,7 +175,7 @@ def _run_of_address(
 def _name(run: RunFile) -> str:
     """The name of the scan, which its file of positions tells, or that of its patterns."""
     if run.data is None:
-        return run.simulation.name if run.simulation is not None else ""
+        return scan_name(run.product)
     scan, _ = read_positions(run.data.product_path, run.data.preparation())
     return named(scan, run.data.diffraction_path).name
 

@@ -29,6 +29,7 @@ from ptychi_neural.scans.entries import entry_chosen
 from ptychi_neural.scans.formats import reader_of
 from ptychi_neural.scans.load import chosen_frames, read_patterns
 from ptychi_neural.scans.named_datasets import stack_shape
+from ptychi_neural.scans.scan_names import scan_name
 from ptychi_neural.scans.shadow_images import Shadow, find_shadow
 
 SAMPLE_BYTES = 64 * 2**20
@@ -100,7 +101,8 @@ def _inspected(section: DataSection) -> Inspection:
     stored = read_patterns(path, numbers if is_part else None, section.datasets)
     if scan is None:
         report += _defects(stored)
-    facts = {"format": kind, "patterns": f"{tuple(shape)} {stored.patterns.dtype}"}
+    name = scan_name(path) if scan is None else scan.name
+    facts = {"name": name, "format": kind, "patterns": f"{tuple(shape)} {stored.patterns.dtype}"}
     if is_chosen:
         facts["taken"] = f"{n_frames} of {counted(shape[0], 'frames')}"
     if stride > 1:

@@ -61,7 +61,7 @@ def report(
     for suspicion in inspection.suspicions:
         yield f"- {suspicion}"
     target = figure or Path(f"{scan_name(path)}-inspect.png")
-    draw(inspection, target, path.name)
+    draw(inspection, target, f"{inspection.facts['name']}: {path.name}")
     yield f"{target}: mean pattern, counts of frames, positions over the probe, overlap"
     if orientations:
         from ptychi_neural.runs.orientations import rank_orientations  # imports the engine

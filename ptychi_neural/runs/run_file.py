@@ -129,6 +129,11 @@ class RunFile:
     """Dotted names of the options that the file sets."""
 
     @property
+    def product(self) -> Path:
+        """The product that it writes by default."""
+        return self.output_folder / "product.h5"
+
+    @property
     def stages(self) -> list["RunFile | Refinement"]:
         """The engines that run in a row, each with its ``engine`` name and ``options``."""
         return [self] if self.refine is None else [self, self.refine]

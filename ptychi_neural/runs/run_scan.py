@@ -10,6 +10,7 @@ from ptychi.api.task import PtychographyTask
 from ptychi_neural.runs.measured import begun, load_measured
 from ptychi_neural.runs.run_file import RunFile
 from ptychi_neural.scans import Scan
+from ptychi_neural.scans.scan_names import named
 from ptychi_neural.simulation import simulate
 
 __all__ = ["begun", "is_refined", "load", "reconstructed"]
@@ -25,7 +26,7 @@ def load(run: RunFile) -> tuple[Scan, NDArray[np.complexfloating] | None]:
     """
     if run.simulation is not None:
         simulated = simulate(run.simulation)
-        return simulated.scan, simulated.truth.object
+        return named(simulated.scan, run.product), simulated.truth.object
     assert run.data is not None
     return load_measured(run.data)
 

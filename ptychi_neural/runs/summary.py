@@ -41,7 +41,7 @@ def summarize(path: str | Path) -> dict[str, str]:
             is_product = isinstance(file.get("probe_position_x_m"), h5py.Dataset)
         return _product(named(read_product(path), path)) if is_product else _diffraction(path)
     product = path / "product.h5"
-    summary = _product(read_product(product)) if product.is_file() else {}
+    summary = _product(named(read_product(product), product)) if product.is_file() else {}
     if (path / "diffraction.h5").is_file():
         summary |= _diffraction(path / "diffraction.h5")
     for name in ("provenance.json", "metrics.json"):
