@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ptychi_neural.engine.judge import HeldOutJudge
+from ptychi_neural.engine.objective import positions_are_lost
 from ptychi_neural.physics.losses import (
     MeanLoss,
     add_losses,
@@ -83,6 +84,11 @@ class Iterations:
             Whether the probe is refined, where its plan has it.
         n_of_halves : int
             Number of iterations that see one half of the frames, in turn with the other.
+
+        Raises
+        ------
+        FloatingPointError
+            If an iteration leads nowhere; all is as it was before it.
         """
         scan, projections, probe = self.scan, self.projections, self.scan.model.probe
         lowest, best = math.inf, (self.n_done, projections.state())
@@ -96,6 +102,7 @@ class Iterations:
                 part=iteration % 2 if iteration < n_of_halves else -1,
                 of_frames=self.of_frames,
             )
+            self._stop_if_lost(before)
             if not math.isnan(self.loss):
                 self.bar.set_postfix_str(self._progress(), refresh=False)
             self.bar.update()
@@ -113,6 +120,19 @@ class Iterations:
                 break
         if self.n_done > self.watched_from + 1 and self._is_above(lowest):
             self._go_back(lowest, *best)
+
+    def _stop_if_lost(self, before: State) -> None:
+        """Go back to what the iterations had found, and end, where they have lost it."""
+        found = self.projections.object, *self.scan.model.refined()
+        if all(bool(each.isfinite().all()) for each in found) and not positions_are_lost(self.scan):
+            return
+        self.projections.go_back(before)
+        raise FloatingPointError(
+            f"The initial reconstruction became NaN, or positions left the object, in iteration "
+            f"{self.n_done}; object, probe and positions are those before it. Likely causes: "
+            "options of reconstructor_options.start far from their defaults, or data that are not "
+            "counts."
+        )
 
     def go_on_while_it_helps(self, most: int) -> None:
         """Go on, up to a number of iterations, where what is predicted errs by more than the noise

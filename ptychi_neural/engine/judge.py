@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ptychi_neural.engine.misfit import is_far_worse, misfit_of_object
 from ptychi_neural.engine.snapshot import Snapshot
 from ptychi_neural.options import ValidationOptions
 from ptychi_neural.physics.losses import MeanLoss, add_losses, least_loss
@@ -34,7 +35,11 @@ class HeldOutJudge:
         self.course: list[tuple[str, int, float]] = []
         self.best: Snapshot | None = None
         self.last_finite: Snapshot | None = None
-        """The last finite state where no pixel is held out."""
+        """The last finite state where no pixel is held out, of those that are not scattered."""
+        self.start_misfit: float | None = None
+        """Misfit of the initial reconstruction where no pixel is held out."""
+        self.is_scattered = False
+        """Whether the object judged last predicts the counts far worse than that one."""
         self.best_loss = math.inf
         self.start_loss = self.lowest_loss = math.inf
         """Losses of the initial reconstruction, and of the best that the network has made of it."""
@@ -89,11 +94,10 @@ class HeldOutJudge:
         snapshot : callable
             Copies the state.
         """
-        if not object_.isfinite().all():
-            return
         if not self.judges:
-            state = snapshot()
-            self.last_finite = state if state.is_finite else self.last_finite
+            self._watch(scan, object_, snapshot)
+            return
+        if not object_.isfinite().all():
             return
         loss = self.loss(scan, object_)
         self.record("epoch", n_epochs, loss)
@@ -103,18 +107,30 @@ class HeldOutJudge:
             self.best_loss, self.patience_from = loss, epoch
             self.best = snapshot()
 
+    def _watch(self, scan: ScanPhysics, object_: Tensor, snapshot: Callable[[], Snapshot]) -> None:
+        """Keep the last state without held-out pixels, but for one that has lost the object."""
+        if self.start_misfit is not None:
+            misfit = misfit_of_object(scan, object_)
+            self.is_scattered = is_far_worse(misfit, self.start_misfit)
+        state = snapshot()
+        if not self.is_scattered and object_.isfinite().all() and state.is_finite:
+            self.last_finite = state
+
     def forget(self) -> None:
         """Forget all candidates: what comes is judged anew."""
-        self.best = self.last_finite = None
+        self.best = self.last_finite = self.start_misfit = None
+        self.is_scattered = False
 
     def n_first_splits(self, n_splits: int) -> int:
         """Of so many splits, the number that have a start when the first epoch begins."""
         is_tried = None not in (self.options.patience, self.options.trial_epochs) and self.judges
         return min(TRIED_SPLITS, n_splits) if is_tried else n_splits
 
-    def take_as_start(self, epoch: int) -> None:
+    def take_as_start(self, scan: ScanPhysics, epoch: int) -> None:
         """Take the best by now for the initial reconstruction, which the network has to beat."""
         self.start_loss, self.lowest_loss, self.lowest_from = self.best_loss, math.inf, epoch
+        if not self.judges:
+            self.start_misfit = misfit_of_object(scan, scan.start)
 
     @property
     def start_is_beaten(self) -> bool:
@@ -143,6 +159,8 @@ class HeldOutJudge:
             "course": [list(entry) for entry in self.course],
             "best": None if self.best is None else self.best.state_dict(),
             "last_finite": None if self.last_finite is None else self.last_finite.state_dict(),
+            "start_misfit": self.start_misfit,
+            "is_scattered": self.is_scattered,
             "best_loss": self.best_loss,
             "start_loss": self.start_loss,
             "lowest_loss": self.lowest_loss,
@@ -155,6 +173,8 @@ class HeldOutJudge:
         self.course = [(stage, step, loss) for stage, step, loss in state["course"]]
         self.best = Snapshot.from_state_dict(state["best"])
         self.last_finite = Snapshot.from_state_dict(state.get("last_finite"))
+        self.start_misfit = state.get("start_misfit")
+        self.is_scattered = state.get("is_scattered", False)
         self.best_loss = state["best_loss"]
         self.start_loss = state.get("start_loss", math.inf)
         self.lowest_loss = state.get("lowest_loss", math.inf)

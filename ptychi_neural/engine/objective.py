@@ -90,18 +90,24 @@ def penalties(object_: Tensor, options: AutodiffPtychographyObjectOptions, epoch
     return total
 
 
+def positions_are_lost(scan: ScanPhysics) -> bool:
+    """Whether any position is NaN, or further from the middle than the object is wide."""
+    furthest = scan.model.positions(scan.model.everything).detach().abs().max()
+    return not furthest <= max(scan.start.shape[-2:])
+
+
 def stop_if_lost(scan: ScanPhysics, epoch: int) -> None:
     """Refuse positions at which no patch can be cut.
 
     Raises
     ------
     FloatingPointError
-        If any position of the scan is NaN or infinite.
+        If any position of the scan is NaN, or far outside of the object.
     """
-    if not scan.model.positions(scan.model.everything).isfinite().all():
+    if positions_are_lost(scan):
         raise FloatingPointError(
-            f"Positions became NaN or infinite by epoch {epoch}; object and probe keep their last "
-            "finite state. Lower probe_position_options.step_size."
+            f"Positions became NaN or left the object by epoch {epoch}; object and probe keep "
+            "their last finite state. Lower probe_position_options.step_size."
         )
 
 

@@ -188,7 +188,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
     def run(self, n_epochs: int | None = None, *args: Any, **kwargs: Any) -> None:
         """Run epochs; whatever ends the run, object and probe hold the best that was reached.
 
-        Best is what predicts the held-out pixels best; without any, what was reached last.
+        Best is what predicts the held-out pixels best; without any, the last that is not scattered.
         """
         # Whoever calls may have switched gradients off, without which nothing is fitted.
         with torch.inference_mode(False), torch.enable_grad(), self.surroundings.entered():
@@ -288,7 +288,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             self.assemble_object()
             self._judge_object(self.current_epoch)
             last = Snapshot.of(group)
-        best = self.judge.best
+        best = self.judge.last_finite if self.judge.is_scattered else self.judge.best
         if lacks_frames or not last.is_finite:
             last = best = best or self.judge.last_finite or last
         if best is not None:
@@ -408,7 +408,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         if self.judge.best is None and (self.judge.judges or self.current_epoch == 0):
             self.parameter_group.object.set_data(self.scan.start)
             self._judge_object(self.current_epoch)
-            self.judge.take_as_start(self.current_epoch)
+            self.judge.take_as_start(self.scan, self.current_epoch)
 
     def _judge_object(self, n_epochs: int) -> None:
         group = self.parameter_group

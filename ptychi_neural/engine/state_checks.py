@@ -51,6 +51,8 @@ def check_fitted(state: State, reconstructor: NeuralReconstructor) -> None:
         ("number of splits", start.get("n_splits_done", 0) <= n_splits),
         ("total variation", weight is None or (_is_number(weight) and 0 <= weight < math.inf)),
         ("peak amplitude", peak is None or (peak.numel() == 1 and bool(peak > 0))),
+        ("misfit", _is_misfit(judge.get("start_misfit"))),
+        ("scattered", isinstance(judge.get("is_scattered", False), bool)),
         *((name, isinstance(state.get(name, False), bool)) for name in FLAGS),
     ):
         _check(holds, what)
@@ -185,6 +187,10 @@ def _numbers(value: Any) -> list[float]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_misfit(value: Any) -> bool:
+    return value is None or (_is_number(value) and 0 <= value < math.inf)
 
 
 def _check(holds: bool, what: str) -> None:

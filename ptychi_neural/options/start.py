@@ -50,7 +50,7 @@ class StartOptions(Options):
     defocus_iterations: int = PydanticField(default=8, ge=1)
     """Number of iterations that each trial has."""
 
-    defocus_counts: float = PydanticField(default=2e5, gt=0)
+    defocus_counts: float = PydanticField(default=2e5, gt=0, le=1e15)
     """Total counts of the frames, in the middle of the scan, that trials see."""
 
     fewest_defocus_frames: int = PydanticField(default=64, ge=1)
@@ -118,24 +118,24 @@ class StartOptions(Options):
     """Largest momentum. It grows as k / (k + 3) with the iterations. 0.9 needs twice as many
     iterations where overlap is low."""
 
-    regularization: float = PydanticField(default=1e-3, gt=0)
+    regularization: float = PydanticField(default=1e-3, ge=1e-8, le=0.5)
     """Added to the probe intensity in the back-projection, relative to its maximum."""
 
-    largest_change: float = PydanticField(default=3.0, gt=0)
+    largest_change: float = PydanticField(default=3.0, ge=1e-3, le=1e6)
     """Largest relative change of a Fourier component of an exit wave in one step of the Poisson
     likelihood: a photon where almost none was predicted would ask for any."""
 
-    transfer_floor: float | None = PydanticField(default=0.1, gt=0)
+    transfer_floor: float | None = PydanticField(default=0.1, ge=1e-4, le=100)
     """With a known probe, updates are divided by the probe's contrast transfer plus this, so that
     coarse phase, which the data tell least of, comes as fast as the rest: with steps of 4 px the
     error after 40 iterations is less than half. None: not divided."""
 
-    rim: float = PydanticField(default=0.1, gt=0)
+    rim: float = PydanticField(default=0.1, ge=1e-6, le=1)
     """Share of the largest illumination below which divided updates, and the phase gradients of the
     first moments, are damped: there the contrast transfer is another, and the division would spread
     its noise."""
 
-    short_step: float = PydanticField(default=0.5, gt=0, le=1)
+    short_step: float = PydanticField(default=0.5, ge=1e-3, le=1)
     """Length of the steps of object and probe where both are updated, as full steps would correct
     the same error twice and their common scale would oscillate; and of divided updates."""
 
@@ -146,7 +146,7 @@ class StartOptions(Options):
     """Number of rises of the loss in a row, each with a shorter step, after which no step lowers
     the loss and the iterations end."""
 
-    pupil_phase_gain: float = PydanticField(default=4.0, gt=0)
+    pupil_phase_gain: float = PydanticField(default=4.0, gt=0, le=100)
     """Steps of the phase of the probe's Fourier transform, relative to those of all else: patterns
     tell of it only through the object's contrast. With 4, a probe of 30 % more defocus is found in
     75 to 100 iterations instead of 125 to 200. Far field only."""
@@ -157,7 +157,7 @@ class StartOptions(Options):
     comes slowly undivided. On a scan with 30 % more defocus, 80 iterations
     reach an error of .020 instead of .044. None: never."""
 
-    joint_transfer_floor: float = PydanticField(default=0.1, gt=0)
+    joint_transfer_floor: float = PydanticField(default=0.1, ge=1e-4, le=100)
     """What is added to the contrast transfer then."""
 
     largest_rise: float = PydanticField(default=1.3, gt=1)
@@ -178,7 +178,7 @@ class StartOptions(Options):
     scale, a rotation, a shear), which early errors of the probe would drive far. At 5e7 counts per
     frame it brings the error from .031 to .011 after positions that were 1 px off."""
 
-    position_step: float = PydanticField(default=0.5, gt=0)
+    position_step: float = PydanticField(default=0.5, gt=0, le=10)
     """Length of a step of the positions, relative to that which fits each frame best."""
 
     position_momentum: float = PydanticField(default=0.8, ge=0, lt=1)
@@ -218,7 +218,7 @@ class StartOptions(Options):
     share_of_halves: float = PydanticField(default=0.85, ge=0, le=1)
     """Share of the iterations that alternate between halves; the last see all of the scan."""
 
-    total_variation: float | None = PydanticField(default=None, ge=0)
+    total_variation: float | None = PydanticField(default=None, ge=0, le=10)
     """Weight of total-variation denoising of real and imaginary part of the projected object
     (Chambolle, J. Math. Imaging Vis. 20, 89 (2004)), in units of the object. None: the one of
     ``total_variation_weights`` that predicts the held-out pixels best, with 2 to 8 % less error

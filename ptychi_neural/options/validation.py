@@ -12,7 +12,8 @@ class ValidationOptions(Options):
     held_out: float = PydanticField(default=0.03, ge=0, lt=0.5)
     """Share of the detector pixels of each pattern, drawn at random with the run's seed, that are
     kept out of input, updates and loss. When a run ends, the state that predicts them best is
-    what the task holds. 0: no validation, the last state is the result."""
+    what the task holds. 0: no validation, the last state is the result, unless it predicts all
+    pixels far worse than the initial reconstruction."""
 
     patience: int | None = PydanticField(default=50, ge=1)
     """Epochs without a better prediction after which a run ends. None: run all epochs."""

@@ -8,6 +8,9 @@ STEP = 0.25
 
 MOST_STEPS = 200
 
+SMALLEST_WEIGHT = 1e-6
+"""Weight, in units of the object, that is none: single precision has no step for much less."""
+
 SMALLEST_CHANGE = 2e-4
 """Change of the cost in a step, relative to the first cost, at which an image is left as it is."""
 
@@ -27,10 +30,10 @@ def denoised(object_: Tensor, weight: float) -> Tensor:
     object_ : Tensor
         (n_slices, H, W) complex.
     weight : float
-        Weight of the total variation, in units of the object. With 0 the image is returned as it
-        is.
+        Weight of the total variation, in units of the object. With 0, or next to nothing, the
+        image is returned as it is.
     """
-    if weight == 0:
+    if weight < SMALLEST_WEIGHT:
         return object_
     images = torch.view_as_real(object_).movedim(-1, 0).contiguous()
     height, width = images.shape[-2:]

@@ -67,12 +67,24 @@ def run_attended(task: PtychographyTask, show_progress: bool = True) -> bool:
             task.run(n_epochs)
         except _Stop:
             return True
-    if isinstance(reconstructor, NeuralReconstructor) and reconstructor.network_was_tried_in_vain:
+    if isinstance(reconstructor, NeuralReconstructor):
+        _tell_of_vain_epochs(reconstructor)
+    return False
+
+
+def _tell_of_vain_epochs(reconstructor: NeuralReconstructor) -> None:
+    """Tell where the result is not what the last epoch left, and what to do about it."""
+    if reconstructor.network_was_tried_in_vain:
         say(
             "The network predicted the held-out pixels no better than the initial reconstruction, "
             "which is the result. num_epochs = 0 leaves the network out."
         )
-    return False
+    if reconstructor.judge.is_scattered:
+        say(
+            "The epochs scattered the object: the result is the last that predicted the counts. "
+            "Lower reconstructor_options.generator.step_size, and the step sizes of probe and "
+            "positions; or hold pixels out (validation.held_out)."
+        )
 
 
 def _check_positions(reconstructor: IterativeReconstructor) -> None:

@@ -4,6 +4,7 @@ import pandas as pd
 from ptychi.api.task import PtychographyTask
 from ptychi.reconstructors.base import IterativeReconstructor
 
+from ptychi_neural.engine.misfit import is_far_worse, misfit_of_task
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.runs.attend import run_attended
 from ptychi_neural.runs.checkpoints import Checkpoints
@@ -56,14 +57,14 @@ class NeuralWarmStartWorkflow:
             return False
         second.copy_data_from_task(first)
         self.reached = second
-        return run_attended(second, show_progress)
+        return _run_watched(second, show_progress)
 
     def _run_first(self, show_progress: bool) -> bool:
         first, checkpoints = self.tasks[0], self.checkpoints
         if checkpoints is None:
-            return run_attended(first, show_progress)
+            return _run_watched(first, show_progress)
         with checkpoints.kept(first):
-            interrupted = run_attended(first, show_progress)
+            interrupted = _run_watched(first, show_progress)
         if interrupted:  # The latest checkpoint is of a run under way; what is left has ended.
             return True
         if len(self.tasks) > 1 and isinstance(first.reconstructor, NeuralReconstructor):
@@ -89,3 +90,26 @@ class NeuralWarmStartWorkflow:
             table = task.reconstructor.loss_tracker.table[["epoch", "loss"]]
             parts.append(table.astype({"epoch": int}).assign(task=number))
         return pd.concat(parts, ignore_index=True)[["task", "epoch", "loss"]]
+
+
+def _run_watched(task: PtychographyTask, show_progress: bool) -> bool:
+    """Run a task, see ``run_attended``. The neural engine keeps its best; others are watched.
+
+    Raises
+    ------
+    FloatingPointError
+        Also where the counts are predicted far worse in the end than before the first epoch.
+    """
+    if isinstance(task.reconstructor, NeuralReconstructor):
+        return run_attended(task, show_progress)
+    first = misfit_of_task(task)
+    interrupted = run_attended(task, show_progress)
+    last = misfit_of_task(task)
+    if is_far_worse(last, first) and not interrupted:
+        raise FloatingPointError(
+            f"The counts are predicted far worse than before the first epoch (squared errors of "
+            f"amplitudes in units of noise: {last:.3g} instead of {first:.3g}). Likely causes: a "
+            "step size or a batch that is too large, too few epochs, or another engine suits the "
+            "scan better."
+        )
+    return interrupted
