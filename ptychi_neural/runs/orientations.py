@@ -65,13 +65,17 @@ def rank_orientations(run: RunFile, n_iterations: int = N_ITERATIONS) -> list[Or
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scan, _ = load(dataclasses.replace(run, data=section))
+    near_field = scan.free_space_propagation_distance_m is not None
+    # What the frames tell turns with them; optics that are told do not.
+    mean = mean_pattern_probe(scan.patterns, scan.valid_pixel_mask, near_field)
+    is_guess = near_field or np.array_equal(scan.probe, mean)
     scan = _in_the_middle(scan)
     square = scan.patterns.shape[1] == scan.patterns.shape[2]
     transpositions = (False, True) if square else (False,)
     found = []
     for transpose, flip_y, flip_x in itertools.product(transpositions, *2 * [(False, True)]):
         turn = Preparation(transpose=transpose, flip_y=flip_y, flip_x=flip_x)
-        deviance = _deviance(_turned(scan, turn), n_iterations)
+        deviance = _deviance(_turned(scan, turn, is_guess), n_iterations)
         found.append(Orientation(transpose, flip_y, flip_x, 0.0, deviance))
     ranked = sorted(found, key=lambda orientation: orientation.deviance)
     # Other pixels are held out in each, whose losses differ even where all are predicted well.
@@ -93,14 +97,14 @@ def _in_the_middle(scan: Scan) -> Scan:
     )
 
 
-def _turned(scan: Scan, preparation: Preparation) -> Scan:
+def _turned(scan: Scan, preparation: Preparation, is_guess: bool) -> Scan:
     near_field = scan.free_space_propagation_distance_m is not None
     mask = scan.valid_pixel_mask
     patterns = np.ascontiguousarray(oriented(preparation, scan.patterns, near_field))
     if mask is not None:
         mask = np.ascontiguousarray(oriented(preparation, mask[None], near_field)[0])
     probe = scan.probe[:1]
-    if near_field:  # what the frames tell turns with them; optics that are told do not
+    if is_guess:
         probe = mean_pattern_probe(patterns, mask, near_field)
     return dataclasses.replace(scan, patterns=patterns, valid_pixel_mask=mask, probe=probe)
 

@@ -70,6 +70,13 @@ def report(
         yield "orientation, nats per held-out pixel above the best, deviance:"
         for found in rank_orientations(run_of(path, product, changes)):
             yield f"  {orientation_keys(found):46}{found.loss:10.4g}{found.deviance:10.4g}"
+        near_m = inspection.scan and inspection.scan.free_space_propagation_distance_m
+        if near_m is None:
+            yield (
+                "In the far field an orientation and its half turn (both flips) fit alike: one "
+                "gives the complex conjugate, turned by half, of the other's object, and the sign "
+                "of its phase or of the probe's defocus tells which is right."
+            )
 
 
 def draw(inspection: Inspection, path: Path, title: str) -> None:

@@ -110,9 +110,18 @@ class Preparation(BaseModel):
     position_units: Unit | None = None
     """Unit of the positions in their file; None: metres, or what the file tells."""
 
+    transpose_positions: bool = False
+    """Exchange rows and columns of all positions, before flips."""
+
+    flip_positions_y: bool = False
+    """Turn the direction of all positions along rows."""
+
+    flip_positions_x: bool = False
+    """Turn the direction of all positions along columns."""
+
     rotate_positions_deg: float = 0.0
     """Turn all positions counterclockwise (from x to -y, as frames are drawn), about the middle of
-    the scan: the angle between scan and camera of an electron microscope."""
+    the scan, after flips: the angle between scan and camera of an electron microscope."""
 
     raster: RasterScan | None = None
     """Positions of a raster, where no file has them."""
@@ -156,6 +165,22 @@ class Preparation(BaseModel):
     def moves_frames(self) -> bool:
         """Whether frames are stored in another orientation than they are used in."""
         return self.transpose or self.flip_y or self.flip_x or self.rotate_deg != 0
+
+    @property
+    def turn_of_positions(self) -> NDArray[np.float64]:
+        """(2, 2) matrix that brings positions (y, x) into the directions of rows and columns.
+
+        Examples
+        --------
+        >>> Preparation(transpose_positions=True, flip_positions_x=True).turn_of_positions
+        array([[ 0.,  1.],
+               [-1.,  0.]])
+        """
+        angle = np.deg2rad(self.rotate_positions_deg)
+        sine, cosine = np.sin(angle), np.cos(angle)
+        turn = np.array([[cosine, -sine], [sine, cosine]])  # of (y, x), y pointing down
+        flips = np.where([self.flip_positions_y, self.flip_positions_x], -1.0, 1.0)
+        return turn @ (np.diag(flips) @ np.eye(2)[:: -1 if self.transpose_positions else 1])
 
     @property
     def told_wavelength_m(self) -> float | None:

@@ -136,7 +136,8 @@ def placed(
         positions_px = numbers / growth
     else:
         positions_px = numbers * (METRES[unit] / found.pixel_size_m)
-    turned = preparation.rotate_positions_deg != 0
+    turn = preparation.turn_of_positions
+    turned = not np.array_equal(turn, np.eye(2))
     same_center = not unplaced and unit == native_unit and not (regridded or turned)
     if same_center and native_unit != "px":
         positions_px = positions_px - np.asarray(scan.object_center_m) / found.pixel_size_m
@@ -148,9 +149,6 @@ def placed(
         center_m = (float(y_m), float(x_m))
         scan = dataclasses.replace(scan, object=np.empty((0, 0, 0), dtype=np.complex64))
     if turned:
-        angle = np.deg2rad(preparation.rotate_positions_deg)
-        sine, cosine = np.sin(angle), np.cos(angle)
-        turn = np.array([[cosine, -sine], [sine, cosine]])  # of (y, x), y pointing down
         positions_px = positions_px @ turn.T
     return dataclasses.replace(
         scan,
