@@ -371,17 +371,17 @@ def simulate(
     """Simulate a scan with ground truth.
 
     The command writes diffraction.h5, product.h5 and truth.h5 to a folder, simulated/<name of the
-    scan> by default. Without a file the default recipe is taken, which --set changes:
-    --set simulation.photons_per_frame=1e4.
+    scan> by default. Without a file it is the default recipe, which --set changes.
     """
     with _plain_errors():
+        from ptychi_neural.runs.progress import bar_of
         from ptychi_neural.runs.run_file import parse_changes, read_recipe
         from ptychi_neural.simulation import simulate, simulation_files, write_simulation
 
         recipe = read_recipe(recipe_file, parse_changes(changes or []))
         folder = output or Path("simulated") / recipe.name
         simulation_files(folder, overwrite)
-        write_simulation(simulate(recipe), folder, overwrite)
+        write_simulation(simulate(recipe, bar_of), folder, overwrite)
     told(f"{folder}: diffraction.h5, product.h5, truth.h5")
 
 

@@ -287,6 +287,11 @@ def described(error: BaseException) -> tuple[str, int]:
     if isinstance(error, MemoryError) or any(words in text for words in OF_MEMORY):
         first = text.splitlines()[0] if text else "no memory left"
         return f"error: out of memory ({first.rstrip('.')}). {MEMORY_ADVICE}", FAILED
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
+        name = _named_at(error.object, error.start)
+        return f"error: {name}: the name is not UTF-8, as which results tell it; rename it.", (
+            WRONG_USE
+        )
     if isinstance(error, RecursionError):
         return "error: a file is nested too deeply; make it flatter.", WRONG_USE
     if isinstance(error, RuntimeError) and text.startswith("Symlink loop from"):
@@ -307,6 +312,13 @@ def described(error: BaseException) -> tuple[str, int]:
     if isinstance(error, NotImplementedError):
         return f"error: {text or 'the engine cannot do this.'}", WRONG_USE
     return f"error: {kind}: {text} (-v shows where it arose)", FAILED
+
+
+def _named_at(text: str, place: int) -> str:
+    """The word or quoted path at a place of a text, with the bytes that are no UTF-8."""
+    start = max(text.rfind(mark, 0, place) for mark in "\"'\n") + 1
+    stop = min((k for mark in "\"'\n" if (k := text.find(mark, place)) >= 0), default=len(text))
+    return text[start:stop].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 class _Surviving:

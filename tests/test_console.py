@@ -97,6 +97,13 @@ def test_nothing_that_cannot_be_written_ends_a_command(tmp_path, streams):
         (RuntimeError("a singular matrix"), 1, "RuntimeError: a singular matrix (-v shows"),
         (KeyError("entry"), 1, "KeyError: 'entry' (-v shows"),
         (NotImplementedError(), 2, "cannot do this"),
+        (
+            UnicodeEncodeError(
+                "utf-8", 'folder = "/a/b\udcff"\n', 14, 15, "surrogates not allowed"
+            ),
+            2,
+            "error: /a/b\\xff: the name is not UTF-8",
+        ),
         (RecursionError("maximum recursion depth"), 2, "nested too deeply"),
         (KeyboardInterrupt(), 130, "Stopped at once"),
     ],

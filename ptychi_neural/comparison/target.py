@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychi_neural import evaluation
+from ptychi_neural.runs.progress import bar_of
 from ptychi_neural.runs.reconstruct import in_register, load
 from ptychi_neural.runs.run_file import RunFile
 from ptychi_neural.scans import Scan
@@ -73,7 +74,7 @@ class Target:
 def load_with_target(run: RunFile) -> tuple[Scan, Target | None]:
     """Load the scan of a run file, and its ground truth or reference where there is one."""
     if run.simulation is not None:
-        simulated = simulate(run.simulation)
+        simulated = simulate(run.simulation, bar_of)
         truth = simulated.truth
         return named(simulated.scan, run.product), Target(
             truth.object, "ground truth", truth.positions_px

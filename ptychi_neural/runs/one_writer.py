@@ -71,7 +71,16 @@ def place_of(folder: Path) -> Path:
     ------
     OSError
         If there is a file, or a circle of links.
+    ValueError
+        If the name is not UTF-8, as which results tell it.
     """
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{str(os.fsencode(folder))[2:-1]}: the folder's name is not UTF-8, as which results "
+            "tell it; --output FOLDER writes elsewhere."
+        ) from None
     with told_by_name(folder):
         target = Path(os.path.realpath(folder))
         if target.is_symlink():

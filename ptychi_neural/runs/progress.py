@@ -198,6 +198,11 @@ class Bar(tqdm.tqdm):
         return " ".join(self.format_meter(**values).split())
 
 
+def bar_of(total: int, name: str) -> Bar:
+    """A bar of a number of things."""
+    return Bar(total=total, desc=name)
+
+
 TIMES = "{elapsed} gone, {remaining} left{postfix}"
 """The end of the format of all bars."""
 

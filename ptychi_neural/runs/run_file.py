@@ -35,6 +35,7 @@ from ptychi_neural.runs.sections import (
     RunOutputSection,
     data_folders,
     located,
+    names_files,
 )
 from ptychi_neural.scans.frames import Frames
 from ptychi_neural.scans.hdf5 import replacing
@@ -196,7 +197,26 @@ def read_run_file(
         If the file is not valid TOML, has unknown, missing or ill-typed keys, options that the
         engine refuses, or names files that do not exist. All problems are listed at once.
     """
-    return run_from(merged(read_toml(Path(path)), changes or {}), Path(path), data_folder)
+    run = run_from(merged(read_toml(Path(path)), changes or {}), Path(path), data_folder)
+    check_data_folder([run], Path(path), data_folder)
+    return run
+
+
+def check_data_folder(
+    runs: Sequence[RunFile], path: Path, data_folder: str | Path | None = None
+) -> None:
+    """Refuse a data folder for scans none of which has any data.
+
+    Raises
+    ------
+    RunFileError
+        If all scans are simulated without files.
+    """
+    simulated = [run.simulation for run in runs if run.simulation is not None]
+    without_files = len(simulated) == len(runs) and not any(map(names_files, simulated))
+    if data_folder is not None and without_files:
+        problem = f"--data {data_folder}: a simulation without files has none; leave it out"
+        raise RunFileError(str(path), [problem])
 
 
 def run_from(

@@ -8,6 +8,7 @@ from ptychi.api.options.task import PtychographyTaskOptions
 from ptychi.api.task import PtychographyTask
 
 from ptychi_neural.runs.measured import begun, load_measured
+from ptychi_neural.runs.progress import bar_of
 from ptychi_neural.runs.run_file import RunFile
 from ptychi_neural.scans import Scan
 from ptychi_neural.scans.scan_names import named
@@ -25,7 +26,7 @@ def load(run: RunFile) -> tuple[Scan, NDArray[np.complexfloating] | None]:
         If a file cannot be read, or the reference is on another grid.
     """
     if run.simulation is not None:
-        simulated = simulate(run.simulation)
+        simulated = simulate(run.simulation, bar_of)
         return named(simulated.scan, run.product), simulated.truth.object
     assert run.data is not None
     return load_measured(run.data)

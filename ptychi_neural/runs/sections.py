@@ -182,6 +182,14 @@ def located(model: Model, folders: list[Path], prefix: str, problems: list[str])
     return model.model_copy(update=updates)
 
 
+def names_files(model: BaseModel) -> bool:
+    """Whether a section or one of its groups has a path."""
+    return any(
+        isinstance(value, Path) or (isinstance(value, BaseModel) and names_files(value))
+        for _, value in model
+    )
+
+
 def _missing(key: str, path: Path, is_told: bool) -> str:
     """A line on a file that is not there; the user may have told its folder already."""
     others = f"; {DATA_VARIABLE}, or --data of commands that have it, names another folder"

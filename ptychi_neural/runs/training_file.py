@@ -18,7 +18,7 @@ from ptychi_neural.runs.configuration import (
     validated,
 )
 from ptychi_neural.runs.option_groups import checked_options
-from ptychi_neural.runs.run_file import RunFile, run_from
+from ptychi_neural.runs.run_file import RunFile, check_data_folder, run_from
 from ptychi_neural.runs.sections import OutputSection
 from ptychi_neural.scans.hdf5 import replacing
 from ptychi_neural.training import Fresh
@@ -224,6 +224,7 @@ def read_training_file(
     validation = scan_run(sections.validation, "validation")
     if validation is None or problems:
         raise RunFileError(str(path), problems)
+    check_data_folder([s.run for s in (*scans, validation) if s is not None], path, data_folder)
     # The path of a generator to start from is relative to the file; run_from makes it absolute.
     of_scan = cast(NeuralPtychographyOptions, validation.run.options)
     checkpoint = of_scan.reconstructor_options.generator.checkpoint

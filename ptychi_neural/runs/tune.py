@@ -4,6 +4,7 @@ import itertools
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -26,13 +27,16 @@ from ptychi_neural.runs.configuration import (
 from ptychi_neural.runs.growing_folder import alone_in
 from ptychi_neural.runs.progress import Bar, say
 from ptychi_neural.runs.reconstruct import reconstruct
-from ptychi_neural.runs.run_file import RunFile, run_from
+from ptychi_neural.runs.run_file import RunFile, check_data_folder, run_from
 from ptychi_neural.scans.hdf5 import replacing
 
 if TYPE_CHECKING:
     import optuna
 
 SHARE_OF_RANDOM_TRIALS = 0.3
+
+GROWING = ("study.log", "table.csv", "best.toml")
+"""Files of a search beside the results of its trials."""
 
 INTERRUPTED = "interrupted"
 """Mark of a trial that does not count, because it was told to stop."""
@@ -183,11 +187,13 @@ def tune(
     path = Path(run_file)
     contents = merged(read_toml(path), dict(changes or {}))
     run = run_from(contents, path, data_folder)
+    check_data_folder([run], path, data_folder)
     seed = _checked_seed(run)
     contents = merged(contents, {"reconstructor_options": {"random_seed": seed}})
     _check_choices(choices, contents, path, data_folder)
     folder = Path(output_folder or Path("results") / f"{path.stem}-tuning")
-    with alone_in(folder, ("study.log", "table.csv", "best.toml"), [path, *run.reads]):
+    is_new = not folder.exists()
+    with alone_in(folder, GROWING, [path, *run.reads]):
         journal = optuna.storages.journal.JournalFileBackend(str(folder / "study.log"))
         n_random = max(3, round(SHARE_OF_RANDOM_TRIALS * n_trials))
         study = optuna.create_study(
@@ -251,10 +257,22 @@ def tune(
             with replacing(folder / "best.toml", overwrite=True) as temporary:
                 Path(temporary).write_text(tomli_w.dumps(best_run), encoding="utf-8")
         elif not stopped:
+            if is_new:
+                _remove_vain(folder)
             raise ValueError(
                 f"none of {counted(len(table), 'trials')} could be run; see the warnings above."
             )
         return TuningResult(folder, table, best, bool(stopped))
+
+
+def _remove_vain(folder: Path) -> None:
+    """Remove the folder of a search without a trial that could be run, unless it holds a result."""
+    for name in GROWING:
+        (folder / name).unlink(missing_ok=True)
+    for path in (*folder.glob(".study.log.*"), *folder.glob("study.log.*")):
+        path.unlink()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _optuna() -> Any:

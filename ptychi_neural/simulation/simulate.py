@@ -7,6 +7,7 @@ in pty-chi, the sub-pixel rest of a position shifts the first incoherent probe m
 belong to it. A beam that varies scales all modes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -22,6 +23,7 @@ from ptychi.data_structures.probe import Probe
 from ptychi.data_structures.probe_positions import ProbePositions
 from ptychi.forward_models import PlanarPtychographyForwardModel
 from ptychi.utils import get_suggested_object_size, to_tensor
+from tqdm import tqdm
 
 from ptychi_neural.scans import write_diffraction, write_product
 from ptychi_neural.scans.beamline import detector_pixel_sizes
@@ -32,6 +34,10 @@ from ptychi_neural.simulation.options import SimulationOptions
 from ptychi_neural.simulation.precision import double_precision_on_cpu
 
 CHUNK_SIZE = 64
+
+MOST_AT_ONCE = 2**24
+"""Pixels of all modes of a chunk, 256 MiB each time that they are written down."""
+
 OBJECT_MARGIN_PX = 4
 
 
@@ -48,13 +54,21 @@ class SimulatedScan:
     of the same shape as the empty one."""
 
 
-def simulate(options: SimulationOptions) -> SimulatedScan:
+def _no_bar(total: int, desc: str) -> tqdm:
+    return tqdm(total=total, desc=desc, disable=True)
+
+
+def simulate(
+    options: SimulationOptions, bar: Callable[[int, str], tqdm] = _no_bar
+) -> SimulatedScan:
     """Simulate a scan.
 
     Parameters
     ----------
     options : SimulationOptions
         What to simulate. The same options give the same data.
+    bar : callable
+        Makes a progress bar of a number of frames and a name; by default there is none.
 
     Returns
     -------
@@ -96,7 +110,10 @@ def simulate(options: SimulationOptions) -> SimulatedScan:
         geometry.object_options.slice_spacings_m = spacings.tolist()
         geometry.object_options.pixel_size_m = options.pixel_size_m
         geometry.data_options.wavelength_m = options.wavelength_m
-    expected = predict_intensities(true_object, probe, true_positions, weights, geometry)
+    with bar(n, "simulated frames") as progress:
+        expected = predict_intensities(
+            *(true_object, probe, true_positions, weights, geometry), progress.update
+        )
     beam = options.build_beam(n, beam_rng)
     expected *= beam[:, None, None]
     scale = options.photons_per_frame / expected.sum(axis=(-2, -1)).mean()
@@ -149,6 +166,7 @@ def predict_intensities(
     positions_px: NDArray[np.floating],
     opr_mode_weights: NDArray[np.floating] | None = None,
     options: PtychographyTaskOptions | None = None,
+    done: Callable[[int], object] = lambda n: None,
 ) -> NDArray[np.float64]:
     """Compute far-field intensities by pty-chi's forward model in double precision.
 
@@ -164,6 +182,8 @@ def predict_intensities(
         (n, n_opr_modes) weights; None: ones, for a probe of one OPR mode.
     options : PtychographyTaskOptions, optional
         Geometry, which an object of several slices needs.
+    done : callable
+        Takes the number of frames that have just been computed.
 
     Returns
     -------
@@ -171,11 +191,15 @@ def predict_intensities(
         (n, h, w) intensities, DC at the image centre.
     """
     n = len(positions_px)
+    chunk_size = max(1, min(CHUNK_SIZE, MOST_AT_ONCE // probe.size))
+    chunks = []
     with double_precision_on_cpu(), torch.no_grad():
         model = build_forward_model(
             object, probe, positions_px, options or PtychographyTaskOptions(), opr_mode_weights
         )
-        chunks = [model(indices) for indices in torch.arange(n).split(CHUNK_SIZE)]
+        for indices in torch.arange(n).split(chunk_size):
+            chunks.append(model(indices))
+            done(len(indices))
         return torch.fft.fftshift(torch.cat(chunks), dim=(-2, -1)).numpy()
 
 

@@ -322,3 +322,9 @@ def test_real_mount_points_are_filled_from_inside(tmp_path, how):
         assert names(tmp_path) == ["elsewhere", "mount"]
     finally:
         subprocess.run(["umount", "mount"], cwd=tmp_path, check=True)
+
+
+def test_a_name_that_is_not_utf_8_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"caf\\xe9: the folder's name is not UTF-8.*--output"):
+        write(os.fsdecode(b"results/caf\xe9"))
+    assert not Path("results").exists()

@@ -177,3 +177,16 @@ def test_an_interrupted_search_keeps_its_trials_and_goes_on(
     assert CliRunner().invoke(app, command).exit_code == 0
     table = pd.read_csv(tmp_path / "tuning" / "table.csv")
     assert table.held_out_loss.notna().sum() == 3
+
+
+def test_a_search_without_a_trial_that_could_be_run_leaves_nothing(run_file, tmp_path):
+    pytest.importorskip("optuna")
+    run_file.write_text(RUN.replace("seed = 3", "seed = 3\nphotons_per_frame = 1e-9"))
+    choices = parse_choices([f"{DEFOCUS}=0.0,0.8"])
+    with pytest.raises(ValueError, match="none of 2 trials could be run"):
+        tune(run_file, choices, 2, tmp_path / "tuning")
+    assert {path.name for path in tmp_path.iterdir()} == {"run.toml"}
+    run_file.write_text(RUN)
+    tune(run_file, choices, 1, tmp_path / "tuning")
+    held = {path.name for path in (tmp_path / "tuning").iterdir()}
+    assert {"table.csv", "best.toml", "trial-000"} <= held

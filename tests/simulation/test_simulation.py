@@ -1,5 +1,7 @@
 """The simulated scans: their physics, their statistics, their files."""
 
+import sys
+
 import h5py
 import numpy as np
 import ptychi.api as api
@@ -345,3 +347,29 @@ def test_a_guess_from_the_mean_pattern_knows_nothing_of_the_probe_but_its_modes(
 def test_a_recipe_beyond_all_measure_is_refused_before_anything_is_drawn(recipe, message):
     with pytest.raises(ValueError, match=message):
         sim.simulate(sim.SimulationOptions.model_validate(recipe))
+
+
+def test_frames_of_many_modes_are_computed_few_at_a_time_and_told(monkeypatch):
+    told = []
+
+    class Bar:
+        def __init__(self, total, name):
+            told.append((total, name))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *args):
+            pass
+
+        def update(self, n):
+            told.append(n)
+
+    options = sim.SimulationOptions(scan=SMALL, n_probe_modes=3)
+    usual = sim.simulate(options)
+    monkeypatch.setattr(
+        sys.modules["ptychi_neural.simulation.simulate"], "MOST_AT_ONCE", 8 * 3 * 32 * 32
+    )
+    small_chunks = sim.simulate(options, Bar)
+    assert told == [(30, "simulated frames"), 8, 8, 8, 6]
+    np.testing.assert_array_equal(small_chunks.scan.patterns, usual.scan.patterns)
