@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from ptychi.api.enums import LossFunctions
@@ -21,6 +22,7 @@ from ptychi_neural.physics.losses import (
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.projections.accelerated import AcceleratedProjections, State
 from ptychi_neural.projections.frame_parameters import FrameParameters
+from ptychi_neural.projections.resumable import Resumable
 
 STUCK = 0.98
 """Ratio of deviances, ``noise_iteration`` iterations apart, from which there is no progress."""
@@ -29,7 +31,7 @@ MODEL_EXCESS = 1.2
 """Deviance, in units of what noise makes of it, above which something else is to blame for it."""
 
 
-class Iterations:
+class Iterations(Resumable):
     """Iterations of the initial reconstruction, ended early where held-out pixels tell to, and
     going back in the end to where these were predicted best, if that was better by far.
 
@@ -46,8 +48,15 @@ class Iterations:
     bar : tqdm
         Shows the iterations; its length is theirs.
     iterated : callable
-        Takes the split and the (n_slices, H, W) object after an iteration.
+        Takes the split and the (n_slices, H, W) object after an iteration, from where all goes on
+        as if these had gone to a file and come back.
     """
+
+    KEPT = (
+        *("split", "stage", "n_done", "until", "most", "with_probe", "n_of_halves"),
+        *("watched_from", "n_settled", "went_back", "errs_alone", "is_last", "loss"),
+        *("_lowest", "_deviance_alone", "_last_deviance", "_may_be_trapped"),
+    )
 
     def __init__(
         self,
@@ -58,32 +67,43 @@ class Iterations:
         iterated: Callable[[int | None, Tensor], None],
     ) -> None:
         self.scan, self.projections, self.judge = scan, projections, judge
-        self.bar, self._iterated = bar, iterated
+        self.bar, self._iterated, self.split = bar, iterated, scan.split
         self.of_frames = FrameParameters(scan) if scan.split is None else None
-        self.n_done = 0
+        self.stage = ""
+        """What is iterated now, as whoever began it calls it."""
+        self.n_done = self.until = self.most = 0
+        """Numbers of iterations: done, to have done in the end, and that up to which more may be
+        asked for."""
+        self.with_probe = False
+        """Whether the probe is refined, where its plan has it."""
+        self.n_of_halves = 0
+        """Number of iterations that see one half of the frames, in turn with the other."""
         self.watched_from = 0
         """Number of iterations from which on a rise of the held-out loss ends them: then all goes
         back to where it was lowest since."""
-        self.until = 0
-        """Number of iterations to have done in the end; who asked for them may change it."""
+        self.n_settled = 0
+        """Number of iterations after which the defocus is looked for again."""
+        self.errs_alone = self.is_last = False
+        """Whether the object alone erred by more than the noise; whether what came after it is
+        taken only where it is better."""
+        self.alone: State | None = None
+        """What was found before that."""
         self.went_back = False
         """Whether held-out pixels have told to go back."""
         self.loss = math.nan
         """Loss at the held-out pixels before the latest iteration."""
-        self._last_deviance = math.inf
+        self._lowest, self._best = math.inf, (0, projections.state())
+        self._deviance_alone = self._last_deviance = math.inf
         self._may_be_trapped = True
 
-    def run(self, until: int, with_probe: bool, n_of_halves: int = 0) -> Iterator[int]:
-        """Iterate; yield the number of iterations done, after each.
+    def begin(self, stage: str, until: int, most: int, with_probe: bool) -> None:
+        """Begin a stage, to be ``run``; the attributes of these names tell what is asked for."""
+        self.stage, self.until, self.most, self.with_probe = stage, until, most, with_probe
+        self._lowest, self._best = math.inf, (self.n_done, self.projections.state())
 
-        Parameters
-        ----------
-        until : int
-            Number of iterations to have done in the end.
-        with_probe : bool
-            Whether the probe is refined, where its plan has it.
-        n_of_halves : int
-            Number of iterations that see one half of the frames, in turn with the other.
+    def run(self) -> Iterator[int]:
+        """Iterate what was begun, or is left of it; yield the number of iterations done, after
+        each.
 
         Raises
         ------
@@ -91,15 +111,13 @@ class Iterations:
             If an iteration leads nowhere; all is as it was before it.
         """
         scan, projections, probe = self.scan, self.projections, self.scan.model.probe
-        lowest, best = math.inf, (self.n_done, projections.state())
-        self.until = until
         while self.n_done < self.until:
             iteration, before = self.n_done, projections.state()
             if self.of_frames is not None:
                 self.of_frames.begin(iteration, projections.object)
             self.loss = projections.iterate(
-                update_probe=with_probe and probe.optimization_enabled(iteration),
-                part=iteration % 2 if iteration < n_of_halves else -1,
+                update_probe=self.with_probe and probe.optimization_enabled(iteration),
+                part=iteration % 2 if iteration < self.n_of_halves else -1,
                 of_frames=self.of_frames,
             )
             self._stop_if_lost(before)
@@ -108,18 +126,18 @@ class Iterations:
             self.bar.update()
             if scan.split is None:
                 self.judge.record("projections", iteration, self.loss)
-            self._iterated(scan.split, projections.object)
             self.n_done += 1
-            if self.loss < lowest or iteration == self.watched_from:
-                lowest, best = self.loss, (iteration, before)
-            elif iteration > self.watched_from and self._has_risen(lowest, iteration - best[0]):
-                self._go_back(lowest, *best)
+            if self.loss < self._lowest or iteration == self.watched_from:
+                self._lowest, self._best = self.loss, (iteration, before)
+            elif iteration > self.watched_from and self._has_risen(iteration - self._best[0]):
+                self._go_back()
                 return
             yield self.n_done
             if projections.converged:
                 break
-        if self.n_done > self.watched_from + 1 and self._is_above(lowest):
-            self._go_back(lowest, *best)
+            self._iterated(scan.split, projections.object)
+        if self.n_done > self.watched_from + 1 and self._is_above_lowest:
+            self._go_back()
 
     def _stop_if_lost(self, before: State) -> None:
         """Go back to what the iterations had found, and end, where they have lost it."""
@@ -134,16 +152,30 @@ class Iterations:
             "counts."
         )
 
-    def go_on_while_it_helps(self, most: int) -> None:
-        """Go on, up to a number of iterations, where what is predicted errs by more than the noise
-        and comes closer."""
+    def errs_alone_by_far(self) -> bool:
+        """Run the object alone, and tell whether it errs by more than the noise by then: after some
+        iterations, or where it comes no further, where it is left."""
+        options = self.scan.options.start
+        for n_done in self.run():
+            if n_done % options.noise_iteration:
+                continue
+            before, self._deviance_alone = self._deviance_alone, self.deviance
+            is_stuck = self._deviance_alone > STUCK * before and self.excess > MODEL_EXCESS
+            is_first = n_done == options.noise_iteration
+            if is_stuck or (is_first and self._deviance_alone > options.noise_deviance):
+                return True
+        return False
+
+    def go_on_while_it_helps(self) -> None:
+        """Go on, up to ``most`` iterations, where what is predicted errs by more than the noise and
+        comes closer."""
         options, n_since = self.scan.options.start, self.n_done - self.watched_from
         stride = options.noise_iteration
-        if n_since < 0 or n_since % stride:
+        if self.until >= self.most or n_since < 0 or n_since % stride:
             return
         last, self._last_deviance = self._last_deviance, self.deviance
         if self._last_deviance < STUCK * last and self.excess > MODEL_EXCESS:
-            self.until = self.bar.total = max(self.until, min(self.n_done + stride, most))
+            self.until = self.bar.total = max(self.until, min(self.n_done + stride, self.most))
 
     def sweep_where_it_helps(self) -> None:
         """Leave a trap: every so many iterations, until it does not help, where all counts are
@@ -204,28 +236,48 @@ class Iterations:
         add_losses(mean, scan, self.projections.object, loss_function, scan.counted)
         return 2 * (mean.value - least_loss(scan, loss_function, scan.counted))
 
-    def _go_back(self, loss: float, n_done: int, state: State) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **super().state_dict(),
+            "best": self._best,
+            "alone": self.alone,
+            "projections": self.projections.state_dict(),
+            "of_frames": None if self.of_frames is None else self.of_frames.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        (n_done, best), alone = state["best"], state["alone"]
+        self._best, self.alone = (n_done, State(*best)), None if alone is None else State(*alone)
+        self.projections.load_state_dict(state["projections"])
+        if self.of_frames is not None:
+            self.of_frames.load_state_dict(state["of_frames"])
+        self.bar.n = self.bar.initial = self.n_done
+
+    def _go_back(self) -> None:
         """Go back to where held-out pixels were predicted best."""
-        self.went_back, self.loss, self.n_done = True, loss, n_done
+        self.went_back, self.loss = True, self._lowest
+        self.n_done, state = self._best
         self.projections.go_back(state)
 
-    def _is_above(self, lowest: float) -> bool:
+    @property
+    def _is_above_lowest(self) -> bool:
         """Whether the loss at held-out pixels is above its lowest, where these may tell to go
         back."""
         options = self.scan.options.start
         is_open = options.n_iterations is None and self.scan.split is None
-        return is_open and self._is_poisson and self.loss > lowest + options.held_out_rise
+        return is_open and self._is_poisson and self.loss > self._lowest + options.held_out_rise
 
-    def _has_risen(self, lowest: float, n_since: int) -> bool:
+    def _has_risen(self, n_since: int) -> bool:
         """Whether held-out pixels tell not to go on: they were predicted best so many iterations
         ago."""
         options = self.scan.options.start
-        if not self._is_above(lowest) or n_since < options.held_out_wait:
+        if not self._is_above_lowest or n_since < options.held_out_wait:
             return False
-        lowest_deviance = self.judge.deviance(self.scan, lowest)
+        lowest_deviance = self.judge.deviance(self.scan, self._lowest)
         if lowest_deviance <= options.noise_deviance:
             return True
-        return 2 * (self.loss - lowest) / lowest_deviance > options.relative_rise
+        return 2 * (self.loss - self._lowest) / lowest_deviance > options.relative_rise
 
     def _progress(self) -> str:
         if not self._is_poisson:

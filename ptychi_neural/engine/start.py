@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ptychi_neural.engine.iterations import MODEL_EXCESS, STUCK, Iterations
+from ptychi_neural.engine.iterations import Iterations
 from ptychi_neural.engine.judge import HeldOutJudge
 from ptychi_neural.physics.centring import moved
 from ptychi_neural.physics.ranks import left_on_failure, summed_numbers
@@ -73,6 +73,10 @@ class Start:
         self.n_iterated: int | None = None
         """Number of iterations after which held-out pixels ended them; None if they did not."""
         self._transfer: ContrastTransfer | None = None
+        self.under_way: Iterations | None = None
+        """The iterations of the reconstruction that is made now."""
+        self._left: dict[str, Any] | None = None
+        """State of the iterations that were under way in the file from which all goes on."""
 
     def begin_from(self, object_: Tensor) -> None:
         """Let the generator start from this (n_slices, H, W) object."""
@@ -85,44 +89,37 @@ class Start:
         """
         if scan.options.start.n_iterations == 0:
             return
-        if self.unprojected is None:
-            self.unprojected = scan.start
+        is_left = self._left is not None and self._left["split"] is None
+        if self.unprojected is None or is_left:
+            self.unprojected = scan.start if self.unprojected is None else self.unprojected
             self.reconstruct(scan)
         if scan.pixels is None or scan.pixels.n_splits == 1:
             return
         self._transfer = None  # As after a run that has gone on from a file.
         while self.n_splits_done < n_splits:
-            self.n_splits_done += 1
-            without = scan.starting_from(self.unprojected).without(self.n_splits_done - 1)
-            self.reconstruct(without)
+            self.reconstruct(scan.starting_from(self.unprojected).without(self.n_splits_done))
 
     def reconstruct(self, scan: ScanPhysics) -> None:
-        """Reconstruct from the scan's start; what is found becomes the generator's start.
+        """Reconstruct from the scan's start, or from where a file left it; what is found becomes
+        the generator's start.
 
         Parameters
         ----------
         scan : ScanPhysics
             The scan, or the scan without a split, whose pixels are not seen then.
         """
-        options, split = scan.options.start, scan.split
-        halves = None
-        if options.alternate_halves and not scan.model.probe.optimizable:
-            halves = interleaved_halves(scan.model.positions(scan.frames))
-        if seeks_defocus(scan) and not _refines_opr_modes(scan):
-            self._find_defocus(scan)
-        projections = self._projections(scan, halves)
-        n_iterations = self.n_iterations(scan, split)
-        without = "" if split is None else f" without split {split + 1}"
-        bar = self.observer.bar(n_iterations, f"projections{without}")
-        iterations = Iterations(scan, projections, self.judge, bar, self.observer.iterated)
+        split = scan.split
+        iterations = self.under_way = self._begun(scan)
+        projections, bar = iterations.projections, iterations.bar
         try:
             with left_on_failure():
                 if seeks_defocus(scan):
                     self._iterate_in_turn(iterations)
                     self._transfer = None  # It was that of the probe as it was.
                 else:
-                    self._iterate(iterations, n_iterations, halves is not None)
+                    self._iterate(iterations)
         finally:
+            self.under_way = None
             bar.close()
             if split is None:
                 if self.unprojected is not None and projections.displacement.any():
@@ -133,20 +130,55 @@ class Start:
                 self.observer.started(self.objects[None])
             else:
                 self.objects[split] = self.denoised(projections.object)
+                self.n_splits_done = split + 1
 
-    def _iterate(self, iterations: Iterations, n_iterations: int, alternates: bool) -> None:
+    def _begun(self, scan: ScanPhysics) -> Iterations:
+        """The iterations of a scan, begun or as a file left them."""
+        options, split, left = scan.options.start, scan.split, self._left
+        self._left = halves = None
+        if left is not None:
+            n_iterations = left["until"]
+            projections = AcceleratedProjections(scan, self.judge.loss_function, None, None)
+        else:
+            if options.alternate_halves and not scan.model.probe.optimizable:
+                halves = interleaved_halves(scan.model.positions(scan.frames))
+            if seeks_defocus(scan) and not _refines_opr_modes(scan):
+                self._find_defocus(scan)
+            projections = self._projections(scan, halves)
+            n_iterations = self.n_iterations(scan, split)
+        without = "" if split is None else f" without split {split + 1}"
+        bar = self.observer.bar(n_iterations, f"projections{without}")
+        iterations = Iterations(scan, projections, self.judge, bar, self._iterated)
+        if left is not None:
+            iterations.load_state_dict(left)
+        elif seeks_defocus(scan):
+            n_alone = self._n_alone(scan)
+            iterations.begin("alone", n_alone, most=n_alone, with_probe=False)
+        else:
+            if halves is not None:
+                iterations.n_of_halves = int(options.share_of_halves * n_iterations)
+            # While the probe or positions are found, held-out pixels tell of these.
+            iterations.watched_from = first_divided_iteration(scan) or 0
+            if scan.model.probe_positions.optimizable:
+                iterations.watched_from += options.first_position_iteration + options.held_out_wait
+            is_open = options.n_iterations is None and scan.model.refines_probe_or_positions
+            most = n_iterations + options.joint_iterations * (is_open and split is None)
+            iterations.begin("all", n_iterations, most, with_probe=split is None)
+        return iterations
+
+    def _iterated(self, split: int | None, object_: Tensor) -> None:
+        self.pause()
+        self.observer.iterated(split, object_)
+
+    def pause(self) -> None:
+        """Do nothing, between two iterations, where whoever wants to can save the state."""
+
+    def _iterate(self, iterations: Iterations) -> None:
         """Iterate; the probe is refined from the first iteration on, where its plan has it."""
-        scan, options = iterations.scan, iterations.scan.options.start
-        n_of_halves = int(options.share_of_halves * n_iterations) if alternates else 0
-        # While the probe or positions are found, held-out pixels tell of these.
-        iterations.watched_from = first_divided_iteration(scan) or 0
-        if scan.model.probe_positions.optimizable:
-            iterations.watched_from += options.first_position_iteration + options.held_out_wait
-        is_open = options.n_iterations is None and scan.model.refines_probe_or_positions
-        for _ in iterations.run(n_iterations, scan.split is None, n_of_halves):
+        scan = iterations.scan
+        for _ in iterations.run():
             iterations.sweep_where_it_helps()
-            if is_open and scan.split is None:
-                iterations.go_on_while_it_helps(n_iterations + options.joint_iterations)
+            iterations.go_on_while_it_helps()
         if scan.split is None and iterations.went_back:
             self.n_iterated = iterations.n_done
 
@@ -160,52 +192,56 @@ class Start:
         brought to the noise has its last differences from the likelihood, too.
         """
         scan, projections = iterations.scan, iterations.projections
-        options = scan.options.start
-        n_iterations = self.n_iterations(scan)
-        errs = self._errs_alone(iterations)
-        alone, is_last = projections.state(), not errs and not _waits_for_probe(scan)
-        if not is_last and options.n_iterations is None:
-            n_iterations = iterations.n_done + options.joint_iterations
-        iterations.bar.total = n_iterations
-        projections.join(of_modulus=errs)
-        n_settled = iterations.n_done + options.held_out_wait
-        iterations.watched_from = n_settled
-        for n_done in iterations.run(n_iterations, with_probe=True):
-            if n_done == n_settled and _waits_for_probe(scan):
-                self._find_defocus(scan)
-                projections.go_back(projections.state())
-                projections.join(projections.of_modulus)
-                iterations.watched_from = n_done + options.held_out_wait
-            iterations.sweep_where_it_helps()
-            if not is_last and options.n_iterations is None:
-                iterations.go_on_while_it_helps(n_iterations + options.joint_iterations)
-        if errs and options.n_iterations is None and not iterations.errs:
-            is_last, alone = True, projections.state()
-            projections.join(of_modulus=False)
-            iterations.watched_from = n_before = iterations.n_done
-            iterations.bar.total = n_before + options.last_joint_iterations
-            for _ in iterations.run(iterations.bar.total, with_probe=True):
-                iterations.go_on_while_it_helps(n_before + options.joint_iterations)
-        if is_last and self.judge.judges:
-            joint = projections.state()
+        is_open = scan.options.start.n_iterations is None
+        if iterations.stage == "alone":
+            iterations.errs_alone = iterations.errs_alone_by_far() or iterations.errs
+            self._begin_joint(iterations, is_open)
+        if iterations.stage == "joint":
+            for n_done in iterations.run():
+                if n_done == iterations.n_settled and _waits_for_probe(scan):
+                    self._find_defocus(scan)
+                    projections.go_back(projections.state())
+                    projections.join(projections.of_modulus)
+                    iterations.watched_from = n_done + scan.options.start.held_out_wait
+                iterations.sweep_where_it_helps()
+                iterations.go_on_while_it_helps()
+            if iterations.errs_alone and is_open and not iterations.errs:
+                self._begin_last(iterations)
+        if iterations.stage == "last":
+            for _ in iterations.run():
+                iterations.go_on_while_it_helps()
+        if iterations.is_last and self.judge.judges:
+            joint, alone = projections.state(), iterations.alone
+            assert alone is not None
             loss, _ = self._best_denoised(scan, joint.object)
             projections.go_back(alone)
             if loss < self._best_denoised(scan, alone.object)[0]:
                 projections.go_back(joint)
 
-    def _errs_alone(self, iterations: Iterations) -> bool:
-        """Iterate with the probe as it is, and tell whether the object errs by more than the noise:
-        after some iterations, where it comes no further, or in the end."""
-        options, last = iterations.scan.options.start, math.inf
-        for n_done in iterations.run(self._n_alone(iterations.scan), with_probe=False):
-            if n_done % options.noise_iteration:
-                continue
-            before, last = last, iterations.deviance
-            is_stuck = last > STUCK * before and iterations.excess > MODEL_EXCESS
-            is_first = n_done == options.noise_iteration
-            if is_stuck or (is_first and last > options.noise_deviance):
-                return True
-        return iterations.errs
+    def _begin_joint(self, iterations: Iterations, is_open: bool) -> None:
+        """Begin to refine the probe along with the object."""
+        options, errs = iterations.scan.options.start, iterations.errs_alone
+        iterations.alone = iterations.projections.state()
+        iterations.is_last = not errs and not _waits_for_probe(iterations.scan)
+        until = most = self.n_iterations(iterations.scan)
+        if not iterations.is_last and is_open:
+            until = iterations.n_done + options.joint_iterations
+            most = until + options.joint_iterations
+        iterations.bar.total = until
+        iterations.projections.join(of_modulus=errs)
+        iterations.n_settled = iterations.n_done + options.held_out_wait
+        iterations.watched_from = iterations.n_settled
+        iterations.begin("joint", until, most, with_probe=True)
+
+    @staticmethod
+    def _begin_last(iterations: Iterations) -> None:
+        """Begin to take the last differences from the likelihood."""
+        options, n_before = iterations.scan.options.start, iterations.n_done
+        iterations.is_last, iterations.alone = True, iterations.projections.state()
+        iterations.projections.join(of_modulus=False)
+        iterations.watched_from = n_before
+        iterations.bar.total = until = n_before + options.last_joint_iterations
+        iterations.begin("last", until, n_before + options.joint_iterations, with_probe=True)
 
     def _find_defocus(self, scan: ScanPhysics) -> None:
         bar = self.observer.bar(1, "defocus")
@@ -315,12 +351,16 @@ class Start:
             "n_splits_done": self.n_splits_done,
             "n_iterated": self.n_iterated,
             "total_variation": self.total_variation,
+            "under_way": None if self.under_way is None else self.under_way.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what ``state_dict`` gave."""
-        for name, value in self.state_dict().items():
+        own = self.state_dict()
+        del own["under_way"]
+        for name, value in own.items():
             setattr(self, name, state.get(name, value))
+        self._left = state.get("under_way")
         if "n_splits_done" not in state:  # Earlier files tell by their objects.
             self.n_splits_done = len(self.objects.keys() - {None})
 

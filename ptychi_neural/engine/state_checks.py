@@ -6,9 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from ptychi_neural.counted import MOST
+from ptychi_neural.engine.iterations import Iterations
 from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.engine.state_files import State
+from ptychi_neural.projections.accelerated import AcceleratedProjections
 
 STAGES = ("projections", "epoch")
 """What a judgement may follow."""
@@ -18,6 +22,9 @@ BATCHES = ("clusters_of_indices", "batches_of_indices")
 
 SCHEDULED = ("lr", "betas", "momentum")
 """Numbers of an optimiser that a scheduler may change."""
+
+ITERATED = ("all", "alone", "joint", "last")
+"""What the initial reconstruction calls its stages."""
 
 FLAGS = ("is_under_way", "normalization_pending", "object_is_assembled")
 """Names of what is true or false."""
@@ -62,6 +69,8 @@ def check_fitted(state: State, reconstructor: NeuralReconstructor) -> None:
     object_ = group.object.data
     for of_start in (*start["objects"].values(), start["unprojected"]):
         check_like(of_start, object_, "start")
+    if start.get("under_way") is not None:
+        _check_under_way(start["under_way"], reconstructor)
     check_like(state["latest_patches"], None if latest is None else latest.patches, "patches")
     of_run: State = {name: p.data for name, p in group.fitted().items()}
     of_run["generator"] = reconstructor.generator.state_dict()
@@ -71,6 +80,52 @@ def check_fitted(state: State, reconstructor: NeuralReconstructor) -> None:
         check_like(snapshot, of_run, what)
         if snapshot is not None and what != "left":
             _check(set(snapshot["generator"]) == set(of_run["generator"]), f"{what}: generator")
+
+
+def _check_under_way(left: State, reconstructor: NeuralReconstructor) -> None:
+    """Check the state of iterations that are to go on, by that of others that have not begun."""
+    judge, split = reconstructor.judge, left["split"]
+    check_whole(split=split or 0)
+    _check((split or 0) < reconstructor.generator.n_splits, "split of the iterations")
+    scan = reconstructor.scan.without(split)
+    projections = AcceleratedProjections(scan, judge.loss_function, None, None)
+    own = Iterations(scan, projections, judge, tqdm(disable=True), lambda split, object_: None)
+    _check_alike(left, own.state_dict(), "iterations")
+    of_projections, n_frames = left["projections"], len(reconstructor.dataset)
+    frames, of_frames = of_projections["frames"], left["of_frames"]
+    for what, holds in (
+        ("number", left["n_done"] <= left["until"] <= left["most"] <= MOST),
+        ("stage", left["stage"] in ITERATED),
+        ("step", 0 < of_projections["_step"] <= 1),
+        ("parts", len(frames) == len(of_projections["_losses"])),
+        ("halves", len(frames) == 3 or left["n_of_halves"] == 0),
+        ("frames", all(bool(((some >= 0) & (some < n_frames)).all()) for some in frames)),
+        ("refinements", of_frames is None or set(of_frames["due"]) <= set(range(2))),
+    ):
+        _check(holds, f"{what} of the iterations")
+
+
+def _check_alike(saved: Any, own: Any, what: str) -> None:
+    """Check that nested values are of the same kinds, and whole numbers not negative.
+
+    What is None on either side, or empty before the first iteration, is not compared.
+    """
+    if isinstance(own, Tensor) and own.numel() > 0:
+        check_like(saved, own, what)
+    elif isinstance(own, Mapping) and saved is not None:
+        _check(isinstance(saved, Mapping) and set(saved) == set(own), what)
+        for name, value in saved.items():
+            _check_alike(value, own[name], f"{what}: {name.strip('_')}")
+    elif isinstance(own, list | tuple) and saved is not None:
+        _check(isinstance(saved, list | tuple), what)
+        for i, (value, like) in enumerate(zip(saved, own)):
+            _check_alike(value, like, f"{what} {i}")
+    elif isinstance(own, bool | str):
+        _check(type(saved) is type(own), what)
+    elif isinstance(own, int) and saved is not None:
+        check_whole(**{what: saved})
+    elif isinstance(own, float) and not math.isnan(own):
+        check_losses(**{what: saved})
 
 
 def check_training(state: State, network: Mapping[str, Tensor], scans: Collection[str]) -> None:

@@ -134,7 +134,7 @@ class ScanForwardModel(FixedDetectorForwardModel):
     def power_gain(self) -> float:
         """Factor by which propagation to the detector multiplies the power of a wave."""
         with torch.no_grad():
-            wave = self.probe.data[0, :1][None]
+            wave = torch.ones_like(self.probe.data[0, :1][None])  # The same for any probe.
             far = self.forward_far_field(wave)
             return float(far.abs().square().sum() / wave.abs().square().sum())
 

@@ -17,7 +17,7 @@ starts anew where the loss has risen (O'Donoghue & Candes, Found. Comput. Math. 
 """
 
 import math
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from ptychi.api.enums import LossFunctions
@@ -36,6 +36,7 @@ from ptychi_neural.physics.stitching import Canvas, in_double
 from ptychi_neural.projections.contrast_transfer import ContrastTransfer, first_divided_iteration
 from ptychi_neural.projections.first_moments import FirstMoments
 from ptychi_neural.projections.frame_parameters import FrameParameters
+from ptychi_neural.projections.resumable import Resumable
 
 DARK_PUPIL = 1e-4
 """Power in the pupil, relative to its maximum, below which there is no phase to speak of."""
@@ -57,7 +58,7 @@ class State(NamedTuple):
     """Probe, positions and OPR weights."""
 
 
-class AcceleratedProjections:
+class AcceleratedProjections(Resumable):
     """Projections over the whole scan, with momentum.
 
     Parameters
@@ -73,6 +74,12 @@ class AcceleratedProjections:
     halves : tuple of Tensor, optional
         Indices of the frames of two halves of the scan, if some iterations are to see but one.
     """
+
+    KEPT = (
+        *("frames", "object", "displacement", "n_iterated", "n_done", "of_modulus"),
+        *("_last_object", "_last_probe", "_before", "_step", "_losses", "_n_rises", "_first_loss"),
+        *("_first_divided", "_joined"),
+    )
 
     def __init__(
         self,
@@ -96,6 +103,8 @@ class AcceleratedProjections:
         self.object = self._last_object = scan.start
         self._step = 1.0 if transfer is None else self.options.short_step
         self._last_probe = scan.model.probe.data
+        self._before = self.object, torch.zeros_like(self.object)
+        """The object whose loss was lowest, and its update."""
         self.displacement = torch.zeros(2)
         """(2,) pixels by which object and probe were moved to centre the probe."""
         # A probe yet to be found errs by more than the noise, most where little is predicted.
@@ -220,6 +229,23 @@ class AcceleratedProjections:
         self._losses, self._n_rises = [math.inf] * len(self.frames), 0
         self._calm = (math.inf, self.state())
         self._first_loss: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **super().state_dict(),
+            "transfer": None if self.transfer is None else self.transfer.state_dict(),
+            "moments": None if self.moments is None else self.moments.intensity,
+            "calm": self._calm,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.lower(state["of_modulus"])
+        super().load_state_dict(state)
+        transfer, intensity, (loss, of_calm) = (state[k] for k in ("transfer", "moments", "calm"))
+        self.transfer = None if transfer is None else ContrastTransfer(self.scan, **transfer)
+        self.moments = None if intensity is None else FirstMoments(self.scan, intensity)
+        self._calm = loss, State(*of_calm)
+        self._illuminations = [None] * len(self.frames)
 
     def _renew_transfer(self, refines_probe: bool) -> None:
         """Divide by the contrast transfer of the present probe, once it is nearly found."""

@@ -22,6 +22,7 @@ from torch import Tensor
 from ptychi_neural.physics.exit_waves import INTENSITY_FLOOR, squared_modulus
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.physics.stitching import coverage
+from ptychi_neural.projections.resumable import Resumable
 
 N_DIRECTIONS = 4
 """Number of directions in half a turn over which the response at a frequency is averaged."""
@@ -30,7 +31,7 @@ N_FREQUENCIES = 8
 """Number of frequencies that are computed at a time, to bound the memory."""
 
 
-class ContrastTransfer:
+class ContrastTransfer(Resumable):
     """Responses of amplitude and phase, and updates that are divided by them.
 
     Parameters
@@ -41,14 +42,26 @@ class ContrastTransfer:
         Added to the responses where updates are divided by them.
     response : Tensor, optional
         (2, n) what ``response`` of another transfer with the same probe holds.
+    window : Tensor, optional
+        (H, W) what ``window`` of another transfer with the same positions holds.
     """
 
-    def __init__(self, scan: ScanPhysics, floor: float, response: Tensor | None = None) -> None:
+    KEPT = ("floor", "response", "window")
+
+    def __init__(
+        self,
+        scan: ScanPhysics,
+        floor: float,
+        response: Tensor | None = None,
+        window: Tensor | None = None,
+    ) -> None:
         model = scan.model
-        weight = model.stitching.total_weight(model.positions(scan.frames))
-        self.window = coverage(weight, scan.options.start.rim)
+        if window is None:
+            weight = model.stitching.total_weight(model.positions(scan.frames))
+            window = coverage(weight, scan.options.start.rim)
+        self.window, self.floor = window, floor
         step = 1 / (2 * max(model.probe.get_spatial_shape()))
-        fy, fx = (torch.fft.fftfreq(n) for n in weight.shape)
+        fy, fx = (torch.fft.fftfreq(n) for n in window.shape)
         steps = torch.hypot(fy[:, None], fx) / step
         if response is None:
             response = responses(scan, step * torch.arange(int(steps.max()) + 2))

@@ -26,12 +26,17 @@ class FirstMoments:
     ----------
     scan : ScanPhysics
         Operators, probe and positions; patterns are those of the far field.
+    intensity : Tensor, optional
+        (h, w) what ``intensity`` of others holds.
     """
 
-    def __init__(self, scan: ScanPhysics) -> None:
+    def __init__(self, scan: ScanPhysics, intensity: Tensor | None = None) -> None:
         self.scan, self.model = scan, scan.model
         self.options = scan.options.start
-        intensity = self._intensity = scan.model.probe.get_all_mode_intensity()
+        if intensity is None:
+            intensity = scan.model.probe.get_all_mode_intensity()
+        self.intensity = intensity
+        """(h, w) intensity of the probe with which these began."""
         ky, kx = _frequencies(tuple(intensity.shape))
         self._coordinates = torch.stack([torch.ones_like(ky), ky, kx], -1).flatten(0, 1)
         shape = scan.start.shape[-2:]
@@ -88,7 +93,7 @@ class FirstMoments:
             relative = of_batch[:, 1:] / of_batch[:, :1].mean()
             lacking[batch] = torch.complex(*relative.unbind(1))
         for batch in self.scan.of(frames).batches:
-            weighted = in_double(lacking[batch][:, None, None, None] * self._intensity)
+            weighted = in_double(lacking[batch][:, None, None, None] * self.intensity)
             total += self.model.stitching.place(weighted, self.model.positions(batch))
         return summed(total).to(self.scan.start.dtype)
 

@@ -16,7 +16,7 @@ slowly, is computed every few iterations only.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from ptychi_neural.physics.ranks import summed
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.projections.opr_weights import WeightRefinement
 from ptychi_neural.projections.positions import PositionRefinement
+from ptychi_neural.projections.resumable import Resumable
 
 NORMAL_STRIDE = 4
 """Iterations from one to the next in which the left side of the systems is computed anew; even, so
@@ -60,8 +61,14 @@ class Refinement(Protocol):
     def restart(self) -> None:
         """Go on without momentum."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a file keeps."""
 
-class FrameParameters:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what ``state_dict`` gave."""
+
+
+class FrameParameters(Resumable):
     """Everything that is refined for each frame by itself.
 
     Parameters
@@ -69,6 +76,8 @@ class FrameParameters:
     scan : ScanPhysics
         The scan; its task's options tell what is refined.
     """
+
+    KEPT = ("_n_begun", "_normal", "_known")
 
     def __init__(self, scan: ScanPhysics) -> None:
         self.model, self.damping = scan.model, scan.options.start.frame_damping
@@ -117,6 +126,17 @@ class FrameParameters:
             changes = modulus_changes(self.model, frames, correction.far, waves, patches)
             changes = torch.where(correction.seen[..., None, :, :], changes, 0.0).flatten(2)
             self._normal[frames[is_new]] = (scale * changes @ changes.mT)[is_new]
+
+    def state_dict(self) -> dict[str, Any]:
+        of_each = [each.state_dict() for each in self._refinements]
+        due = [self._refinements.index(each) for each in self._due]
+        return {**super().state_dict(), "of_each": of_each, "due": due}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        for each, of_it in zip(self._refinements, state["of_each"], strict=True):
+            each.load_state_dict(of_it)
+        self._due = [self._refinements[number] for number in state["due"]]
 
     def steps(self, frames: Tensor) -> Tensor:
         """(n_frames, n_unknowns) steps that those of the (n,) frames that were taken in ask for,

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ptychi_neural.physics.exit_waves import ExitWaveCorrection
 from ptychi_neural.physics.scan_physics import ScanPhysics
+from ptychi_neural.projections.resumable import Resumable
 
 
-class WeightRefinement:
+class WeightRefinement(Resumable):
     """Steps of the OPR weights of a scan.
 
     Parameters

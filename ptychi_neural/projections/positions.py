@@ -17,9 +17,10 @@ from torch import Tensor
 from ptychi_neural.physics.exit_waves import ExitWaveCorrection
 from ptychi_neural.physics.scan_physics import ScanPhysics
 from ptychi_neural.projections.contrast_transfer import first_divided_iteration
+from ptychi_neural.projections.resumable import Resumable
 
 
-class PositionRefinement:
+class PositionRefinement(Resumable):
     """Steps of the positions of a scan.
 
     Parameters
@@ -28,6 +29,7 @@ class PositionRefinement:
         The scan whose positions are refined.
     """
 
+    KEPT = ("_nominal", "_velocity")
     n_unknowns = 2
 
     def __init__(self, scan: ScanPhysics) -> None:

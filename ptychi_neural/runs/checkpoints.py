@@ -18,12 +18,12 @@ from ptychi_neural.runs.progress import say, tell
 from ptychi_neural.runs.run_file import RunFile
 
 CHECKPOINT = "checkpoint.safetensors"
-"""State of the neural engine between two epochs or initial reconstructions."""
+"""State of the neural engine between two epochs or two iterations."""
 
 
 class Checkpoints:
-    """Saves the state of a task of the neural engine between two epochs and after each initial
-    reconstruction, every few minutes, and when the run was told to stop.
+    """Saves the state of a task of the neural engine between two epochs or two iterations of an
+    initial reconstruction, every few minutes, and when the run was told to stop.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class Checkpoints:
 
         reconstructor.run_pre_epoch_hooks = save_first  # type: ignore[method-assign]
         try:
-            with after(reconstructor.start, "reconstruct", save_where_due):
+            with after(reconstructor.start, "pause", save_where_due):
                 yield
         finally:
             del reconstructor.run_pre_epoch_hooks

@@ -142,7 +142,7 @@ class RunOutputSection(OutputSection):
 
     checkpoint_minutes: float = Field(default=3.0, ge=0, allow_inf_nan=False)
     """Minutes between two checkpoints, from which ``reconstruct --resume`` goes on after the run
-    was killed. 0: after every epoch and initial reconstruction of the neural engine."""
+    was killed. 0: after every epoch and every iteration of an initial reconstruction."""
 
 
 def data_folders(data_folder: str | Path | None) -> list[Path]:

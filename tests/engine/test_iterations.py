@@ -23,8 +23,9 @@ def n_done(course, until=60, most=100):
     projections.iterate.return_value = np.nan
     iterations = OfKnownDeviance(scan, projections, MagicMock(), MagicMock(), MagicMock())
     iterations.watched_from = 20
-    for _ in iterations.run(until, with_probe=True):
-        iterations.go_on_while_it_helps(most)
+    iterations.begin("joint", until, most, with_probe=True)
+    for _ in iterations.run():
+        iterations.go_on_while_it_helps()
     assert iterations.n_done == iterations.until
     return iterations.n_done
 

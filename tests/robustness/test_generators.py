@@ -15,7 +15,7 @@ from hostile_scans import FEW_AND_MANY, for_all, result_or_words
 from ptychi_neural.engine.state import load_training_state, save_training_state
 from ptychi_neural.engine.state_files import read_state, write_state
 from ptychi_neural.generators.files import load_generator
-from small_tasks import make_task, neural_options
+from small_tasks import default_options, make_task, neural_options
 
 
 def parts(path):
@@ -47,6 +47,25 @@ def saved(task, tmp_path_factory):
     task.reconstructor.save_generator(folder / "generator.safetensors")
     save_training_state(folder / "state.safetensors", task.reconstructor)
     return folder
+
+
+@pytest.fixture(scope="module")
+def in_midst(simulated, tmp_path_factory):
+    """A task, and its state in the midst of its initial reconstruction."""
+    options = default_options(num_epochs=0)
+    options.probe_options.optimizable = True
+    options.probe_position_options.optimizable = True
+    options.reconstructor_options.start.n_iterations = 30
+    made, path = make_task(options, simulated.scan), tmp_path_factory.mktemp("a") / "s.safetensors"
+
+    def save():
+        if made.reconstructor.start.under_way.n_done == 20:
+            save_training_state(path, made.reconstructor)
+
+    made.reconstructor.start.pause = save
+    made.run()
+    del made.reconstructor.start.pause
+    return made, path
 
 
 DECLARED = [
@@ -209,10 +228,20 @@ def test_a_state_that_no_run_has_written_is_refused(task, saved, tmp_path, forge
         load_training_state(tmp_path / "forged.safetensors", task.reconstructor)
 
 
+@pytest.fixture(params=["epochs", "iterations"])
+def task_and_state(request):
+    """A task and its state, between two epochs or two iterations of its initial reconstruction."""
+    if request.param == "iterations":
+        return request.getfixturevalue("in_midst")
+    folder = request.getfixturevalue("saved")
+    return request.getfixturevalue("task"), folder / "state.safetensors"
+
+
 @FEW_AND_MANY
-def test_what_goes_on_from_a_forged_state_is_told_or_finite(n, task, saved, tmp_path):
+def test_what_goes_on_from_a_forged_state_is_told_or_finite(n, task_and_state, tmp_path):
     """Any number of the state replaced by any other, and the run gone on with."""
-    good, path = saved / "state.safetensors", tmp_path / "forged.safetensors"
+    (task, good), path = task_and_state, tmp_path / "forged.safetensors"
+    n_epochs = task.reconstructor.n_epochs and 1
 
     def check(example):
         where, number = example
@@ -224,7 +253,7 @@ def test_what_goes_on_from_a_forged_state_is_told_or_finite(n, task, saved, tmp_
         _, words = result_or_words(load_training_state, path, task.reconstructor)
         if words is None:
             errors = (ValueError, FloatingPointError)
-            _, words = result_or_words(task.run, 1, errors=errors)
+            _, words = result_or_words(task.run, n_epochs, errors=errors)
         if words is None:
             assert np.isfinite(task.get_data_to_cpu("object", as_numpy=True)).all()
             assert np.isfinite(task.get_data_to_cpu("probe", as_numpy=True)).all()
@@ -244,11 +273,11 @@ def numbers_in(state):
 
 
 @FEW_AND_MANY
-def test_damaged_states_are_told(n, task, saved, tmp_path):
+def test_damaged_states_are_told(n, task_and_state, tmp_path):
     """Any value of the description replaced by any other gives an error that names the file."""
-    metadata, tensors = parts(saved / "state.safetensors")
+    task, good = task_and_state
+    metadata, tensors = parts(good)
     text = json.dumps(metadata["ptychi_neural_training_state"])
-    good = saved / "state.safetensors"
 
     def check(example):
         where, what = example
