@@ -75,7 +75,7 @@ class Start:
         self._transfer: ContrastTransfer | None = None
         self.under_way: Iterations | None = None
         """The iterations of the reconstruction that is made now."""
-        self._left: dict[str, Any] | None = None
+        self.left: dict[str, Any] | None = None
         """State of the iterations that were under way in the file from which all goes on."""
 
     def begin_from(self, object_: Tensor) -> None:
@@ -89,7 +89,7 @@ class Start:
         """
         if scan.options.start.n_iterations == 0:
             return
-        is_left = self._left is not None and self._left["split"] is None
+        is_left = self.left is not None and self.left["split"] is None
         if self.unprojected is None or is_left:
             self.unprojected = scan.start if self.unprojected is None else self.unprojected
             self.reconstruct(scan)
@@ -134,8 +134,8 @@ class Start:
 
     def _begun(self, scan: ScanPhysics) -> Iterations:
         """The iterations of a scan, begun or as a file left them."""
-        options, split, left = scan.options.start, scan.split, self._left
-        self._left = halves = None
+        options, split, left = scan.options.start, scan.split, self.left
+        self.left = halves = None
         if left is not None:
             n_iterations = left["until"]
             projections = AcceleratedProjections(scan, self.judge.loss_function, None, None)
@@ -360,7 +360,7 @@ class Start:
         del own["under_way"]
         for name, value in own.items():
             setattr(self, name, state.get(name, value))
-        self._left = state.get("under_way")
+        self.left = state.get("under_way")
         if "n_splits_done" not in state:  # Earlier files tell by their objects.
             self.n_splits_done = len(self.objects.keys() - {None})
 

@@ -90,7 +90,9 @@ def _check_under_way(left: State, reconstructor: NeuralReconstructor) -> None:
     scan = reconstructor.scan.without(split)
     projections = AcceleratedProjections(scan, judge.loss_function, None, None)
     own = Iterations(scan, projections, judge, tqdm(disable=True), lambda split, object_: None)
-    _check_alike(left, own.state_dict(), "iterations")
+    unbegun = own.state_dict()
+    unbegun["projections"]["frames"] = ()  # They may be seen in halves.
+    _check_alike(left, unbegun, "iterations")
     of_projections, n_frames = left["projections"], len(reconstructor.dataset)
     frames, of_frames = of_projections["frames"], left["of_frames"]
     for what, holds in (
@@ -99,7 +101,7 @@ def _check_under_way(left: State, reconstructor: NeuralReconstructor) -> None:
         ("step", 0 < of_projections["_step"] <= 1),
         ("parts", len(frames) == len(of_projections["_losses"])),
         ("halves", len(frames) == 3 or left["n_of_halves"] == 0),
-        ("frames", all(bool(((some >= 0) & (some < n_frames)).all()) for some in frames)),
+        ("frames", all(set(some.tolist()) <= set(range(n_frames)) for some in frames)),
         ("refinements", of_frames is None or set(of_frames["due"]) <= set(range(2))),
     ):
         _check(holds, f"{what} of the iterations")
@@ -124,8 +126,8 @@ def _check_alike(saved: Any, own: Any, what: str) -> None:
         _check(type(saved) is type(own), what)
     elif isinstance(own, int) and saved is not None:
         check_whole(**{what: saved})
-    elif isinstance(own, float) and not math.isnan(own):
-        check_losses(**{what: saved})
+    elif isinstance(own, float):
+        _check(_is_number(saved), what)
 
 
 def check_training(state: State, network: Mapping[str, Tensor], scans: Collection[str]) -> None:

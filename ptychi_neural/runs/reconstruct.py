@@ -181,7 +181,10 @@ def _go_on(earlier: Path, task: PtychographyTask) -> None:
     if load_checkpoint(earlier, task):
         reconstructor = task.reconstructor
         assert isinstance(reconstructor, NeuralReconstructor)
-        say(f"Going on after epoch {reconstructor.current_epoch}.")
+        left, after_what = reconstructor.start.left, f"epoch {reconstructor.current_epoch}"
+        if left is not None:
+            after_what = f"iteration {left['n_done']} of an initial reconstruction"
+        say(f"Going on after {after_what}.")
     else:
         say("There is no checkpoint: the run begins anew, with the same seed.")
 

@@ -92,7 +92,7 @@ def same(one, other, where):
     [
         ("units", {"group"}),
         ("judge", {"options", "loss_function", "_least_loss"}),  # The data make the latter.
-        ("start", {"judge", "observer", "_transfer", "_left"}),  # Made by others, and what is read.
+        ("start", {"judge", "observer", "_transfer", "left"}),  # Made by others, and what is read.
         ("continuation", set()),
     ],
 )

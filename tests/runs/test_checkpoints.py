@@ -23,10 +23,9 @@ from small_runs import RUN
 
 REFINED = RUN + '[refine]\nengine = "lsqml"\nreconstructor_options = { num_epochs = 3 }\n'
 RECONSTRUCT = importlib.import_module("ptychi_neural.runs.reconstruct")
-CHECKPOINT_EPOCHS = [*12 * [0], 0, 1, 2, 3, 4, 5, *8 * [5], 6]
+CHECKPOINT_EPOCHS = [*12 * [0], 0, 1, 2, 3, 4, 5, *8 * [5]]
 """Number of epochs before each checkpoint: four follow the iterations of the initial reconstruction
-of everything, four those without each of two splits, and as many those that were put off; the last
-is that of a run with a second engine."""
+of everything, four those without each of two splits, and as many those that were put off."""
 
 SEED = ("--set", "reconstructor_options.random_seed=7")
 
@@ -84,23 +83,23 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize(
-    ("contents_of_file", "n_checkpoints"),
+    ("contents_of_file", "n_checkpoints", "after_what"),
     [
-        pytest.param(RUN, 1, marks=pytest.mark.slow),
-        (RUN, 7),  # In the midst of the first initial reconstructions.
-        (RUN, 20),  # In the midst of those that were put off.
-        (REFINED, 27),
+        pytest.param(RUN, 1, "iteration 1 of an initial reconstruction", marks=pytest.mark.slow),
+        (RUN, 7, "iteration 3 of an initial reconstruction"),  # One of the first.
+        (RUN, 20, "iteration 2 of an initial reconstruction"),  # One of those that were put off.
+        (REFINED, 27, "epoch 6"),
     ],
 )
 def test_a_killed_run_that_is_resumed_equals_one_that_was_never_killed(
-    run_file, tmp_path, monkeypatch, contents_of_file, n_checkpoints
+    run_file, tmp_path, monkeypatch, contents_of_file, n_checkpoints, after_what
 ):
     run_file.write_text(contents_of_file)
     call(run_file, "--output", "whole", *SEED)
     killed_after(monkeypatch, run_file, n_checkpoints, "--output", "killed", *SEED)
     assert not (tmp_path / "killed").exists()
     output = call(run_file, "--output", "killed", "--resume")  # It knows the seed.
-    assert f"Going on after epoch {CHECKPOINT_EPOCHS[n_checkpoints - 1]}" in output
+    assert f"Going on after {after_what}." in output
     assert_same(contents(tmp_path / "killed"), contents(tmp_path / "whole"))
     assert not (tmp_path / "killed" / CHECKPOINT).exists()
     assert [path.name for path in tmp_path.glob(".*")] == []
@@ -119,7 +118,7 @@ def test_a_run_that_is_killed_while_it_saves_goes_on_from_its_checkpoint(
         call(run_file, "--output", "killed", *SEED, code=9)
     (left,) = tmp_path.glob(".killed.*.partial")
     assert (left / "product.h5").is_file()
-    assert "Going on after epoch 5" in call(run_file, "--output", "killed", "--resume")
+    assert "Going on after iteration 4" in call(run_file, "--output", "killed", "--resume")
     assert_same(contents(tmp_path / "killed"), contents(tmp_path / "whole"))
     assert not (tmp_path / "killed" / CHECKPOINT).exists()
 
@@ -283,7 +282,7 @@ def test_checkpoints_are_written_as_often_as_the_file_says(run_file, tmp_path, m
     call(run_file, "--set", "output.checkpoint_minutes=60")
     assert saved == []
     call(run_file, "--overwrite")
-    assert saved == CHECKPOINT_EPOCHS[:-1]
+    assert saved == CHECKPOINT_EPOCHS
 
 
 def test_where_the_product_cannot_be_written_it_is_saved_elsewhere(run_file, tmp_path, monkeypatch):
