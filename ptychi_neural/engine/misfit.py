@@ -35,7 +35,7 @@ class Misfit:
 
     @property
     def value(self) -> float:
-        """The misfit; nan where predictions are not finite. All ranks have to ask for it.
+        """The misfit; nan where predictions are. All ranks have to ask for it.
 
         Examples
         --------
@@ -49,9 +49,9 @@ class Misfit:
         4.04
         """
         predicted, measured, cross, n_pixels = summed_numbers(*self._sums.tolist())
-        if n_pixels == 0:
+        if n_pixels == 0 or math.isnan(predicted):
             return math.nan
-        explained = cross**2 / predicted if predicted > 0 else 0.0
+        explained = cross**2 / predicted if 0 < predicted < math.inf else 0.0
         return 4 * (measured - explained) / n_pixels
 
 

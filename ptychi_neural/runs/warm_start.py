@@ -1,5 +1,7 @@
 """The neural engine first, then another engine of pty-chi from its object and probe."""
 
+import math
+
 import pandas as pd
 from ptychi.api.task import PtychographyTask
 from ptychi.reconstructors.base import IterativeReconstructor
@@ -105,7 +107,8 @@ def _run_watched(task: PtychographyTask, show_progress: bool) -> bool:
     first = misfit_of_task(task)
     interrupted = run_attended(task, show_progress)
     last = misfit_of_task(task)
-    if is_far_worse(last, first) and not interrupted:
+    # What has become NaN is named by whoever saves it.
+    if not math.isnan(last) and is_far_worse(last, first) and not interrupted:
         raise FloatingPointError(
             f"The counts are predicted far worse than before the first epoch (squared errors of "
             f"amplitudes in units of noise: {last:.3g} instead of {first:.3g}). Likely causes: a "
