@@ -84,6 +84,7 @@ def load_measured(
         section.product_path,
         frames=frames,
         preparation=section.preparation(),
+        needs_probe=section.probe is None,
     )
     scan = begun(section, scan)
     if section.reference is None:

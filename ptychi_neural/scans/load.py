@@ -48,6 +48,7 @@ def load_scan(
     free_space_propagation_distance_m: float | None = None,
     allow_outside_links: bool = False,
     preparation: Preparation | None = None,
+    needs_probe: bool = True,
 ) -> Scan:
     """Read a scan from a file, or from a diffraction file and the product that belongs to it.
 
@@ -79,6 +80,8 @@ def load_scan(
         Follow links to files outside the folder of the data.
     preparation : Preparation, optional
         How frames and positions are stored, and what is done to them.
+    needs_probe : bool
+        Whether a probe that the files do not have is told to be missing.
 
     Returns
     -------
@@ -136,7 +139,7 @@ def load_scan(
     scan = dataclasses.replace(
         select_frames(scan, repaired.kept), patterns=patterns, valid_pixel_mask=valid
     )
-    if not scan.probe.size:
+    if not scan.probe.size and needs_probe:
         report.append("started the probe from the root of the mean pattern, as the file has none")
     scan = named(with_start(scan), diffraction)
     _check(scan, product)
