@@ -124,6 +124,8 @@ class _MLflow:
     def settings(self, values: Mapping[str, str]) -> None:
         for name, value in values.items():  # Many at a time are refused.
             self.module.log_param(name, value)
+        if folder := values.get("output.folder"):
+            self.module.set_tag("mlflow.runName", Path(folder).name)
 
     def number(self, name: str, value: float, step: int) -> None:
         self.module.log_metric(name, value, step=step)

@@ -241,18 +241,23 @@ def test_settings_curves_and_pictures_go_to_mlflow(monkeypatch, tmp_path):
     module.start_run = lambda: calls.append("run")
     module.log_metric = lambda name, value, step: calls.append((name, value, step))
     module.log_param = lambda name, value: calls.append((name, value))
+    module.set_tag = lambda name, value: calls.append((name, value))
     module.log_artifact = lambda path: calls.append(path)
     monkeypatch.setitem(sys.modules, "mlflow", module)
     take = tracker("mlflow:sqlite:///runs.db")
     take("started", {"pid": 1})
-    take("settings", {"generator.width": 4, "scans": list(range(1000))})
+    take(
+        "settings",
+        {"generator.width": 4, "output.folder": "results/S7", "scans": list(range(1000))},
+    )
     take("epoch", {"epoch": 3, "num_epochs": 9, "loss": 0.5})
     take("validation", {"epoch": 3, "held_out_loss": None})
     (tmp_path / "figure.png").touch()
     take("finished", {"path": str(tmp_path / "product.h5"), "epoch": 3})
     assert calls[:4] == ["sqlite:///runs.db", "ptychi-neural", "run", ("generator.width", "4")]
-    assert len(calls[4][1]) == 500
-    assert calls[5:] == [("loss", 0.5, 3), str(tmp_path / "figure.png")]
+    assert len(calls[5][1]) == 500
+    assert calls[6] == ("mlflow.runName", "S7")
+    assert calls[7:] == [("loss", 0.5, 3), str(tmp_path / "figure.png")]
 
 
 def test_a_run_is_in_the_database_of_mlflow(run_file, tmp_path):
@@ -264,6 +269,7 @@ def test_a_run_is_in_the_database_of_mlflow(run_file, tmp_path):
     finally:
         mlflow.end_run()
     assert run.data.params["reconstructor_options.generator.width"] == "4"
+    assert run.info.run_name == Path(run.data.params["output.folder"]).name
     assert {"loss", "held_out_loss", "projections/held_out_loss"} <= set(run.data.metrics)
     assert {"figure.png", "loss.png"} <= {file.path for file in kept}
 
