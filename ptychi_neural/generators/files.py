@@ -1,5 +1,6 @@
 """Trained generators as files: one safetensors file, with JSON metadata inside, no pickle."""
 
+from collections.abc import Mapping
 from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,6 +8,7 @@ from typing import Annotated, Any
 import torch
 from ptychi.api.enums import LossFunctions
 from pydantic import BaseModel, Field, model_validator
+from torch import Tensor
 
 from ptychi_neural import __version__
 from ptychi_neural.generators.contract import Generator
@@ -77,7 +79,11 @@ class Description(BaseModel):
                     "registers it first (docs/extending.md)"
                 )
         options = GeneratorOptions()
-        options.load_from_dict({**self.generator, "checkpoint": None})
+        untrained: dict[str, Any] = {
+            "checkpoint": None,
+            "optimizer_params": {},
+        }  # A script sets how to train it.
+        options.load_from_dict({**self.generator, **untrained})
         return options
 
 
@@ -192,9 +198,21 @@ def load_generator(
             )
         with torch.device("cpu"):
             network = build_generator(options, saved.n_slices, saved.patch_shape)
+            _check_kinds(tensors, network.tensors())
             network.load_tensors(tensors)
     except NotRegisteredError as error:
         raise ValueError(f"{path}: {error}.") from error
     except (ValueError, TypeError, AttributeError, LookupError, RuntimeError) as error:
         raise ValueError(f"{path}: is damaged, or no generator ({error}).") from error
     return network.eval(), options, metadata
+
+
+def _check_kinds(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Refuse weights that would be cut to whole numbers, or to their real part."""
+    for name, tensor in tensors.items():
+        expected = own.get(name, tensor)
+        if (tensor.is_floating_point(), tensor.is_complex()) != (
+            expected.is_floating_point(),
+            expected.is_complex(),
+        ):
+            raise ValueError(f"{name} holds {tensor.dtype}, not {expected.dtype}")

@@ -28,6 +28,20 @@ class PredictedObject:
     compute_deviation: Callable[[], NDArray[np.floating]] = field(repr=False, compare=False)
     """Computes ``standard_deviation``, which takes longer than the object."""
 
+    def __post_init__(self) -> None:
+        """Refuse what is no object.
+
+        Raises
+        ------
+        FloatingPointError
+            If the object or what it predicts is not finite.
+        """
+        if not (np.isfinite(self.object).all() and np.isfinite(self.reprojection_error).all()):
+            raise FloatingPointError(
+                "The generator predicts NaN or Inf: its weights are too large, or the counts are "
+                "far from those of its training. Train it anew, or take another."
+            )
+
     @property
     def covered(self) -> NDArray[np.bool_]:
         """(H, W) True where the weight is more than a twentieth of its maximum."""

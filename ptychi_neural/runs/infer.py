@@ -29,6 +29,10 @@ from ptychi_neural.runs.run_scan import load
 from ptychi_neural.scans.load import read_positions
 from ptychi_neural.scans.scan_names import named, scan_name
 
+OUT_OF_DEPTH = 2.0
+"""Relative error of amplitudes that no prediction of a scan has: where light is scarcest the true
+object's is 1.41."""
+
 
 def infer(
     generator: str | Path,
@@ -193,5 +197,11 @@ def _at_once(predictor: NeuralPredictor, run: RunFile, folder: Path) -> Inferenc
         valid_pixel_mask=scan.valid_pixel_mask,
         opr_mode_weights_data=scan.opr_mode_weights,
     )
+    if (error := prediction.reprojection_error.mean()) > OUT_OF_DEPTH:
+        raise FloatingPointError(
+            f"The generator's object predicts amplitudes with a relative error of {error:.3g}, "
+            "where no light at all would have 1: it was not trained for such scans, or positions and "
+            "probe are others. Nothing is written; take another generator, or reconstruct."
+        )
     errors = np.stack([frame_numbers(scan), prediction.reprojection_error], axis=1)
     return InferenceResult(folder, prediction, scan, errors, time.perf_counter() - clock)

@@ -15,6 +15,8 @@ from hostile_scans import FEW_AND_MANY, for_all, result_or_words
 from ptychi_neural.engine.state import load_training_state, save_training_state
 from ptychi_neural.engine.state_files import read_state, write_state
 from ptychi_neural.generators.files import load_generator
+from ptychi_neural.runs import infer
+from ptychi_neural.scans import write_diffraction, write_product
 from small_tasks import default_options, make_task, neural_options
 
 
@@ -131,6 +133,39 @@ def test_weights_that_are_not_finite_are_refused(saved, tmp_path, value):
     tensors[name].view(-1)[0] = value
     with pytest.raises(ValueError, match="NaN or Inf"):
         load_generator(put(tmp_path / "g.safetensors", metadata, tensors))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_weights_of_another_kind_are_refused(saved, tmp_path, dtype):
+    metadata, tensors = parts(saved / "generator.safetensors")
+    name = next(name for name, tensor in tensors.items() if tensor.is_floating_point())
+    tensors[name] = tensors[name].to(dtype)
+    with pytest.raises(
+        ValueError, match=rf"g\.safetensors: .*{name} holds {dtype}, not torch.float"
+    ):
+        load_generator(put(tmp_path / "g.safetensors", metadata, tensors))
+
+
+def test_how_a_generator_was_trained_does_not_matter_to_its_prediction(saved, tmp_path):
+    metadata, tensors = parts(saved / "generator.safetensors")
+    metadata["ptychi_neural"]["generator"]["optimizer_params"] = {"lr": "x"}
+    _, options, _ = load_generator(put(tmp_path / "g.safetensors", metadata, tensors))
+    assert options.optimizer_params == {}
+
+
+@pytest.mark.parametrize(
+    ("weight", "told"), [(3e38, "predicts NaN or Inf"), (1e6, "no light at all would have 1")]
+)
+def test_a_prediction_that_is_none_is_not_written(saved, simulated, tmp_path, weight, told):
+    metadata, tensors = parts(saved / "generator.safetensors")
+    name = next(name for name, t in tensors.items() if t.is_floating_point() and t.ndim > 1)
+    tensors[name] = torch.full_like(tensors[name], weight)
+    path = put(tmp_path / "g.safetensors", metadata, tensors)
+    write_diffraction(tmp_path / "diffraction.h5", simulated.scan.patterns)
+    write_product(tmp_path / "product.h5", simulated.scan)
+    with pytest.raises(FloatingPointError, match=told):
+        infer(path, tmp_path / "diffraction.h5", output_folder=tmp_path / "inferred")
+    assert not (tmp_path / "inferred").exists()
 
 
 @pytest.mark.parametrize(
