@@ -47,6 +47,16 @@ def check_arrays(task: PtychographyTask) -> None:
     data = task._task_data = _plain(task._task_data)
     names = ("object_data", "probe_data")
     check_start(*(_numpy(getattr(data, name)) for name in names), names=names)
+    given = task.object_options.slice_spacings_m
+    spacings, n_slices = () if given is None else np.ravel(given), _numpy(data.object_data).shape[0]
+    if len(spacings) not in (0, n_slices - 1):
+        raise ValueError(
+            f"object_options.slice_spacings_m: has {len(spacings)} spacings, an object of "
+            f"{n_slices} slices has {n_slices - 1}; correct them or object_data."
+        )
+    mask = data.valid_pixel_mask
+    if mask is not None and not np.isfinite(_numpy(mask)).all():
+        raise ValueError("valid_pixel_mask: has NaN or Inf; give True or 1 where pixels are valid.")
     for name in ("probe_position_y_px", "probe_position_x_px", "opr_mode_weights_data"):
         value = getattr(data, name)
         if value is not None and not np.isfinite(_numpy(value)).all():

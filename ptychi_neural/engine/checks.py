@@ -4,6 +4,8 @@ import logging
 import math
 
 import torch
+from ptychi.api.enums import BatchingModes
+from ptychi.api.options.base import ReconstructorOptions
 from ptychi.data_structures.parameter_group import PlanarPtychographyParameterGroup
 
 from ptychi_neural.physics.ranks import summed
@@ -100,6 +102,25 @@ def lit_pixels(scan: ScanPhysics) -> tuple[float, float]:
     if not squares > 2 * noise:
         return of_probe, math.inf
     return of_probe, float(total.sum().square() / (squares - noise))
+
+
+def check_batches(group: PlanarPtychographyParameterGroup, options: ReconstructorOptions) -> None:
+    """Check that there are positions enough to be dealt into batches of neighbours.
+
+    Raises
+    ------
+    ValueError
+        If some would be empty, because frames share a position.
+    """
+    positions = group.probe_positions.data
+    n_batches = math.ceil(len(positions) / options.batch_size)
+    n_distinct = len(positions.unique(dim=0))
+    if options.batching_mode == BatchingModes.COMPACT and n_distinct < n_batches:
+        raise ValueError(
+            f"probe_position_x_px, probe_position_y_px: {n_distinct} different positions of "
+            f"{len(positions)} frames cannot be dealt into {n_batches} compact batches; check "
+            'them, or set reconstructor_options.batching_mode = "random".'
+        )
 
 
 def check_inside(group: PlanarPtychographyParameterGroup) -> None:

@@ -15,8 +15,8 @@ from ptychi.reconstructors.base import LossTracker
 from torch import Tensor
 from tqdm import tqdm
 
+from ptychi_neural.engine import checks
 from ptychi_neural.engine.changes import AskedOptions, take_up
-from ptychi_neural.engine.checks import check_inside, check_start_of, warn_of_mistakes
 from ptychi_neural.engine.judge import HeldOutJudge
 from ptychi_neural.engine.known_scan import KnownScan
 from ptychi_neural.engine.objective import objective, penalties, stop_if_lost, stop_if_not_finite
@@ -78,13 +78,14 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        check_start_of(parameter_group)
+        checks.check_start_of(parameter_group)
         asked, options = options, completed_options(options, parameter_group.probe.optimizable)
         generator = generator_for(parameter_group, options)
         group = with_generator(parameter_group, generator, options, dataset)
         options.batch_size = batch_size_for(options, group.generator.network, dataset)
+        checks.check_batches(group, options)
         super().__init__(group, dataset, options, *args, **kwargs)  # type: ignore[arg-type]
-        check_inside(group)
+        checks.check_inside(group)
         self.loss_function = build_loss_function(options.loss_function)
         self.fit_loss = FitLoss(options.fit_loss, self.loss_function)
         if options.displayed_loss_function is not None:
@@ -110,7 +111,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         super().build()
         self.start_from(self.parameter_group.object.data.detach().clone())
         self.generator.check_scan(self.scan)
-        warn_of_mistakes(self.scan)
+        checks.warn_of_mistakes(self.scan)
         self.surroundings = Surroundings(seeded=self.options.random_seed is not None)
 
     def _new_start(self) -> Start:
@@ -175,8 +176,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
 
     @property
     def validation(self) -> pd.DataFrame:
-        """Held-out losses: columns ``stage`` (projections or epoch), ``step`` and ``loss``, which
-        is nan where no pixel is held out."""
+        """Held-out losses, as ``HeldOutJudge.table`` has them."""
         return self.judge.table
 
     def n_projections(self, split: int | None = None) -> int:
@@ -258,8 +258,8 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
 
     def _check_replaced(self, replaced: set[str]) -> None:
         group = self.parameter_group
-        check_start_of(group)
-        check_inside(group)
+        checks.check_start_of(group)
+        checks.check_inside(group)
         for name in replaced:
             group.of_task()[name].build_optimizer()
         if "positions" in replaced:

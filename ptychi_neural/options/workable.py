@@ -14,6 +14,9 @@ from ptychi.maps import get_optimizer_by_enum
 
 from ptychi_neural.counted import uncountable
 
+LARGEST_PX = {"diffraction_pattern_blur_sigma": 100, "pad_for_shift": 1024}
+"""Pixels of the forward model that are set by hand, and the most that can be meant."""
+
 
 def unworkable(options: PtychographyTaskOptions) -> Iterator[str]:
     """Tell what would fail when a task of these options is built or run, a line for each.
@@ -34,6 +37,11 @@ def unworkable(options: PtychographyTaskOptions) -> Iterator[str]:
         if isinstance(group, ParameterOptions) and group.optimizable:
             yield from _unworkable_optimiser(name, group)
     reconstructor = options.reconstructor_options
+    for name, most in LARGEST_PX.items():
+        value = getattr(reconstructor.forward_model_options, name)
+        if value is not None and not 0 <= value <= most:
+            name = f"reconstructor_options.forward_model_options.{name}"
+            yield f"{name}: {value}: give 0 to {most} pixels"
     if (
         reconstructor.get_reconstructor_type() == Reconstructors.PIE
         and options.probe_options.optimizable

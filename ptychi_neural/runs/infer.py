@@ -200,8 +200,8 @@ def _at_once(predictor: NeuralPredictor, run: RunFile, folder: Path) -> Inferenc
     if (error := prediction.reprojection_error.mean()) > OUT_OF_DEPTH:
         raise FloatingPointError(
             f"The generator's object predicts amplitudes with a relative error of {error:.3g}, "
-            "where no light at all would have 1: it was not trained for such scans, or positions and "
-            "probe are others. Nothing is written; take another generator, or reconstruct."
+            "where no light at all would have 1: it was not trained for such scans, or positions "
+            "and probe are others. Nothing is written; take another generator, or reconstruct."
         )
     errors = np.stack([frame_numbers(scan), prediction.reprojection_error], axis=1)
     return InferenceResult(folder, prediction, scan, errors, time.perf_counter() - clock)
