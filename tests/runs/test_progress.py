@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
