@@ -170,7 +170,7 @@ def infer(
     frames = counted(len(result.scan.positions_px), "frames")
     told(
         f"{result.folder}: {frames} in {result.seconds:.1f} s, "
-        f"re-projection error {result.prediction.reprojection_error.mean():.3f}"
+        f"re-projection error {result.prediction.mean_reprojection_error:.3f}"
     )
     concluded("interrupted" if result.interrupted else None, result.unsaved)
 

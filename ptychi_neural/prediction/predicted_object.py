@@ -1,5 +1,6 @@
 """What a trained generator predicts, and where to distrust it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +21,8 @@ class PredictedObject:
 
     reprojection_error: NDArray[np.floating]
     """(k,) relative error of the amplitudes that the object predicts, of every frame of a whole
-    scan, or of the latest batch of a stream. A network that is out of its depth shows here."""
+    scan, or of the latest batch of a stream; inf for frames without counts. A network that is out
+    of its depth shows here."""
 
     probe: NDArray[np.complexfloating]
     """(n_opr_modes, n_modes, h, w) probe at the intensity of the measured counts."""
@@ -34,13 +36,19 @@ class PredictedObject:
         Raises
         ------
         FloatingPointError
-            If the object or what it predicts is not finite.
+            If the object is not finite, or what it predicts is NaN.
         """
-        if not (np.isfinite(self.object).all() and np.isfinite(self.reprojection_error).all()):
+        if not np.isfinite(self.object).all() or np.isnan(self.reprojection_error).any():
             raise FloatingPointError(
                 "The generator predicts NaN or Inf: its weights are too large, or the counts are "
                 "far from those of its training. Train it anew, or take another."
             )
+
+    @property
+    def mean_reprojection_error(self) -> float:
+        """Mean error of the frames that have counts; nan where none has."""
+        errors = self.reprojection_error[np.isfinite(self.reprojection_error)]
+        return float(errors.mean()) if len(errors) else math.nan
 
     @property
     def covered(self) -> NDArray[np.bool_]:

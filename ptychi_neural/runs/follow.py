@@ -240,7 +240,7 @@ class FollowedScan:
         prediction, n_frames = self._stream.current(), self._stream.n_frames
         if self._errors and self._errors[-1][0] == n_frames:
             self._errors.pop()
-        self._errors.append((n_frames, float(prediction.reprojection_error.mean())))
+        self._errors.append((n_frames, prediction.mean_reprojection_error))
         return InferenceResult(
             self._folder,
             prediction,

@@ -197,7 +197,8 @@ def _at_once(predictor: NeuralPredictor, run: RunFile, folder: Path) -> Inferenc
         valid_pixel_mask=scan.valid_pixel_mask,
         opr_mode_weights_data=scan.opr_mode_weights,
     )
-    if (error := prediction.reprojection_error.mean()) > OUT_OF_DEPTH:
+    error = prediction.mean_reprojection_error
+    if not error <= OUT_OF_DEPTH:
         raise FloatingPointError(
             f"The generator's object predicts amplitudes with a relative error of {error:.3g}, "
             "where no light at all would have 1: it was not trained for such scans, or positions "

@@ -1,6 +1,7 @@
 """What a generator has predicted of a scan in files, and the folder that holds it."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +97,13 @@ def write_inference(
         file["reprojection_error"] = result.errors
     if state is not None:
         write_state(folder / STATE_FILE, STATE, state)
+    error = prediction.mean_reprojection_error
     content = provenance(
         result.seconds,
         torch.get_default_device(),
         generator=str(generator.resolve()),
         frames=len(result.scan.positions_px),
-        mean_reprojection_error=float(prediction.reprojection_error.mean()),
+        mean_reprojection_error=error if math.isfinite(error) else None,
     )
     write_json(folder / "provenance.json", content)
     with what_fails_is_said("figure.png", result.unsaved):

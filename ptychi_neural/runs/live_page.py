@@ -118,7 +118,7 @@ class LivePage:
             Frames of the whole scan.
         """
         now, n_frames = time.monotonic(), len(scan.positions_px)
-        error = float(prediction.reprojection_error.mean())
+        error = prediction.mean_reprojection_error
         if not self._points:
             self._began = now
         if self._points and n_frames <= self._points[-1].n_frames:  # They have come once more.

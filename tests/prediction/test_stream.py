@@ -1,5 +1,6 @@
 """Prediction of frames as they arrive."""
 
+import dataclasses
 import gc
 
 import numpy as np
@@ -106,6 +107,21 @@ def test_the_reprojection_error_is_that_of_the_amplitudes(one_shot, scan):
         difference = ((np.sqrt(predicted) - np.sqrt(measured)) ** 2).sum()
         expected.append(np.sqrt(difference / measured.sum()))
     np.testing.assert_allclose(current.reprojection_error, expected, rtol=1e-4)
+
+
+def test_frames_without_counts_have_no_part_in_the_mean_error(one_shot, scan):
+    current, _ = streamed(predictor_of(one_shot), scan, scan.probe, [list(range(36))])
+    errors = current.reprojection_error
+    assert current.mean_reprojection_error == errors.mean()
+    dark = np.append(errors, np.inf)
+    assert dataclasses.replace(
+        current, reprojection_error=dark
+    ).mean_reprojection_error == pytest.approx(errors.mean())
+    assert np.isnan(
+        dataclasses.replace(current, reprojection_error=dark[-1:]).mean_reprojection_error
+    )
+    with pytest.raises(FloatingPointError, match="predicts NaN"):
+        dataclasses.replace(current, reprojection_error=np.append(errors, np.nan))
 
 
 def test_frames_of_another_object_show_in_the_reprojection_error(unrolled, scan):
