@@ -4,7 +4,6 @@ import dataclasses
 import io
 import json
 import re
-import shutil
 import socket
 import subprocess
 import threading
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from browsers import BROWSER
 from ptychi_neural.evaluation.figures import coloured
 from ptychi_neural.prediction import PredictedObject
 from ptychi_neural.runs import infer, live_page
@@ -26,8 +26,6 @@ from ptychi_neural.runs.progress import Progress, telling
 from ptychi_neural.scans import empty_object, read_product, write_product
 from ptychi_neural.simulation import Raster, SimulationOptions, simulate
 from trained_generators import FRAME, saved
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium"))), None)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import tifffile
 from PIL import Image
 from typer.testing import CliRunner
 
+from browsers import BROWSER
 from ptychi_neural.cli import app
 from ptychi_neural.evaluation import scanned_area
 from ptychi_neural.runs import output_formats, reconstruct
@@ -299,12 +300,9 @@ class TestReport:
         assert done.exit_code == 2
         assert "holds no run.toml" in done.output
 
+    @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
     def test_a_browser_without_a_network_shows_it(self, result, tmp_path):
-        browsers = ("chromium", "chromium-browser", "google-chrome")
-        browser = next((path for name in browsers if (path := shutil.which(name))), None)
-        if browser is None:
-            pytest.skip("there is no chromium")
-        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+        command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
         command += [f"--user-data-dir={tmp_path}", "--host-resolver-rules=MAP * ~NOTFOUND"]
         page = Path(result.folder / "report.html").resolve().as_uri()
         done = subprocess.run([*command, page], capture_output=True, text=True, timeout=120)
