@@ -127,7 +127,9 @@ class Iterations(Resumable):
             if scan.split is None:
                 self.judge.record("projections", iteration, self.loss)
             self.n_done += 1
-            if self.loss < self._lowest or iteration == self.watched_from:
+            if iteration == self.watched_from:
+                self._lowest = math.inf
+            if self.loss < self._lowest:
                 self._lowest, self._best = self.loss, (iteration, before)
             elif iteration > self.watched_from and self._has_risen(iteration - self._best[0]):
                 self._go_back()

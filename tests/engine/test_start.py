@@ -237,6 +237,21 @@ def test_projections_go_back_to_where_held_out_pixels_were_predicted_best(dim, w
     assert np.array_equal(object_of(task), object_of(as_many))
 
 
+def test_held_out_pixels_end_projections_that_see_halves_of_the_frames_first(dim):
+    options = default_options(num_epochs=0)
+    options.reconstructor_options.start.alternate_halves = True
+    options.reconstructor_options.start.share_of_halves = 0.5
+    options.reconstructor_options.start.held_out_rise = 1e-5
+    task = make_task(options, dim.scan)
+    n_open = task.reconstructor.n_projections()
+    task.run()
+    validation = task.reconstructor.validation
+    course = validation.loss[validation.stage == "projections"]
+    assert course.isna().any()
+    assert len(course) < n_open
+    assert task.reconstructor.n_projections() == course.argmin()
+
+
 WEIGHTS = napi.StartOptions().total_variation_weights
 
 
