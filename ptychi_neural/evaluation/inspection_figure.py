@@ -34,6 +34,7 @@ def inspection_figure(
     *,
     positions_px: NDArray[np.floating] | None = None,
     probe: NDArray[np.complexfloating] | None = None,
+    is_probe_known: bool = True,
     pixel_size_m: float | None = None,
     title: str | None = None,
     overwrite: bool = False,
@@ -56,6 +57,8 @@ def inspection_figure(
         (m, 2) positions (y, x) in object pixels; without them patterns alone are drawn.
     probe : ndarray, optional
         (n_opr_modes, n_modes, h, w) probe, which belongs to the positions.
+    is_probe_known : bool
+        Whether it is not a guess in focus, whose beam is narrower than any other.
     pixel_size_m : float, optional
         Size of an object pixel, with which axes are in units of length.
     title : str, optional
@@ -87,6 +90,9 @@ def inspection_figure(
         intensity = (np.abs(probe[0]) ** 2).sum(axis=0)
         _draw_positions(axes[1, 0], positions_px * scale, intensity, scale, unit)
         _draw_overlap(axes[1, 1], positions_px, intensity, scale, unit)
+        if not is_probe_known:
+            axes[1, 0].set_title("positions, and a beam in focus at the first")
+            axes[1, 1].set_title("illumination by a beam in focus, as no file tells the probe")
         _draw_steps(axes[1, 2], positions_px, pixel_size_m)
     save_figure(figure, path, overwrite)
 

@@ -131,6 +131,7 @@ def _commented(inspection: Inspection, given: dict[str, Any]) -> list[str]:
         lines.append("# frames = { stop = 500 }     # the first 500; or every = 2, window_px = 200")
     lines += [
         "# n_probe_modes = 3           # incoherent probe modes to start from",
+        "# n_slices = 2                # of a thick object; their distance: slice_spacing_m = 1e-5",
         '# probe = { kind = "zone_plate", diameter_m = 180e-6, outermost_zone_width_m = 50e-9,'
         " defocus_m = 2e-4 }",
         '# reference = "reference.h5"  # an object to compare the result with',

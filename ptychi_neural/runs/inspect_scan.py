@@ -16,6 +16,7 @@ from ptychi_neural.runs.summary import overlap, step
 from ptychi_neural.runs.suspicions import (
     FEWEST_STEPS,
     MOST_STEPS,
+    in_counts,
     in_geometry,
     in_patterns,
     in_positions,
@@ -67,6 +68,12 @@ class Inspection:
     is_defocused: bool
     """Whether they are those of a far-field beam out of focus."""
 
+    is_probe_known: bool
+    """Whether the file or a key tells the probe; without it the mean pattern's is in focus."""
+
+    is_as_stored: bool
+    """Whether frames are used as they are stored, but for defects."""
+
 
 def inspect_scan(section: DataSection) -> Inspection:
     """Look at a measured scan.
@@ -107,7 +114,8 @@ def _inspected(section: DataSection) -> Inspection:
         facts["taken"] = f"{n_frames} of {counted(shape[0], 'frames')}"
     if stride > 1:
         facts["looked at"] = f"{len(numbers)} of {counted(n_frames, 'frames')}"
-    facts |= _of_counts(stored)
+    used = stored if scan is None else Diffraction(scan.patterns, scan.valid_pixel_mask)
+    facts |= _of_counts(stored, used)
     shadow: Shadow | None = None
     if raw is not None and (section.dc_at_corner or not is_at_corner(*stored)):
         _, rows, here = np.intersect1d(numbers, raw.numbers, return_indices=True)
@@ -119,7 +127,7 @@ def _inspected(section: DataSection) -> Inspection:
         if shadow is not None and raw.in_pixels and scan is not None:
             shadow = shadow._replace(pixel_size=shadow.pixel_size * scan.pixel_size_m)
     suspicions: list[str] = []
-    is_defocused = False
+    is_defocused, is_known = False, False
     positions_px: NDArray[np.float64] | None = None
     if raw is not None and not is_chosen and len(raw.positions) != shape[0]:
         suspicions.append(
@@ -148,11 +156,12 @@ def _inspected(section: DataSection) -> Inspection:
         suspicions += _unit_that_loads(section, stride)
     facts |= {f"defects {i}": line for i, line in enumerate(report, 1)}
     near_field = scan is not None and scan.free_space_propagation_distance_m is not None
-    used = stored if scan is None else Diffraction(scan.patterns, scan.valid_pixel_mask)
     suspicions += in_sides(section.crop or shape[1:], section.bin)
     suspicions += in_patterns(*used, near_field or shadow is not None)
+    suspicions += in_counts(stored.patterns)  # a background that is subtracted is no whole number
     return Inspection(
-        *(facts, suspicions, stored, numbers, scan, positions_px, problem, shadow, is_defocused)
+        *(facts, suspicions, stored, numbers, scan, positions_px, problem, shadow, is_defocused),
+        *(is_known or near_field, not section.changes_frames),
     )
 
 
@@ -236,14 +245,16 @@ def _all_positions(scan: Scan, raw: _Raw | None) -> NDArray[np.float64]:
     return np.asarray(everywhere / scale @ fit)
 
 
-def _of_counts(stored: Diffraction) -> dict[str, str]:
-    patterns, mask = stored
+def _of_counts(stored: Diffraction, used: Diffraction) -> dict[str, str]:
+    """Facts about counts: those of frames as they are used, without markers of gaps, and stored."""
+    patterns, valid = used
     with np.errstate(invalid="ignore", over="ignore"):
-        counts = patterns.sum(axis=(1, 2), dtype=np.float64, where=True if mask is None else mask)
+        counts = patterns.sum(axis=(1, 2), dtype=np.float64, where=True if valid is None else valid)
+    mask = stored.valid_pixel_mask
     invalid = 0 if mask is None else int((~mask).sum())
     return {
         "counts per frame": f"{counts.mean():.4g} ({counts.min():.4g} to {counts.max():.4g})",
-        "largest count": f"{patterns.max():.6g}",
+        "largest count": f"{stored.patterns.max():.6g}",
         "masked pixels": f"{invalid} by the file",
     }
 

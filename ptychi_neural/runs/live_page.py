@@ -128,7 +128,8 @@ class LivePage:
         self._about = {
             "name": scan.name,
             "planned": n_planned,
-            "size_m": [n * scan.pixel_size_m for n in prediction.weight.shape],
+            "size_px": prediction.weight.shape,
+            "pixel_size_m": scan.known_pixel_size_m,
         }
         number, deviation = 1, None
         if self._view is not None:

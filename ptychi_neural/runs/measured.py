@@ -101,7 +101,8 @@ def load_measured(
 
 
 def begun(section: DataSection, scan: Scan) -> Scan:
-    """The scan with the probe that a section ``[data]`` asks to start from."""
+    """The scan with the probe and the slices that a section ``[data]`` asks to start from."""
+    scan = _sliced(section, scan)
     probe = scan.probe if section.probe is None else guessed_probe(section.probe, scan)
     n_modes = section.n_probe_modes
     if n_modes is not None and n_modes != probe.shape[1]:
@@ -116,3 +117,30 @@ def begun(section: DataSection, scan: Scan) -> Scan:
             )
         probe = with_modes(probe, n_modes)
     return dataclasses.replace(scan, probe=probe)
+
+
+def _sliced(section: DataSection, scan: Scan) -> Scan:
+    """The scan with as many slices, as far from each other, as a section ``[data]`` asks for."""
+    before, spacing_m = scan.object, section.slice_spacing_m
+    n_slices = section.n_slices or len(before)
+    if spacing_m is None and n_slices == len(before):
+        return scan
+    if n_slices == 1:
+        if section.n_slices is None:
+            raise ValueError(
+                "data.slice_spacing_m: the object of the file has one slice; set data.n_slices."
+            )
+        return dataclasses.replace(scan, object=before.prod(axis=0)[None], slice_spacings_m=None)
+    assert spacing_m is not None
+    n_bytes = n_slices * before[0].nbytes
+    if n_bytes > available_memory() / 4:
+        raise ValueError(
+            f"data.n_slices: {n_slices} slices of {before.shape[1]} x {before.shape[2]} pixels do "
+            "not fit into memory; take a few."
+        )
+    object_ = before
+    if n_slices != len(before):
+        object_ = np.ones((n_slices, *before.shape[1:]), before.dtype)
+        object_[0] = before.prod(axis=0)
+    spacings_m = np.full(n_slices - 1, spacing_m)
+    return dataclasses.replace(scan, object=object_, slice_spacings_m=spacings_m)

@@ -91,7 +91,7 @@ def _in_the_middle(scan: Scan) -> Scan:
     scan = select_frames(scan, np.sort(nearest))
     positions_px = scan.positions_px
     positions_px = positions_px - (positions_px.min(axis=0) + positions_px.max(axis=0)) / 2
-    object_ = empty_object(positions_px, scan.probe.shape)
+    object_ = empty_object(positions_px, scan.probe.shape).repeat(len(scan.object), axis=0)
     return dataclasses.replace(
         scan, positions_px=positions_px, object=object_, opr_mode_weights=None
     )

@@ -89,7 +89,7 @@ def draw(inspection: Inspection, path: Path, title: str) -> None:
     kept = np.arange(len(stored.patterns)) if scan.frame_indexes is None else scan.frame_indexes
     dropped = ~np.isin(inspection.numbers, kept)
     patterns, mask = scan.patterns, scan.valid_pixel_mask
-    if stored.patterns.shape[1:] == patterns.shape[1:]:
+    if inspection.is_as_stored:
         patterns = stored.patterns  # with those that are left out
         mask = mask if mask is not None else stored.valid_pixel_mask
         numbers = inspection.numbers
@@ -103,6 +103,7 @@ def draw(inspection: Inspection, path: Path, title: str) -> None:
         dropped,
         positions_px=inspection.positions_px,
         probe=scan.probe,
+        is_probe_known=inspection.is_probe_known,
         pixel_size_m=scan.known_pixel_size_m,
         title=title,
         overwrite=True,

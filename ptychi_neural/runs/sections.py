@@ -44,6 +44,20 @@ class DataSection(Preparation):
     """Incoherent probe modes to start from; None: those of the product. Other numbers make
     Hermite modes from the product's first mode."""
 
+    n_slices: int | None = Field(default=None, ge=1)
+    """Slices of the object to start from; None: those of the product. Where it has another number
+    of them, the first starts from the product of all of its slices, and the others are empty."""
+
+    slice_spacing_m: float | None = Field(default=None, gt=0)
+    """Distance of neighbouring slices in metres, in place of the product's."""
+
+    def problems(self) -> list[str]:
+        """Keys that contradict each other, a line each."""
+        found = super().problems()
+        if self.n_slices is not None and self.n_slices > 1 and self.slice_spacing_m is None:
+            found.append(f"n_slices = {self.n_slices}: give slice_spacing_m too, in metres")
+        return found
+
     def locate(self, base: Path, data_folder: str | Path | None, problems: list[str]) -> None:
         """Make the folder absolute, and add a line for each file that is not in it.
 

@@ -13,6 +13,7 @@ from ptychi_neural.counted import counted
 from ptychi_neural.runs.configuration import read_json
 from ptychi_neural.scans import Scan, read_diffraction, read_product
 from ptychi_neural.scans.hdf5 import damage_told, opened
+from ptychi_neural.scans.scan import UNKNOWN_PIXEL_M
 from ptychi_neural.scans.scan_names import named
 
 GENERATOR = ".safetensors"
@@ -67,7 +68,7 @@ def _generator(path: Path) -> dict[str, str]:
         if "generator" not in told:
             raise ValueError("holds no generator; name one that train or reconstruct has saved.")
         scans = told.get("scans", [])
-        sizes = sorted({f"{scan['pixel_size_m']:.4g} m" for scan in scans})
+        sizes = sorted({_pixel_size(scan["pixel_size_m"]) for scan in scans})
         return {
             "architecture": told["generator"]["architecture"],
             "width": f"{told['generator']['width']}",
@@ -119,9 +120,7 @@ def _product(scan: Scan) -> dict[str, str]:
         "comments": scan.comments,
         "object": f"{scan.object.shape} pixels (slices, height, width)",
         "probe": f"{scan.probe.shape} (OPR modes, modes, height, width)",
-        "pixel size": "unknown"
-        if scan.known_pixel_size_m is None
-        else f"{scan.pixel_size_m:.4g} m",
+        "pixel size": _pixel_size(scan.pixel_size_m),
         "wavelength": "unknown" if wavelength is None else f"{wavelength:.4g} m",
         "positions": f"{len(scan.positions_px)} over {extent[0]:.1f} x {extent[1]:.1f} pixels",
     }
@@ -129,6 +128,10 @@ def _product(scan: Scan) -> dict[str, str]:
         summary["step"] = f"{step(scan.positions_px):.2f} pixels"
         summary["overlap"] = f"{overlap(scan.positions_px, scan.probe):.0%}"
     return summary
+
+
+def _pixel_size(size_m: float) -> str:
+    return "unknown" if size_m == UNKNOWN_PIXEL_M else f"{size_m:.4g} m"
 
 
 def _diffraction(path: Path) -> dict[str, str]:

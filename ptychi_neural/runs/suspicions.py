@@ -64,15 +64,19 @@ def in_patterns(
                 f"the centre of the light is at row {y:.1f}, column {x:.1f}, not at "
                 f"{height // 2}, {width // 2}: set center and crop if the direct beam is there"
             )
-    if patterns.dtype.kind == "f":
-        some = patterns[:: max(1, len(patterns) // 16)]
-        if not np.array_equal(some, np.round(some)):
-            found.append(
-                "counts are not whole numbers: the Poisson likelihood expects counts, so that "
-                "amplitudes have to be squared, a camera's units divided by those of an electron "
-                'or photon, or loss_function = "mse_sqrt" be set'
-            )
     return found
+
+
+def in_counts(stored: NDArray[np.generic]) -> list[str]:
+    """Whether (n, h, w) frames as they are stored are no counts."""
+    some = stored[:: max(1, len(stored) // 16)]
+    if stored.dtype.kind != "f" or np.array_equal(some, np.round(some), equal_nan=True):
+        return []
+    return [
+        "counts are not whole numbers: the Poisson likelihood expects counts, so that amplitudes "
+        "have to be squared, a camera's units divided by those of an electron or photon, or "
+        'loss_function = "mse_sqrt" be set'
+    ]
 
 
 def is_at_corner(patterns: NDArray[np.generic], valid: NDArray[np.bool_] | None) -> bool:

@@ -15,6 +15,7 @@ diffraction = "diffraction.h5"  # counts, DC at the image centre: dp (n, h, w)
 product = "product.h5"        # ptychodus product: positions, probe, object to start from
 # frames = { stop = 500 }     # the first 500 alone; also start, every = 2, window_px = 200
 # n_probe_modes = 3           # incoherent probe modes to start from
+# n_slices = 2                # of a thick object; their distance: slice_spacing_m = 1e-5
 # reference = "reference.h5"  # an object to compare the result with
 """
 

@@ -106,7 +106,8 @@ def _wavelength_of_energy(file: h5py.File, names: tuple[str, ...]) -> float | No
 def detector_pixel_sizes(scan: Scan) -> tuple[float, ...]:
     """(height, width) of a detector pixel in metres, lambda z / (N d); empty where unknown."""
     near_field = scan.free_space_propagation_distance_m is not None
-    if near_field or not scan.wavelength_m or not scan.detector_distance_m:
+    size_m = scan.known_pixel_size_m
+    if near_field or not (size_m and scan.wavelength_m and scan.detector_distance_m):
         return ()
     far_field_m2 = scan.wavelength_m * scan.detector_distance_m
-    return tuple(far_field_m2 / (n * scan.pixel_size_m) for n in scan.probe.shape[-2:])
+    return tuple(far_field_m2 / (n * size_m) for n in scan.probe.shape[-2:])

@@ -188,7 +188,8 @@ def with_start(scan: Scan) -> Scan:
         scan = dataclasses.replace(scan, probe=probe)
     if not scan.object.size:
         object_ = empty_object(scan.positions_px, scan.probe.shape)
-        scan = dataclasses.replace(scan, object=object_)
+        n_slices = 1 if scan.slice_spacings_m is None else 1 + len(scan.slice_spacings_m)
+        scan = dataclasses.replace(scan, object=object_.repeat(n_slices, axis=0))
     return scan
 
 

@@ -167,6 +167,12 @@ class Preparation(BaseModel):
         return self.transpose or self.flip_y or self.flip_x or self.rotate_deg != 0
 
     @property
+    def changes_frames(self) -> bool:
+        """Whether frames are used in another way than they are stored."""
+        is_cut = self.crop is not None or self.bin > 1 or self.dc_at_corner
+        return self.moves_frames or is_cut or self.background is not None
+
+    @property
     def turn_of_positions(self) -> NDArray[np.float64]:
         """(2, 2) matrix that brings positions (y, x) into the directions of rows and columns.
 

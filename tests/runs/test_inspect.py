@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from ptychi_neural.cli import app
+from ptychi_neural.runs import report_scan
 from ptychi_neural.runs.configuration import RunFileError, read_toml
 from ptychi_neural.runs.run_file import run_of
 from ptychi_neural.runs.schema import run_file_schema
@@ -94,6 +95,38 @@ def test_mistakes_are_named(folder, simulated, mistake, message):
     assert message in output.replace("\n", " ")
 
 
+def test_the_picture_shows_frames_and_mask_as_they_are_used(folder, simulated, monkeypatch):
+    drawn = {}
+
+    def draw(path, *frames, **others):
+        drawn.update(zip(("patterns", "valid"), frames))
+        drawn.update(others)
+
+    monkeypatch.setattr(report_scan, "inspection_figure", draw)
+    scan, bad = simulated.scan, np.zeros((16, 16), bool)
+    bad[3, 12] = True
+    with h5py.File(folder / "a.h5", "w") as file:
+        file["dp"] = np.fft.ifftshift(scan.patterns, axes=(1, 2)).swapaxes(1, 2)
+        file["bad_pixels"] = np.fft.ifftshift(bad).T
+        file["v"], file["h"] = scan.positions_px.T * 1e-8
+    keys = ["datasets={ y = 'v', x = 'h' }", "pixel_size_m=1e-8", "dc_at_corner=true"]
+    told("a.h5", *(f"--set=data.{key}" for key in (*keys, "transpose=true")))
+    np.testing.assert_array_equal(drawn["patterns"], scan.patterns)
+    np.testing.assert_array_equal(drawn["valid"], ~bad)
+    assert not drawn["is_probe_known"]
+
+
+def test_counts_are_those_without_gap_markers_and_background(folder, simulated):
+    patterns = simulated.scan.patterns.astype(np.uint32) + 2
+    patterns[:, 0] = 2**32 - 1
+    write_product(folder / "product.h5", simulated.scan)
+    write_diffraction(folder / "diffraction.h5", patterns)
+    output = told("diffraction.h5", "--set=data.background=1.5")
+    counts = (simulated.scan.patterns[:, 1:] + 0.5).sum(axis=(1, 2))
+    assert f"{counts.mean():.4g} ({counts.min():.4g} to {counts.max():.4g})" in output
+    assert "not whole numbers" not in output
+
+
 def test_what_keeps_a_scan_from_being_reconstructed_is_told(folder, simulated):
     np.save(folder / "a.npy", simulated.scan.patterns)
     assert "It cannot be reconstructed yet" in told("a.npy")
@@ -141,13 +174,13 @@ def test_generators_and_trainings_are_told(folder):
     description = {
         "generator": {"architecture": "cnn", "width": 8},
         **{"patch_shape": [32, 16], "n_slices": 1, "loss_function": "poisson"},
-        "scans": [{"pixel_size_m": 1e-8}, {"pixel_size_m": 2e-8}],
+        "scans": [{"pixel_size_m": size_m} for size_m in (1e-8, 2e-8, 1.0)],
     }
     metadata = {"ptychi_neural": json.dumps(description)}
     save_file({"a": np.ones(1)}, folder / "generator.safetensors", metadata=metadata)
     output = told("generator.safetensors")
     assert re.search(r"architecture: +cnn\n", output)
-    assert "2 scans of pixel size 1e-08 m, 2e-08 m" in output
+    assert "3 scans of pixel size 1e-08 m, 2e-08 m, unknown" in output
     assert "(32, 16) pixels" in output
 
 

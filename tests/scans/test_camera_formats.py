@@ -78,6 +78,9 @@ def test_a_table_whose_columns_have_no_names_is_told(tmp_path):
     (tmp_path / "a.csv").write_text("left,right\n1,2\n3,4\n")
     with pytest.raises(ValueError, match="names no columns y and x"):
         read_product(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_text("0,1,2\n1,3,4\n")  # the first may be the number of a frame
+    with pytest.raises(ValueError, match=r"3 columns without names, such as 0 1 2"):
+        read_product(tmp_path / "a.csv")
 
 
 @pytest.mark.parametrize("place", ["datacube_root/datacube", "4DSTEM_experiment/data/datacubes/a"])

@@ -65,6 +65,11 @@ def _table(path: StrPath) -> tuple[list[list[str]], tuple[int, int], str]:
         raise ValueError(
             f"{path} holds no row of numbers; write a row for each frame: y and x, in metres."
         )
+    if not first and len(rows[0]) > 2:
+        raise ValueError(
+            f"{path} has {len(rows[0])} columns without names, such as {' '.join(rows[0])}; write "
+            "a header that names y and x, with their unit: frame y_um x_um."
+        )
     columns, unit = _columns(rows[first - 1]) if first else ((0, 1), "m")
     return rows[first:], columns, unit
 
