@@ -114,10 +114,11 @@ def comparison_figure(
             ax.set(xticks=[], yticks=[])
         row[0].set_ylabel("\n".join(filter(None, [name, (captions or {}).get(name)])))
         if name in objects:
-            _draw_rings(row[3], {name: curves[name]}, colours, pixel_size_m)
+            _draw_rings(row[3], {name: curves[name]}, colours)
+            _tell_period(row[3], curves[name], pixel_size_m)
     add_scale_bar(axes[0, 0], width, pixel_size_m)
     axes[0, 2].axis("off")
-    _draw_rings(axes[0, 3], curves, colours, pixel_size_m)
+    _draw_rings(axes[0, 3], curves, colours)
     axes[0, 2].text(0.5, 0, f"difference from\n{reference_name}", ha="center", va="bottom")
     phase = "phase without its ramp (rad)" if ramp else "phase (rad)"
     for k, heading in {0: "amplitude", 1: phase, 3: "Fourier ring correlation"}.items():
@@ -206,21 +207,19 @@ _PALETTES = ("gray", "inferno", "viridis")
 
 
 def _draw_rings(
-    ax: Axes,
-    curves: Mapping[str, RingCorrelation],
-    colours: Mapping[str, str],
-    pixel_size_m: float | None = None,
+    ax: Axes, curves: Mapping[str, RingCorrelation], colours: Mapping[str, str]
 ) -> None:
     for name, rings in curves.items():
         ax.plot(rings.frequencies, rings.correlation, color=colours[name], label=name, lw=1.4)
     ax.axhline(HALF, color="0.5", ls="--", lw=1)
     ax.set(xlim=(0, 0.5), ylim=(-0.1, 1.05))
     ax.grid(alpha=0.3)
-    if len(curves) == 1:
-        (rings,) = curves.values()
-        period_px = resolution_px(rings, HALF)
-        told = f"period resolved: {period_px:.2f} px"
-        if pixel_size_m is not None:
-            scale, unit = length_unit(period_px * pixel_size_m)
-            told += f" ({period_px * pixel_size_m * scale:.3g} {unit})"
-        ax.text(0.02, 0.03, told, bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0})
+
+
+def _tell_period(ax: Axes, rings: RingCorrelation, pixel_size_m: float | None) -> None:
+    period_px = resolution_px(rings, HALF)
+    told = f"period resolved: {period_px:.2f} px"
+    if pixel_size_m is not None:
+        scale, unit = length_unit(period_px * pixel_size_m)
+        told += f" ({period_px * pixel_size_m * scale:.3g} {unit})"
+    ax.text(0.02, 0.03, told, bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0})

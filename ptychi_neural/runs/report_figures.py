@@ -80,6 +80,7 @@ def curves_figure(curves: Sequence[Mapping[str, ArrayLike]]) -> Figure:
         Each with ``x``, ``y``, ``title`` and ``xlabel``, and perhaps ``best``, an x to mark.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(4.5 * len(curves), 3.2), layout="constrained")
     for ax, curve in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves):
@@ -89,8 +90,11 @@ def curves_figure(curves: Sequence[Mapping[str, ArrayLike]]) -> Figure:
         if finite.any() and y[finite].min() > 0 and y[finite].max() > 3 * y[finite].min():
             ax.set_yscale("log")
         if "best" in curve:
-            ax.axvline(float(np.asarray(curve["best"])), color="C2", ls="--", lw=1)
+            best = float(np.asarray(curve["best"]))
+            ax.axvline(best, color="C2", ls="--", lw=1, label="lowest")
+            ax.legend(loc="upper right", fontsize="small")
         ax.set(title=str(curve["title"]), xlabel=str(curve["xlabel"]))
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         ax.grid(alpha=0.3, which="both")
     return figure
 

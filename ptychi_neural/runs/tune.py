@@ -167,7 +167,8 @@ def tune(
     choices : sequence of Choice
         What is varied.
     n_trials : int
-        Trials, with those that an earlier search has made.
+        Trials, with those that an earlier search has made. Of lists of values each combination is
+        tried once, if there are no more of them.
     output_folder : str or Path, optional
         None: ``results/<name of the run file>-tuning``.
     data_folder : str or Path, optional
@@ -231,7 +232,8 @@ def tune(
             return float(reconstructor.validation.loss.min())
 
         stopped: list[int] = []
-        done = sum(t.state.is_finished() and INTERRUPTED not in t.user_attrs for t in study.trials)
+        n_trials = _enqueued(study, choices, n_trials)
+        done = sum(map(_counts, study.trials))
         bar = Bar(total=max(n_trials, done), initial=done, desc="trial", mininterval=0, miniters=1)
 
         def count(study: Any, _: Any) -> None:
@@ -349,9 +351,36 @@ def _check_same(study: "optuna.Study", choices: Sequence[Choice], run: RunFile) 
         study.set_user_attr(name, value)
 
 
+def _counts(trial: Any) -> bool:
+    """Whether a trial has come to its end, be it that it failed."""
+    return bool(trial.state.is_finished() and INTERRUPTED not in trial.user_attrs)
+
+
+def _enqueued(study: "optuna.Study", choices: Sequence[Choice], n_trials: int) -> int:
+    """Let each combination of values be tried once, where there are no more of them than trials.
+
+    Returns the number of trials that are to be made: another trial of the same settings would
+    come to the same loss.
+    """
+    if not 0 < math.prod(len(choice.values) for choice in choices) <= n_trials:
+        return n_trials  # or there are ranges of numbers
+    combinations = [
+        dict(zip((choice.key for choice in choices), places))
+        for places in itertools.product(*(range(len(choice.values)) for choice in choices))
+    ]
+    tried = [trial.params for trial in study.trials if _counts(trial)]
+    waiting = [trial.system_attrs.get("fixed_params") for trial in study.trials if not trial.params]
+    for combination in combinations:
+        if combination not in (*tried, *waiting):
+            study.enqueue_trial(combination)
+    return len(combinations)
+
+
 def _table(study: "optuna.Study", choices: Sequence[Choice]) -> pd.DataFrame:
     rows = []
     for trial in study.trials:
+        if not trial.params and trial.value is None:  # it waits
+            continue
         values = {c.key: c.of(trial.params[c.key]) for c in choices if c.key in trial.params}
         seconds = np.nan if trial.duration is None else trial.duration.total_seconds()
         score = np.nan if trial.value is None else trial.value

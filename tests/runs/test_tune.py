@@ -98,7 +98,7 @@ def test_trials_are_counted_and_failed_ones_told(run_file, tmp_path, monkeypatch
     monkeypatch.setattr(module, "reconstruct", reconstruct)
     monkeypatch.setattr("ptychi_neural.runs.progress.LINE_INTERVAL_S", 0.0)
     with telling(Progress(style="lines")):
-        tune(run_file, parse_choices([f"{DEFOCUS}=0.0,0.8"]), 3, tmp_path / "tuning")
+        tune(run_file, parse_choices([f"{DEFOCUS}=0.0,0.8,0.4"]), 3, tmp_path / "tuning")
     told = capsys.readouterr().err
     assert "trial 3/3" in told
     assert "best held-out loss" in told
@@ -166,7 +166,7 @@ def test_an_interrupted_search_keeps_its_trials_and_goes_on(
         return result
 
     monkeypatch.setattr(module, "reconstruct", signalled)
-    command = ["tune", str(run_file), "--vary", f"{DEFOCUS}=0.0,0.8", "--trials", "3"]
+    command = ["tune", str(run_file), "--vary", f"{DEFOCUS}=0.0,0.4,0.8", "--trials", "3"]
     command += ["--output", str(tmp_path / "tuning")]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 130, done.output
@@ -177,6 +177,18 @@ def test_an_interrupted_search_keeps_its_trials_and_goes_on(
     assert CliRunner().invoke(app, command).exit_code == 0
     table = pd.read_csv(tmp_path / "tuning" / "table.csv")
     assert table.held_out_loss.notna().sum() == 3
+    assert set(table[DEFOCUS]) == {0.0, 0.4, 0.8}
+
+
+def test_each_combination_of_values_is_tried_once(run_file, tmp_path):
+    pytest.importorskip("optuna")
+    choices = parse_choices(
+        [f"{DEFOCUS}=0.0,0.8", "reconstructor_options.start.n_iterations=3,4,5"]
+    )
+    found = tune(run_file, choices, 20, tmp_path / "tuning")
+    assert len(found.table) == 6
+    assert len(found.table[[choice.key for choice in choices]].drop_duplicates()) == 6
+    assert len(tune(run_file, choices, 20, tmp_path / "tuning").table) == 6
 
 
 def test_a_search_without_a_trial_that_could_be_run_leaves_nothing(run_file, tmp_path):
