@@ -9,12 +9,15 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ptychi_neural.scans.defects import (
-    DEAD_PIXEL_COUNTS,
     around,
     groups,
     nearly_all_bright,
     widened,
 )
+
+BRIGHT_COUNTS = 10.0
+"""Counts from which a pixel beside a block is bright. A dead pixel has fewer beside it, and they
+must be brighter."""
 
 STRAY_LIGHT = 1e-3
 """Least part of the light beside a dark region of the pattern that each of its pixels shows."""
@@ -25,13 +28,16 @@ sides."""
 
 NARROW = 2
 
+STRAY_LIGHT_AT_RIM = 3e-3
+"""The same for those pixels of a region that lie beside the light."""
+
 STRAY_COUNTS = 10.0
 """Counts expected at the least stray light from which none at all means a defect."""
 
 SHARP_EDGE = 0.5
 """Least ratio of the light beside a block to the light one pixel further."""
 
-STEADY = 0.8
+STEADY = 0.65
 """Least ratio of this ratio to that one pixel further where the light falls off steadily, towards
 counts that a block of zeros does not have; at the edge of a pupil it falls off at once."""
 
@@ -76,7 +82,7 @@ def blocks_without_counts(
     between |= empty & _between_bright(beside, valid, 0) & _between_bright(beside, valid, 1)
     at_edge = _modules_at_edge(counts, empty, valid)
     edges = widened(empty & ~between & ~at_edge) & valid & ~empty
-    sharp_light = edges.any() and np.median(counts[edges]) > DEAD_PIXEL_COUNTS
+    sharp_light = edges.any() and np.median(counts[edges]) > BRIGHT_COUNTS
     for block, box in groups(between):
         if _is_defect(block, box, counts, valid) and (not sharp_light or _is_straight(block)):
             found[box] |= block
@@ -96,10 +102,12 @@ def _modules_at_edge(
         light = np.rot90(counts, turns)
         dark, usable = (np.rot90(pixels, turns) for pixels in (empty, valid))
         n_dark = np.logical_and.accumulate(dark | ~usable, axis=1).sum(axis=1)
+        for row in np.flatnonzero(n_dark[1:] == light.shape[1]) + 1:  # in the midst, it is a gap
+            n_dark[row] = n_dark[row - 1]
         padded = np.pad(light, ((0, 0), (0, 3)))
         rows = np.arange(len(light))
         beside, further, beyond = (padded[rows, n_dark + k] for k in range(3))
-        bright = (n_dark > 0) & dark[rows, n_dark - 1] & (beside > DEAD_PIXEL_COUNTS)
+        bright = (n_dark > 0) & dark[rows, n_dark - 1] & (beside > BRIGHT_COUNTS)
         least = max(SHORTEST_SIDE, STRAIGHT_PART * bright.sum())
         if bright.sum() < least:
             continue
@@ -112,7 +120,7 @@ def _modules_at_edge(
             if sums[0] < SHARP_EDGE * sums[1] and sums[0] * sums[2] < STEADY * sums[1] ** 2:
                 continue
             n_sides += 1
-            if _must_show_light(depth * len(lit), depth, beside[lit].mean()):
+            if _must_show_light(depth * len(lit), len(lit), depth, beside[lit].mean()):
                 module[lit[0] : lit[-1] + 1, :depth] = True
         found.append(np.rot90(module & dark, -turns))
     return np.logical_or.reduce(found) if n_sides < 3 else found[0]
@@ -132,7 +140,7 @@ def _between_bright(
         values = np.moveaxis(counts[order], axis, -1)
         side = np.where(last >= 0, np.take_along_axis(values, last.clip(min=0), axis=-1), 0)
         sides.append(np.moveaxis(side, -1, axis)[order])
-    return np.asarray(np.minimum(*sides) > DEAD_PIXEL_COUNTS)
+    return np.asarray(np.minimum(*sides) > BRIGHT_COUNTS)
 
 
 def _is_defect(
@@ -143,17 +151,20 @@ def _is_defect(
 ) -> bool:
     """Whether a block of pixels without counts begins beside pixels in full light."""
     beside, further = (some[some > 0] for some in around(block, box, counts, valid))
-    if not nearly_all_bright(beside):
+    if not nearly_all_bright(beside, BRIGHT_COUNTS):
         return False
-    width = 2 * int(ndimage.distance_transform_cdt(np.pad(block, 1), "chessboard").max())
+    depths = ndimage.distance_transform_cdt(np.pad(block, 1), "chessboard")
+    width, n_rim = 2 * int(depths.max()), int((depths == 1).sum())
     sharp = len(further) == 0 or beside.mean() >= SHARP_EDGE * further.mean()
-    return bool(sharp and _must_show_light(int(block.sum()), width, beside.mean()))
+    sharp |= width <= NARROW and _is_straight(block)
+    return bool(sharp and _must_show_light(int(block.sum()), n_rim, width, beside.mean()))
 
 
-def _must_show_light(n_pixels: int, width: int, beside: float) -> bool:
-    """Whether pixels of the pattern beside pixels of so many counts would show stray light."""
+def _must_show_light(n_pixels: int, n_rim: int, width: int, beside: float) -> bool:
+    """Whether pixels of the pattern, some of them beside pixels of so many counts, would show stray
+    light."""
     part = STRAY_LIGHT_NARROW if width <= NARROW else STRAY_LIGHT
-    return part * beside * n_pixels > STRAY_COUNTS
+    return max(part * n_pixels, STRAY_LIGHT_AT_RIM * n_rim) * beside > STRAY_COUNTS
 
 
 def _is_straight(block: NDArray[np.bool_]) -> bool:

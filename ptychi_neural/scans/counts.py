@@ -306,19 +306,21 @@ class _Search:
             what = f"pixels with a detector's gap marker ({marked.named(markers)})"
             self.clear(what, "frames full of gap markers", markers)
         if with_dead_and_hot:
-            self.look_for_dead_and_hot(unit)
-        kinds = {"saturated pixels": saturated, "pixels with a flash in one frame": flashing}
+            self.mask("hot pixels", hot(self.scan_counts(), unit))
+        kinds = {"pixels that flash": flashing, "saturated pixels": saturated}
         if with_dead_and_hot:
             kinds["stuck pixels"] = stuck
         for what, find in kinds.items():
             self.mask(what, find(self.patterns, self.kept, self.valid, unit))
+        if with_dead_and_hot:
+            self.look_for_dead(unit)
 
     def look_for_odd_frames(self, suspects: NDArray[np.bool_] | None, unit: float) -> None:
         """Drop frames that are far too bright, have next to no light, or no pattern."""
         patterns, earlier = self.patterns, self.earlier
         if suspects is not None:  # markers are no light
             patterns = np.where(suspects, patterns.dtype.type(0), patterns)
-        pixels = self.valid & ~hot(patterns.sum(axis=0, dtype=np.float64), unit)
+        pixels = self.valid & ~self.defects_whatever_frames_are(patterns, unit)
         light = patterns.sum(axis=(1, 2), dtype=np.float64, where=pixels)
         if earlier is None:
             self.drop(TOO_BRIGHT, too_bright(light, self.kept))
@@ -333,20 +335,45 @@ class _Search:
         even = evenly_lit(patterns, light, self.kept, pixels, unit, before)
         self.drop("evenly lit frames", even)
 
-    def look_for_dead_and_hot(self, unit: float) -> None:
-        """Mask dead and hot pixels and blocks without counts."""
-        scan_counts = sum_of_frames(self.patterns, self.kept, self.valid)
-        n_frames = int(self.kept.sum())
+    def defects_whatever_frames_are(
+        self, patterns: NDArray[np.generic], unit: float
+    ) -> NDArray[np.bool_]:
+        """(h, w) True for bright pixels and blocks without counts, though frames be far too bright:
+        those are among the brighter half."""
+        light = patterns.sum(axis=(1, 2), dtype=np.float64, where=self.valid)
+        every = sum_of_frames(patterns, self.kept, self.valid)
+        darker = (
+            self.kept & (light <= np.median(light[self.kept])) if self.kept.any() else self.kept
+        )
+        of_darker = sum_of_frames(patterns, darker, self.valid)
+        blocks = blocks_without_counts(every, self.valid, unit)
+        bright = hot(every, unit) | hot(of_darker, unit)
+        return bright | flashing(patterns, self.kept, self.valid, unit) | blocks
+
+    def scan_counts(self) -> NDArray[np.float64]:
+        """(h, w) sum of the counts of all frames, 0 in masked pixels."""
+        counts = sum_of_frames(self.patterns, self.kept, self.valid)
         if self.earlier is not None:
-            scan_counts += np.where(self.valid, self.earlier.counts, 0)
-            n_frames += self.earlier.n_frames
-        enough = n_frames >= FEWEST_FRAMES_WITHOUT_COUNTS
-        if enough:
+            counts += np.where(self.valid, self.earlier.counts, 0)
+        return counts
+
+    def look_for_dead(self, unit: float) -> None:
+        """Mask dead pixels and blocks without counts, which may lie beside other defects."""
+        n_earlier = 0 if self.earlier is None else self.earlier.n_frames
+        if self.kept.sum() + n_earlier >= FEWEST_FRAMES_WITHOUT_COUNTS:
+            scan_counts = self.scan_counts()
             self.mask("dead pixels", dead(scan_counts, self.valid, unit))
-        self.mask("hot pixels", hot(scan_counts, unit))
-        if enough:
-            blocks = blocks_without_counts(scan_counts, self.valid, unit)
+            lit = self.pixels["saturated pixels"]
+            if lit.any():
+                lit = lit & self.varying()
+                scan_counts[lit] = sum_of_frames(self.patterns, self.kept, lit)[lit]
+            blocks = blocks_without_counts(scan_counts, self.valid | lit, unit)
             self.mask("pixels in blocks without counts", blocks)
+
+    def varying(self) -> NDArray[np.bool_]:
+        """(h, w) True for pixels that do not count the same in every frame."""
+        kept = self.patterns[self.kept]
+        return np.asarray((kept != kept[:1]).any(axis=0))
 
     def report(self, numbers: NDArray[np.integer]) -> list[str]:
         """What was masked and dropped, with the places of pixels and the numbers of frames."""

@@ -9,6 +9,7 @@ begins beside pixels in full light.
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -17,6 +18,10 @@ DEAD_PIXEL_COUNTS = 50.0
 
 NEARLY_ALL = 0.8
 """Part of the neighbours of a dead pixel or block that must be bright."""
+
+DARK_LINE = 0.22
+"""Part of the mean of all neighbours of a pixel below which two neighbours on opposite sides of it
+both are where the light has a dark line, as between the rings of an aperture's pattern."""
 
 LARGEST_DEAD_GROUP = 4
 """Number of pixels up to which dead neighbours are dead pixels and not a block."""
@@ -28,8 +33,11 @@ HOT_PIXEL_FACTOR = 50.0
 """A pixel is hot if it counts this many times more in a scan than the brightest neighbour."""
 
 FLASH_FACTOR = 8.0
-"""A pixel flashes if it counts this many times more in one frame than in any other, and than its
+"""A pixel flashes if it counts this many times more in a frame than in most others, and than its
 neighbours in any frame."""
+
+LARGEST_HOT_GROUP = 4
+"""Number of pixels up to which neighbours that outshine all around them together are hot."""
 
 FEWEST_FOR_FLASH = 5
 """Frames from which flashes are looked for."""
@@ -79,8 +87,6 @@ FRAMES_FOR_VARIANCE = 32
 
 FEWEST_FOR_VARIANCE = 4
 
-NEIGHBOURS = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], dtype=bool)
-
 SQUARE = np.ones((3, 3), dtype=bool)
 
 
@@ -101,11 +107,12 @@ def unit_of_counts(patterns: NDArray[Any]) -> float:
     if least <= 0:
         return 1.0
     some = patterns[:: max(len(patterns) // FRAMES_FOR_VARIANCE, 1)].astype(np.float64)
+    lit = (some != some[0]).any(axis=0)  # A pixel that is stuck, as gaps are, counts nothing.
+    some = some[:, lit] if lit.any() and not lit.all() else some.reshape(len(some), -1)
     whole = patterns.dtype.kind != "f" or bool((some == np.round(some)).all())
     mean = some.mean(axis=0)
-    lit = mean > 0
     if len(some) >= FEWEST_FOR_VARIANCE and lit.any():
-        ratio = float(np.quantile(some.var(axis=0, ddof=1)[lit] / mean[lit], 0.1))
+        ratio = float(np.quantile(some.var(axis=0, ddof=1) / mean, 0.1))
         least = min(least, ratio) if whole else ratio
     return max(least, 1.0 if whole else SMALLEST_UNIT * float(largest))
 
@@ -148,14 +155,71 @@ def dead(
     for group, box in groups(valid & (scan_counts == 0)):
         if group.sum() <= LARGEST_DEAD_GROUP and beside_bright[box][group].any():
             beside, _ = around(group, box, counts, valid)
-            found[box] |= group & nearly_all_bright(beside)
+            is_dead = nearly_all_bright(beside)
+            if group.sum() == 1:
+                pairs = _opposite(box[0].start, box[1].start, counts, valid)
+                expected = np.sqrt(pairs.prod(axis=1)).min(initial=np.inf)
+                is_dead |= len(pairs) > 0 and expected > DEAD_PIXEL_COUNTS
+                is_dead &= pairs.max(axis=1).min(initial=np.inf) >= DARK_LINE * beside.mean()
+            found[box] |= group & is_dead
     return found
 
 
+def _opposite(
+    y: int, x: int, counts: NDArray[np.float64], valid: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """(n, 2) counts of valid pixels on opposite sides of a pixel, along a row, column or diagonal.
+
+    Light that falls off around a peak is at least the geometric mean of the two between them.
+    """
+    near = np.pad(np.where(valid, counts, np.nan), 1, constant_values=np.nan)[y : y + 3, x : x + 3]
+    pairs = np.stack([near.ravel()[:4], near.ravel()[:4:-1]], axis=1)
+    return np.asarray(pairs[np.isfinite(pairs).all(axis=1)])
+
+
 def hot(scan_counts: NDArray[np.float64], unit: float = 1.0) -> NDArray[np.bool_]:
-    """(h, w) True for single pixels that outshine all of their neighbours."""
-    around = ndimage.maximum_filter(scan_counts, footprint=NEIGHBOURS, mode="constant")
-    return np.asarray(scan_counts > HOT_PIXEL_FACTOR * np.maximum(around, unit))
+    """(h, w) True for pixels, alone or a few together, that outshine all of their neighbours."""
+    return _outshining(scan_counts, HOT_PIXEL_FACTOR, unit)
+
+
+def _outshining(light: NDArray[np.float64], factor: float, unit: float) -> NDArray[np.bool_]:
+    """(h, w) True in thin lines and groups of a few pixels that are this many times as bright as
+    all beside them."""
+    found, everywhere = np.zeros(light.shape, bool), np.ones(light.shape, bool)
+    suspects = light > factor * np.maximum(ndimage.minimum_filter(light, 3, mode="constant"), unit)
+    y, x = np.nonzero(suspects)
+    if len(y) == 0:
+        return found
+    # Of the nine pixels around one of such a group, at least five are none of it.
+    squares = sliding_window_view(np.pad(light, 1), (3, 3))[y, x].reshape(-1, 9)
+    beside = np.partition(squares, 4, axis=1)[:, 4]
+    suspects[y, x] = light[y, x] > factor * np.maximum(beside, unit)
+    for group, box in groups(suspects):
+        ring, _ = around(group, box, light, everywhere)
+        if light[box][group].min() > factor * max(ring.max(initial=0.0), unit):
+            found[box] |= group
+            continue
+        for row, column in np.argwhere(group):
+            y, x = box[0].start + row, box[1].start + column
+            found[y, x] = _is_of_bright_group(light, y, x, factor, unit)
+    return found
+
+
+def _is_of_bright_group(
+    light: NDArray[np.float64], y: int, x: int, factor: float, unit: float
+) -> bool:
+    """Whether a pixel, alone or with the brightest beside it, outshines all around."""
+    n = LARGEST_HOT_GROUP
+    near = light[max(y - n, 0) : y + n + 1, max(x - n, 0) : x + n + 1]
+    group = np.zeros(near.shape, bool)
+    group[min(y, n), min(x, n)] = True
+    for _ in range(n):
+        others = np.where(widened(group) & ~group, near, -1.0)
+        brightest = np.unravel_index(others.argmax(), near.shape)
+        if near[group].min() > factor * max(float(others[brightest]), unit):
+            return True
+        group[brightest] = True
+    return False
 
 
 def flashing(
@@ -164,16 +228,16 @@ def flashing(
     valid: NDArray[np.bool_],
     unit: float = 1.0,
 ) -> NDArray[np.bool_]:
-    """(h, w) True for pixels that outshine everything around in one frame, as cosmic rays do."""
+    """(h, w) True for pixels that outshine everything around in some frames: a cosmic ray hit
+    them, or they flicker."""
     found = np.zeros(valid.shape, bool)
     if kept.sum() < FEWEST_FOR_FLASH:
         return found
-    largest = patterns.max(axis=0, initial=0, where=kept[:, None, None] & valid)
-    largest = largest.astype(np.float64)
-    around = ndimage.maximum_filter(largest, footprint=NEIGHBOURS, mode="constant")
-    for y, x in np.argwhere(largest > FLASH_FACTOR * np.maximum(around, unit)):
-        second = np.partition(patterns[kept, y, x], -2)[-2]
-        found[y, x] = largest[y, x] > FLASH_FACTOR * max(float(second), unit)
+    some = patterns if kept.all() else patterns[kept]
+    largest = np.where(valid, some.max(axis=0), 0).astype(np.float64)
+    for y, x in np.argwhere(_outshining(largest, FLASH_FACTOR, unit)):
+        usual = float(np.median(patterns[kept, y, x]))
+        found[y, x] = largest[y, x] > FLASH_FACTOR * max(usual, unit)
     return found
 
 
@@ -198,8 +262,10 @@ def stuck(
     some = patterns[_some(kept)].astype(np.float64)
     mean = some.mean(axis=0)
     noise = np.divide(some.var(axis=0), mean * unit, where=mean > 0, out=np.zeros_like(mean))
+    others = valid & (mean > 0) & ~same
     for group, box in groups(same):
-        beside, _ = around(group, box, noise, valid & (mean > 0) & ~same)
+        beside, _ = around(group, box, noise, others)
+        beside = beside if len(beside) else noise[others]
         found[box] |= group & (len(beside) > 0 and np.median(beside) > COUNTING)
     return found
 
@@ -339,12 +405,12 @@ def around(
     return counts[wide][near & ~inside & valid[wide]], counts[wide][far & valid[wide]]
 
 
-def nearly_all_bright(counts: NDArray[np.float64]) -> bool:
-    """Whether nearly all of some pixels are bright."""
-    n_dim = int((counts <= DEAD_PIXEL_COUNTS).sum())
+def nearly_all_bright(counts: NDArray[np.float64], least: float = DEAD_PIXEL_COUNTS) -> bool:
+    """Whether nearly all of some pixels count more than the least of bright ones."""
+    n_dim = int((counts <= least).sum())
     n_may_be = (1 - NEARLY_ALL) * (len(counts) - 1)
     if len(counts) == 0 or n_dim > n_may_be + 1:
         return False
     # In between the quantile is that of a dim and a bright pixel.
     quantile = np.quantile(counts, 1 - NEARLY_ALL) if n_dim > 0 else np.inf
-    return bool(quantile > DEAD_PIXEL_COUNTS)
+    return bool(quantile > least)

@@ -19,6 +19,8 @@ MIDDLE = SIZE // 2
 GAP = at(np.s_[:, 8:10])
 STOP = np.hypot(*(np.indices((SIZE, SIZE)) - (SIZE - 1) / 2)) < 3
 POINTS = at((2, 3), (MIDDLE, MIDDLE + 2))
+QUARTER = at(np.s_[:MIDDLE, :MIDDLE])
+CLUSTERS = at(np.s_[3, 5:7], np.s_[MIDDLE : MIDDLE + 2, MIDDLE + 1 : MIDDLE + 3])
 NOTHING = at()
 
 
@@ -55,6 +57,39 @@ def flash(sim):
     return counts
 
 
+def track(sim):
+    """A particle that crosses many pixels in one frame."""
+    counts = sim.counts.copy()
+    counts[7, 4, 2:20] = 100 * counts.max()
+    return counts
+
+
+def bright(where, part=1.0, factor=100):
+    """Pixels that are hot in a part of the frames, and count differently in each."""
+
+    def spoil(sim):
+        rng, counts = np.random.default_rng(6), sim.counts.astype(np.int64)
+        shines = rng.random((len(counts), where.sum())) < part
+        shown = rng.poisson(factor * counts.max(), shines.shape)
+        counts[:, where] = np.where(shines, shown, counts[:, where])
+        return counts
+
+    return spoil
+
+
+def both(first, *numbers, change):
+    """Defective pixels, and frames that do not belong beside them."""
+
+    def spoil(sim):
+        counts = np.asarray(first(sim)).astype(np.float64)
+        defective = (counts != sim.counts).any(axis=0)
+        for number in numbers:
+            counts[number] = np.where(defective, counts[number], change(counts[number]))
+        return counts
+
+    return spoil
+
+
 def saturated(sim):
     return np.minimum(sim.counts, sim.counts.max() // 2)
 
@@ -83,6 +118,18 @@ TABLE = [
     ("hot pixels", marked(10**6, "u4", POINTS), POINTS, [], "hot"),
     ("stuck pixel", marked(3, "u4", at((MIDDLE, MIDDLE))), at((MIDDLE, MIDDLE)), [], "stuck"),
     ("flashes in single frames", flash, at((3, 4), (MIDDLE, MIDDLE + 2)), [], "flash|hot"),
+    ("a gap of fractions", marked(50000.5, "f8"), GAP, [], "saturated|stuck"),
+    ("a quarter of unheard-of numbers", marked(123456, "f4", QUARTER), QUARTER, [], "saturated"),
+    ("clusters of hot pixels", bright(CLUSTERS), CLUSTERS, [], "hot"),
+    ("a row of hot pixels", bright(at(3)), at(3), [], "hot"),
+    ("hot in a third of the frames", bright(POINTS, 0.3, 30), POINTS, [], "flash|hot"),
+    ("a particle's track", track, at(np.s_[4, 2:20]), [], "flash|hot"),
+    ("hot pixels and bright frames", both(bright(POINTS), 3, 30, change=lambda f: f * 1000), POINTS,
+     [3, 30], "far too bright"),
+    ("flashes and dark frames", both(flash, 3, 20, change=dark(100)),
+     at((3, 4), (MIDDLE, MIDDLE + 2)), [3, 20], "flash|hot"),
+    ("beam stop and dark frames", both(marked(0, "u4", STOP), 3, 30, change=dark(100)), STOP,
+     [3, 30], "without counts"),
     ("two frames of 10 dark counts", frames(dark(10), 3, 30), NOTHING, [3, 30], "no light"),
     ("frames of 100 dark counts", frames(dark(100), 3, 30), NOTHING, [3, 30], "no light|evenly"),
     ("a frame of 90,000 dark counts", frames(dark(90000), 9), NOTHING, [9], "evenly"),

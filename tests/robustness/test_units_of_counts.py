@@ -117,5 +117,7 @@ def test_what_is_masked_tells_of_no_unit(simulated):
     patterns = 0.37 * simulated.scan.patterns
     valid = np.ones((16, 16), bool)
     patterns[:, :4], valid[:4] = 0.5, False
+    assert arbitrary_unit(patterns) == 1  # A gap whose number never changes counts nothing.
+    patterns[:, :4] += np.random.default_rng(0).random((len(patterns), 4, 16))
     assert arbitrary_unit(patterns) != 1
     assert arbitrary_unit(patterns, valid) == 1
