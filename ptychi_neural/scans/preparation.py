@@ -98,8 +98,8 @@ class Preparation(BaseModel):
     frames, whose mean is taken."""
 
     mask: Path | None = None
-    """File of an (h, w) mask of stored frames. Pixels are bad where it is not 0, or where it is 0
-    if the file's name has ``valid`` in it."""
+    """File of an (h, w) mask of stored frames: ``.npy``, TIFF, text, or HDF5 or NPZ with one image.
+    Pixels are bad where it is not 0, or where it is 0 if its name has ``valid`` in it."""
 
     saturated_counts: float | None = Field(default=None, gt=0)
     """Pixels that reach so many stored counts in any frame are masked."""

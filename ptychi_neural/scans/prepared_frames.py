@@ -6,10 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychi_neural.scans.detector_images import bad_pixels, image
 from ptychi_neural.scans.diffraction import Diffraction
-from ptychi_neural.scans.formats import reader_of
-from ptychi_neural.scans.hdf5 import StrPath
-from ptychi_neural.scans.numpy_files import is_npy, read_npy
 from ptychi_neural.scans.preparation import Preparation
 
 
@@ -32,8 +30,7 @@ def cut(preparation: Preparation, stored: Diffraction) -> Diffraction:
     shape = patterns.shape[1:]
     bad = np.zeros(shape, bool)
     if preparation.mask is not None:
-        marked = image(preparation.mask, shape) != 0
-        bad |= ~marked if "valid" in preparation.mask.name else marked
+        bad |= bad_pixels(preparation.mask, shape)
     if preparation.saturated_counts is not None:
         bad |= np.greater_equal(patterns, preparation.saturated_counts).any(axis=0)
     if preparation.dark_counts is not None:
@@ -112,26 +109,6 @@ def oriented(preparation: Preparation, frames: NDArray[Any], near_field: bool) -
     for _ in range(turns):
         frames = _flipped(frames.swapaxes(-2, -1), -2, near_field)
     return frames
-
-
-def image(path: StrPath, shape: tuple[int, ...]) -> NDArray[Any]:
-    """An (h, w) image of any format that is read, or the mean of a stack of them.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is no such file, or its images have another shape.
-    """
-    if Path(path).is_file() and is_npy(Path(path)):
-        stack = read_npy(path)
-    else:
-        stack = reader_of(path).read_diffraction(path).patterns
-    if stack.shape[-2:] != tuple(shape) or stack.ndim not in (2, 3):
-        raise ValueError(
-            f"{path} holds images of {stack.shape}, the stored frames are {tuple(shape)}; use one "
-            "that was measured with the same part of the detector."
-        )
-    return np.asarray(stack) if stack.ndim == 2 else stack.mean(axis=0, dtype=np.float64)
 
 
 def _window(preparation: Preparation, shape: tuple[int, ...]) -> tuple[slice, slice]:

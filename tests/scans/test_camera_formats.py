@@ -64,6 +64,19 @@ def test_positions_are_read_from_text(tmp_path, header, factor, columns):
     )
 
 
+@pytest.mark.parametrize(
+    ("header", "factor"), [("y [micron];x [micron]", 1e6), ("Y (Å)\tX (Å)", 1e10), ("", 1.0)]
+)
+def test_a_table_may_have_other_spellings_and_decimal_commas(tmp_path, header, factor):
+    positions_m = np.random.default_rng(0).normal(size=(7, 2)) * 1e-6
+    mark = "\t" if "\t" in header else ";"
+    rows = [mark.join(f"{value * factor:.17g}" for value in row) for row in positions_m]
+    text = "\n".join([header, *(row.replace(".", ",") for row in rows)]).strip("\n")
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8")
+    read = read_product(tmp_path / "a.csv").positions_px
+    np.testing.assert_allclose(read, positions_m, rtol=1e-12)
+
+
 def test_a_table_may_hold_pixels(tmp_path):
     positions_px = np.random.default_rng(0).normal(size=(12, 2)) * 5
     np.savetxt(tmp_path / "at.txt", positions_px[:, ::-1], header="x_px y_px", comments="")

@@ -26,7 +26,7 @@ def load(*args, **kwargs):
         return load_scan(*args, preparation=Preparation(**kwargs))
 
 
-def write(folder, scan, patterns=None):
+def write_files(folder, scan, patterns=None):
     write_diffraction(folder / "diffraction.h5", scan.patterns if patterns is None else patterns)
     write_product(folder / "product.h5", scan)
     return folder / "diffraction.h5"
@@ -63,7 +63,7 @@ def test_a_quarter_turn_is_counterclockwise_and_four_are_none():
 
 
 def test_a_crop_makes_pixels_coarser_and_keeps_the_positions_in_metres(tmp_path, scan):
-    path = write(tmp_path, scan)
+    path = write_files(tmp_path, scan)
     read = load(path, crop=(16, 16))
     np.testing.assert_array_equal(read.patterns, scan.patterns[:, 8:24, 8:24])
     assert read.pixel_size_m == pytest.approx(2 * scan.pixel_size_m)
@@ -76,7 +76,7 @@ def test_a_crop_makes_pixels_coarser_and_keeps_the_positions_in_metres(tmp_path,
 
 
 def test_binned_frames_are_sums_and_leave_the_pixel_as_it_is(tmp_path, scan):
-    read = load(write(tmp_path, scan), bin=2)
+    read = load(write_files(tmp_path, scan), bin=2)
     sums = scan.patterns.astype(int).reshape(-1, 16, 2, 16, 2).sum(axis=(2, 4))
     np.testing.assert_array_equal(read.patterns, sums)
     assert read.pixel_size_m == scan.pixel_size_m
@@ -89,7 +89,9 @@ def test_binned_frames_are_sums_and_leave_the_pixel_as_it_is(tmp_path, scan):
 def test_a_beam_elsewhere_is_cut_around(tmp_path, scan):
     moved = np.pad(scan.patterns, ((0, 0), (3, 8), (7, 4)))
     bare = dataclasses.replace(scan, probe=scan.probe[..., :20, :20])
-    read = load(write(tmp_path, bare, moved), crop=(20, 20), center=(19, 23), pixel_size_m=1e-8)
+    read = load(
+        write_files(tmp_path, bare, moved), crop=(20, 20), center=(19, 23), pixel_size_m=1e-8
+    )
     np.testing.assert_array_equal(read.patterns, scan.patterns[:, 6:26, 6:26])
     with pytest.raises(ValueError, match="does not lie in the stored"):
         load(tmp_path / "diffraction.h5", crop=(40, 40), center=(19, 23))
@@ -97,7 +99,7 @@ def test_a_beam_elsewhere_is_cut_around(tmp_path, scan):
 
 def test_a_direct_beam_at_the_corner_comes_to_the_centre(tmp_path, scan):
     stored = np.fft.ifftshift(scan.patterns, axes=(1, 2))
-    read = load(write(tmp_path, scan, stored), dc_at_corner=True)
+    read = load(write_files(tmp_path, scan, stored), dc_at_corner=True)
     np.testing.assert_array_equal(read.patterns, scan.patterns)
 
 
@@ -107,7 +109,9 @@ def test_a_background_is_subtracted(tmp_path, scan, kind):
     dark = np.full_like(dark, 5) if kind == "number" else dark
     tifffile.imwrite(tmp_path / "dark.tif", np.stack([dark - 1, dark + 1]).astype(np.uint16))
     given = 5.0 if kind == "number" else tmp_path / "dark.tif"
-    read = load(write(tmp_path, scan, scan.patterns + dark.astype(np.uint32)), background=given)
+    read = load(
+        write_files(tmp_path, scan, scan.patterns + dark.astype(np.uint32)), background=given
+    )
     np.testing.assert_allclose(read.patterns, scan.patterns)
 
 
@@ -118,7 +122,7 @@ def test_pixels_are_masked_by_file_and_by_their_counts(tmp_path, scan):
     bad[30, 1] = 1
     np.save(tmp_path / "bad.npy", bad)
     np.save(tmp_path / "valid.npy", 1 - bad)
-    path = write(tmp_path, scan, patterns)
+    path = write_files(tmp_path, scan, patterns)
     everything = {"saturated_counts": 1e6, "dark_counts": 0.0}
     for name in ("bad.npy", "valid.npy"):
         read = load(path, mask=tmp_path / name, **everything)
@@ -126,6 +130,42 @@ def test_pixels_are_masked_by_file_and_by_their_counts(tmp_path, scan):
         expected = (bad == 0) & ~dark
         expected[9, 9] = False
         np.testing.assert_array_equal(read.valid_pixel_mask, expected)
+
+
+def hdf5(path, name, array):
+    with h5py.File(path, "w") as file:
+        file[name], file["about"], file["line"] = array, "a mask", np.arange(9)
+
+
+@pytest.mark.parametrize(
+    ("file", "write"),
+    [
+        ("a.npy", lambda path, name, array: np.save(path, array)),
+        ("a.npz", lambda path, name, array: np.savez(path, **{name: array})),
+        ("a.txt", lambda path, name, array: np.savetxt(path, array, fmt="%d")),
+        ("a.csv", lambda path, name, array: np.savetxt(path, array, fmt="%d", delimiter=",")),
+        ("a.tif", lambda path, name, array: tifffile.imwrite(path, array)),
+        ("a.h5", hdf5),
+    ],
+)
+@pytest.mark.parametrize("name", ["mask", "entry/data/data", "valid"])
+def test_a_mask_is_read_from_files_of_many_kinds(tmp_path, scan, file, write, name):
+    bad = np.zeros((32, 32), np.uint8)
+    bad[30, 1] = 1
+    is_named = file in ("a.h5", "a.npz")
+    if not is_named and name == "valid":
+        file = f"valid_{file}"
+    name = name.replace("/", "_") if file == "a.npz" else name
+    write(tmp_path / file, name, 1 - bad if name == "valid" else bad)
+    read = load(write_files(tmp_path, scan), mask=tmp_path / file)
+    np.testing.assert_array_equal(read.valid_pixel_mask, bad == 0)
+
+
+def test_a_file_of_several_images_is_no_mask(tmp_path, scan):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["flat"] = file["bad"] = np.zeros((32, 32), np.uint8)
+    with pytest.raises(ValueError, match=r"several images, 'bad', 'flat'; write the one"):
+        load(write_files(tmp_path, scan), mask=tmp_path / "a.h5")
 
 
 @pytest.mark.parametrize(("unit", "factor"), [("um", 1e6), ("nm", 1e9), ("mm", 1e3), ("px", 1e8)])

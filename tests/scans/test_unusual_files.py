@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ptychi_neural.scans import load_scan, write_diffraction, write_product
+from ptychi_neural.scans import load_scan, read_product, write_diffraction, write_product
 from ptychi_neural.scans.preparation import Preparation
 
 PIXEL_M, WAVELENGTH_M, DISTANCE_M = 1e-8, 1.4e-10, 2.0
@@ -116,3 +116,15 @@ def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path):
     os.mkfifo(tmp_path / "patterns.h5")
     with pytest.raises(ValueError, match="is a pipe or a device"):
         load_scan(tmp_path / "patterns.h5")
+
+
+def test_complex_numbers_may_be_pairs_as_matlab_stores_them(tmp_path):
+    probe = np.random.default_rng(0).normal(size=(2, 8, 8, 2)).view(complex)[..., 0]
+    pairs = np.empty(probe.shape, dtype=[("real", "f8"), ("imag", "f8")])
+    pairs["real"], pairs["imag"] = probe.real, probe.imag
+    with h5py.File(tmp_path / "a_para.hdf5", "w") as file:
+        file["ppY"], file["ppX"] = np.arange(8.0).reshape(2, 1, 4) * 1e-7
+        file["lambda"], file["dx"], file["probe"] = [[1e-10]], [[1e-8]], pairs
+    read = read_product(tmp_path / "a_para.hdf5")
+    np.testing.assert_array_equal(read.probe, probe[None])
+    assert read.pixel_size_m == 1e-8

@@ -17,10 +17,14 @@ from ptychi_neural.scans.scan import Scan, scan_of_positions
 
 SUFFIXES = (".csv", ".txt", ".dat", ".tsv")
 
+UNITS = {spelling.lower(): unit_m for spelling, unit_m in METRES.items()}
+
+PIXELS = ("px", "pixel", "pixels")
+
 COLUMN = re.compile(
     r"^(?:pp|pos|position|probe_position|sample|stage|motor)?[_ -]?([yx])"
     r"(?:[_ -]?(?:pos|position|coord|coords))?[_ -]*"
-    r"[(\[]?\s*(m|mm|um|µm|nm|angstrom|px|)\s*[)\]]?$",
+    rf"[(\[]?\s*({'|'.join((*UNITS, *PIXELS))}|)\s*[)\]]?$",
     re.IGNORECASE,
 )
 """Names of columns of positions, with their axis and unit."""
@@ -44,15 +48,15 @@ class PositionTable(Reader):
     def read_product(self, path: StrPath) -> Scan:
         rows, columns, unit = _table(path)
         try:
-            numbers = np.array([[float(row[column]) for column in columns] for row in rows])
+            numbers = np.array([[_number(row[column]) for column in columns] for row in rows])
         except (ValueError, IndexError) as error:
             raise ValueError(
                 f"{path}: a row holds no numbers for y and x ({error}); write a row for each frame."
             ) from error
-        return scan_of_positions(numbers * METRES.get(unit, 1.0))
+        return scan_of_positions(numbers * UNITS.get(unit, 1.0))
 
     def unit_of_positions(self, path: StrPath) -> Unit:
-        return "px" if _table(path)[2] == "px" else "m"
+        return "px" if _table(path)[2] in PIXELS else "m"
 
 
 def _table(path: StrPath) -> tuple[list[list[str]], tuple[int, int], str]:
@@ -93,13 +97,18 @@ def _columns(header: list[str]) -> tuple[tuple[int, int], str]:
 
 
 def _fields(line: str) -> list[str]:
-    separator = next((mark for mark in ",;\t" if mark in line), None)
+    separator = next((mark for mark in ";\t," if mark in line), None)
     return [field.strip().strip('"') for field in line.split(separator)]
+
+
+def _number(field: str) -> float:
+    """A number, whose decimal mark may be a comma where commas part no columns."""
+    return float(field.replace(",", "."))
 
 
 def _is_number(field: str) -> bool:
     try:
-        float(field)
+        _number(field)
     except ValueError:
         return False
     return True

@@ -217,8 +217,10 @@ def length(data: h5py.Dataset, name: str) -> float:
 
 
 def complex_array(data: h5py.Dataset) -> NDArray[np.complexfloating]:
-    """A complex and finite array."""
+    """A complex and finite array; MATLAB stores pairs of the names ``real`` and ``imag``."""
     array = read(data)
+    if array.dtype.names == ("real", "imag"):
+        array = array["real"] + 1j * array["imag"]
     if array.dtype.kind != "c":
         raise ValueError(f"{where(data)} is {array.dtype}; store it as complex numbers.")
     if not np.isfinite(array).all():
