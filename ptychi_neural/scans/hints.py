@@ -28,6 +28,7 @@ BRIGHTER = 5.0
 SCALES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "square roots of counts": (np.square, "square them"),
     "log(1 + counts)": (np.expm1, "take exp(x) - 1"),
+    "log2(1 + counts)": (lambda x: 2.0**x - 1, "take 2^x - 1"),
     "log10(1 + counts)": (lambda x: 10.0**x - 1, "take 10^x - 1"),
     "log10(counts)": (lambda x: 10.0**x, "take 10^x"),
 }
@@ -51,9 +52,11 @@ def hints(patterns: NDArray[Any], valid: NDArray[np.bool_]) -> list[str]:
     ['patterns look like square roots of counts: square them']
     """
     told = [f"patterns look like {what}: {remedy}" for what, remedy in _scales(patterns)]
-    if 0 < patterns.max(initial=0) < 1:
+    largest = patterns.max(initial=0)
+    if 0 < largest < 1 or (largest == 1 and bool((patterns != np.round(patterns)).any())):
+        reaches = "reaches" if largest < 1 else "exceeds"
         told.append(
-            "patterns are no counts, since none reaches 1: divide them by the value of one, "
+            f"patterns are no counts, since none {reaches} 1: divide them by the value of one, "
             f"{unit_of_counts(patterns):.2g} by their noise"
         )
     if 2 * valid.sum() < valid.size:

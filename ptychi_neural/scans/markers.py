@@ -89,7 +89,8 @@ def marked_counts(patterns: NDArray[Any]) -> Marked | None:
     values = np.unique(patterns[high])
     numbers = values.astype(np.float64)
     near = np.abs(numbers[:, None] - markers).min(axis=1)
-    rounding = np.finfo(patterns.dtype).eps * numbers if patterns.dtype.kind == "f" else 0.0
+    # Numbers in double precision may be copies of others in single precision.
+    rounding = np.finfo(np.float32).eps * numbers if patterns.dtype.kind == "f" else 0.0
     found = values[near <= np.maximum(rounding, 0.25)]
     if len(found) == 0:
         return None

@@ -118,6 +118,7 @@ TABLE = [
     ("hot pixels", marked(10**6, "u4", POINTS), POINTS, [], "hot"),
     ("stuck pixel", marked(3, "u4", at((MIDDLE, MIDDLE))), at((MIDDLE, MIDDLE)), [], "stuck"),
     ("flashes in single frames", flash, at((3, 4), (MIDDLE, MIDDLE + 2)), [], "flash|hot"),
+    ("a copy of a copy of 2^32 - 1", marked(np.float32(2**32 - 1), "f8"), GAP, [], "gap marker"),
     ("a gap of fractions", marked(50000.5, "f8"), GAP, [], "saturated|stuck"),
     ("a quarter of unheard-of numbers", marked(123456, "f4", QUARTER), QUARTER, [], "saturated"),
     ("clusters of hot pixels", bright(CLUSTERS), CLUSTERS, [], "hot"),
@@ -160,13 +161,34 @@ def test_defects_are_masked_dropped_and_told(scans, tmp_path, route, spoil, mask
 
 
 @pytest.mark.parametrize("route", ["file", "array"])
-def test_patterns_that_never_reach_one_count_are_told_to_be_none(scans, tmp_path, route):
+@pytest.mark.parametrize("largest", [1e-12, 1.0])
+def test_patterns_that_never_exceed_one_count_are_told_to_be_none(scans, tmp_path, route, largest):
     sim = scans()
-    valid, gone, message = ROUTES[route](sim, sim.counts * 1e-16, tmp_path)
+    factor = largest / sim.counts.max()
+    valid, gone, message = ROUTES[route](sim, sim.counts * factor, tmp_path)
     assert valid is None
     assert gone == []
-    unit = float(re.search("no counts, since none reaches 1: divide .* one, (.*) by", message)[1])
-    assert unit == pytest.approx(1e-16, rel=0.5)
+    unit = float(re.search("no counts, since none .* 1: divide .* one, (.*) by", message)[1])
+    assert unit == pytest.approx(factor, rel=0.5)
+
+
+@pytest.mark.parametrize("route", ["file", "array"])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (np.sqrt, "square roots of counts: square them"),
+        (np.log1p, r"log\(1 \+ counts\): take exp\(x\) - 1"),
+        (lambda counts: np.log2(counts + 1.0), r"log2\(1 \+ counts\): take 2\^x - 1"),
+        (lambda counts: np.log10(counts + 1.0), r"log10\(1 \+ counts\): take 10\^x - 1"),
+    ],
+    ids=["root", "log", "log2", "log10"],
+)
+def test_what_counts_were_changed_into_is_told_beside_a_gap(scans, tmp_path, route, change, told):
+    sim = scans()
+    patterns = np.where(GAP, 2.0**32, change(sim.counts))
+    valid, _, message = ROUTES[route](sim, patterns, tmp_path)
+    assert not valid[GAP].any()
+    assert re.search(told, message), message
 
 
 def test_saturated_pixels_are_masked_on_every_route(scans, tmp_path):
