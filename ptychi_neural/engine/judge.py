@@ -43,7 +43,9 @@ class HeldOutJudge:
         self.best_loss = math.inf
         self.start_loss = self.lowest_loss = math.inf
         """Losses of the initial reconstruction, and of the best that the network has made of it."""
-        self.patience_from = self.lowest_from = 0
+        self.gained_loss = math.inf
+        """The loss beside which a loss has to be a gain worth a run's time."""
+        self.patience_from = self.lowest_from = self.gained_from = 0
         self._least_loss: float | None = None
 
     @property
@@ -106,6 +108,8 @@ class HeldOutJudge:
         if math.isfinite(loss) and (self.best is None or loss < self.best_loss):
             self.best_loss, self.patience_from = loss, epoch
             self.best = snapshot()
+        if loss < self.gained_loss - self.options.least_gain * (self.start_loss - loss):
+            self.gained_loss, self.gained_from = loss, epoch
 
     def _watch(self, scan: ScanPhysics, object_: Tensor, snapshot: Callable[[], Snapshot]) -> None:
         """Keep the last state without held-out pixels, but for one that has lost the object."""
@@ -129,6 +133,7 @@ class HeldOutJudge:
     def take_as_start(self, scan: ScanPhysics, epoch: int) -> None:
         """Take the best by now for the initial reconstruction, which the network has to beat."""
         self.start_loss, self.lowest_loss, self.lowest_from = self.best_loss, math.inf, epoch
+        self.gained_loss, self.gained_from = self.best_loss, epoch
         if not self.judges:
             self.start_misfit = misfit_of_object(scan, scan.start)
 
@@ -136,6 +141,18 @@ class HeldOutJudge:
     def start_is_beaten(self) -> bool:
         """Whether anything predicts the pixels better than the initial reconstruction."""
         return self.best_loss < self.start_loss
+
+    def begin(self, epoch: int) -> None:
+        """Begin to count, from the present epoch, those without a gain."""
+        self.patience_from = self.gained_from = epoch
+
+    def gains_too_little(self, epoch: int) -> bool:
+        """Whether the latest epochs have gained hardly anything, beside what the network has gained
+        on the initial reconstruction since the run began."""
+        options, n_since = self.options, epoch - self.gained_from
+        if options.patience is None or options.trial_epochs is None or options.least_gain == 0:
+            return False
+        return self.best is not None and self.start_is_beaten and n_since >= options.trial_epochs
 
     def is_out_of_patience(self, epoch: int, on_trial: bool) -> bool:
         """Whether the pixels have not been predicted better for as long as patience lasts.
@@ -164,6 +181,8 @@ class HeldOutJudge:
             "best_loss": self.best_loss,
             "start_loss": self.start_loss,
             "lowest_loss": self.lowest_loss,
+            "gained_loss": self.gained_loss,
+            "gained_from": self.gained_from,
             "lowest_from": self.lowest_from,
             "patience_from": self.patience_from,
         }
@@ -180,3 +199,5 @@ class HeldOutJudge:
         self.lowest_loss = state.get("lowest_loss", math.inf)
         self.lowest_from = state.get("lowest_from", 0)
         self.patience_from = state["patience_from"]
+        self.gained_loss = state.get("gained_loss", self.best_loss)
+        self.gained_from = state.get("gained_from", self.patience_from)

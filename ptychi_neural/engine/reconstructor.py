@@ -228,7 +228,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         group, last_run = self.parameter_group, self.continuation
         if changed := self.asked.changes(start_is_made=self.start.unprojected is not None):
             take_up(self, changed)
-        self.judge.patience_from = self.current_epoch
+        self.judge.begin(self.current_epoch)
         self.units.note_peak_amplitude()
         replaced = self._replaced()
         if last_run is not None and not replaced:
@@ -348,6 +348,8 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             self.start.make(self.scan, self.generator.n_splits)
             on_trial = False
         if self.judge.is_out_of_patience(self.current_epoch, on_trial):
+            raise _NothingBetter
+        if self.start.n_splits_done > 0 and self.judge.gains_too_little(self.current_epoch):
             raise _NothingBetter
         if self.latest is not None:
             self.latest.refresh(self.model.positions(self.model.everything))

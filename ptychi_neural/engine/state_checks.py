@@ -17,6 +17,9 @@ from ptychi_neural.projections.accelerated import AcceleratedProjections
 STAGES = ("projections", "epoch")
 """What a judgement may follow."""
 
+LOSSES = ("best_loss", "start_loss", "lowest_loss", "gained_loss")
+"""What a judge compares losses with."""
+
 BATCHES = ("clusters_of_indices", "batches_of_indices")
 """Where pty-chi's compact and uniform samplers keep their batches."""
 
@@ -43,14 +46,13 @@ def check_fitted(state: State, reconstructor: NeuralReconstructor) -> None:
     check_whole(
         epoch=state["epoch"],
         lowest_from=judge.get("lowest_from", 0),
+        gained_from=judge.get("gained_from", 0),
         patience_from=judge["patience_from"],
         n_splits_done=start.get("n_splits_done", 0),
         n_iterated=start["n_iterated"] or 0,
         **{f"step {i} of the judge": entry[1] for i, entry in enumerate(judge["course"])},
     )
-    check_losses(
-        **{name: judge.get(name, 0.0) for name in ("best_loss", "start_loss", "lowest_loss")}
-    )
+    check_losses(**{name: judge.get(name, 0.0) for name in LOSSES})
     for what, holds in (
         ("stages of the judge", all(stage in STAGES for stage, _, _ in judge["course"])),
         ("losses of the judge", all(_is_number(loss) for _, _, loss in judge["course"])),

@@ -23,3 +23,8 @@ class ValidationOptions(Options):
     reconstruction predicts them still better. Until the network does, only two splits of the pixels
     have a start of their own, as those of the others cost as much time as many epochs. None, or no
     ``patience``: all have one at once."""
+
+    least_gain: float = PydanticField(default=0.03, ge=0, lt=1)
+    """Share of all that the network has gained on the initial reconstruction, which it has to gain
+    within ``trial_epochs`` for a run to go on. 0, or no ``patience`` or
+    ``trial_epochs``: gains may be as small as they like."""
