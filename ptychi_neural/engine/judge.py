@@ -44,7 +44,8 @@ class HeldOutJudge:
         self.start_loss = self.lowest_loss = math.inf
         """Losses of the initial reconstruction, and of the best that the network has made of it."""
         self.gained_loss = math.inf
-        """The loss beside which a loss has to be a gain worth a run's time."""
+        """The loss beside which a loss has to be a gain worth a run's time; -inf where there was no
+        initial reconstruction to gain on."""
         self.patience_from = self.lowest_from = self.gained_from = 0
         self._least_loss: float | None = None
 
@@ -133,7 +134,8 @@ class HeldOutJudge:
     def take_as_start(self, scan: ScanPhysics, epoch: int) -> None:
         """Take the best by now for the initial reconstruction, which the network has to beat."""
         self.start_loss, self.lowest_loss, self.lowest_from = self.best_loss, math.inf, epoch
-        self.gained_loss, self.gained_from = self.best_loss, epoch
+        is_made = scan.options.start.n_iterations != 0
+        self.gained_loss, self.gained_from = self.best_loss if is_made else -math.inf, epoch
         if not self.judges:
             self.start_misfit = misfit_of_object(scan, scan.start)
 
@@ -146,23 +148,24 @@ class HeldOutJudge:
         """Begin to count, from the present epoch, those without a gain."""
         self.patience_from = self.gained_from = epoch
 
-    def gains_too_little(self, epoch: int) -> bool:
-        """Whether the latest epochs have gained hardly anything, beside what the network has gained
-        on the initial reconstruction since the run began."""
-        options, n_since = self.options, epoch - self.gained_from
-        if options.patience is None or options.trial_epochs is None or options.least_gain == 0:
-            return False
-        return self.best is not None and self.start_is_beaten and n_since >= options.trial_epochs
-
     def is_out_of_patience(self, epoch: int, on_trial: bool) -> bool:
-        """Whether the pixels have not been predicted better for as long as patience lasts.
+        """Whether the pixels have not been predicted better for as long as patience lasts, or
+        hardly better beside all that the network has gained on the initial reconstruction.
 
-        On trial the initial reconstruction may still be better, while the network gains on it.
+        On trial that may still be better, while the network gains on it.
         """
-        since, patience = self.patience_from, self.options.patience
+        options, limits = self.options, [(self.patience_from, self.options.patience)]
         if on_trial:
-            since, patience = self.lowest_from, self.options.trial_epochs
-        return self.best is not None and patience is not None and epoch - since >= patience
+            limits = [(self.lowest_from, options.trial_epochs)]
+        elif self._gains_count:
+            limits.append((self.gained_from, options.trial_epochs))
+        ended = (most is not None and epoch - since >= most for since, most in limits)
+        return self.best is not None and any(ended)
+
+    @property
+    def _gains_count(self) -> bool:
+        asked = self.options.least_gain > 0 and self.options.patience is not None
+        return asked and self.start_is_beaten and self.gained_loss > -math.inf
 
     @property
     def table(self) -> pd.DataFrame:
@@ -199,5 +202,5 @@ class HeldOutJudge:
         self.lowest_loss = state.get("lowest_loss", math.inf)
         self.lowest_from = state.get("lowest_from", 0)
         self.patience_from = state["patience_from"]
-        self.gained_loss = state.get("gained_loss", self.best_loss)
+        self.gained_loss = state.get("gained_loss", -math.inf)
         self.gained_from = state.get("gained_from", self.patience_from)

@@ -349,8 +349,6 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             on_trial = False
         if self.judge.is_out_of_patience(self.current_epoch, on_trial):
             raise _NothingBetter
-        if self.start.n_splits_done > 0 and self.judge.gains_too_little(self.current_epoch):
-            raise _NothingBetter
         if self.latest is not None:
             self.latest.refresh(self.model.positions(self.model.everything))
         if len(self.loss_tracker.table) > 0:

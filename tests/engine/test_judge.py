@@ -13,6 +13,8 @@ from small_tasks import default_options, make_task
 
 STATE = SimpleNamespace(state_dict=lambda: None)
 
+SCAN = SimpleNamespace(options=napi.NeuralReconstructorOptions())
+
 OBJECT = torch.ones(1, 4, 4, dtype=torch.complex64)
 
 
@@ -23,7 +25,7 @@ def judged(losses, **options):
         judge.loss = lambda *_, loss=loss: loss
         judge.judge(None, OBJECT, 5 * k, 5 * k, lambda: STATE)
         if k == 0:
-            judge.take_as_start(None, 0)
+            judge.take_as_start(SCAN, 0)
     return judge
 
 
@@ -44,10 +46,10 @@ def judged(losses, **options):
 def test_a_run_goes_on_while_the_network_gains(losses, gains):
     """A twentieth of what was gained in all, within twenty epochs."""
     judge = judged(losses, least_gain=0.05)
-    assert judge.gains_too_little(5 * (len(losses) - 1)) == (not gains)
+    assert judge.is_out_of_patience(5 * (len(losses) - 1), on_trial=False) == (not gains)
     for options in ({"least_gain": 0.0}, {"patience": None}, {"trial_epochs": None}):
         asked_less = judged(losses, **{"least_gain": 0.05} | options)
-        assert not asked_less.gains_too_little(5 * (len(losses) - 1))
+        assert not asked_less.is_out_of_patience(5 * (len(losses) - 1), on_trial=False)
 
 
 def test_gains_are_kept_in_states_and_counted_anew_by_the_next_run():
@@ -55,10 +57,20 @@ def test_gains_are_kept_in_states_and_counted_anew_by_the_next_run():
     again = HeldOutJudge(judge.options, judge.loss_function)
     again.load_state_dict(judge.state_dict())
     assert (again.gained_from, again.gained_loss) == (5, 8.0)
-    assert judge.gains_too_little(25)
+    assert judge.is_out_of_patience(25, on_trial=False)
     judge.begin(20)
-    assert not judge.gains_too_little(25)
-    assert judge.gains_too_little(40)
+    assert not judge.is_out_of_patience(25, on_trial=False)
+    assert judge.is_out_of_patience(40, on_trial=False)
+
+
+def test_fits_from_nothing_are_not_ended_by_small_gains():
+    """There they are late and fine."""
+    judge = judged([9.0, 8.0, 8.0, 8.0, 8.0, 8.0], least_gain=0.05)
+    assert judge.is_out_of_patience(25, on_trial=False)
+    options = napi.NeuralReconstructorOptions()
+    options.start.n_iterations = 0
+    judge.take_as_start(SimpleNamespace(options=options), 0)
+    assert not judge.is_out_of_patience(25, on_trial=False)
 
 
 def test_small_gains_end_a_run():
