@@ -129,7 +129,9 @@ def _inspected(section: DataSection) -> Inspection:
     suspicions: list[str] = []
     is_defocused, is_known = False, False
     positions_px: NDArray[np.float64] | None = None
-    if raw is not None and not is_chosen and len(raw.positions) != shape[0]:
+    # A product whose numbers leave out some frames belongs to them as it is.
+    is_counted = raw is not None and np.array_equal(raw.numbers, np.arange(len(raw.numbers)))
+    if raw is not None and is_counted and not is_chosen and len(raw.positions) != shape[0]:
         suspicions.append(
             f"there are {counted(len(raw.positions), 'positions')} for "
             f"{counted(shape[0], 'frames')}: check that they belong together, frame by frame"

@@ -21,7 +21,7 @@ from ptychi_neural.runs.configuration import RunFileError, read_toml
 from ptychi_neural.runs.run_file import run_of
 from ptychi_neural.runs.schema import run_file_schema
 from ptychi_neural.runs.suspicions import is_unjittered_raster
-from ptychi_neural.scans import write_diffraction, write_product, write_scan
+from ptychi_neural.scans import select_frames, write_diffraction, write_product, write_scan
 
 the_schema = cache(run_file_schema)
 
@@ -125,6 +125,16 @@ def test_counts_are_those_without_gap_markers_and_background(folder, simulated):
     counts = (simulated.scan.patterns[:, 1:] + 0.5).sum(axis=(1, 2))
     assert f"{counts.mean():.4g} ({counts.min():.4g} to {counts.max():.4g})" in output
     assert "not whole numbers" not in output
+
+
+@pytest.mark.parametrize(("kept", "n_told"), [(slice(0, 40), 1), (slice(None, None, 2), 0)])
+def test_fewer_positions_than_frames_are_told_unless_their_numbers_tell_why(
+    folder, simulated, kept, n_told
+):
+    write_diffraction(folder / "diffraction.h5", simulated.scan.patterns)
+    write_product(folder / "product.h5", select_frames(simulated.scan, kept))
+    found = [line for line in suspicions(told("diffraction.h5")) if "for 64 frames" in line]
+    assert len(found) == n_told
 
 
 def test_what_keeps_a_scan_from_being_reconstructed_is_told(folder, simulated):
