@@ -307,7 +307,7 @@ class _Search:
             self.clear(what, "frames full of gap markers", markers)
         if with_dead_and_hot:
             self.mask("hot pixels", hot(self.scan_counts(), unit))
-        kinds = {"pixels that flash": flashing, "saturated pixels": saturated}
+        kinds = {"flashing pixels": flashing, "saturated pixels": saturated}
         if with_dead_and_hot:
             kinds["stuck pixels"] = stuck
         for what, find in kinds.items():
