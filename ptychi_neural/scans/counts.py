@@ -8,7 +8,7 @@ What no loss may see is masked or dropped, counted and named:
 - Frames that do not belong to the scan, because the shutter was closed, the beam far too bright or
   the light even (``odd_frames``), and frames without a single count: dropped.
 - Dead, hot and stuck pixels and blocks without counts, looked for where nobody gave a mask, and
-  pixels that saturate or flash in one frame (``defects``): masked.
+  pixels that saturate or flash (``defects``): masked.
 
 True light is not taken for a defect: speckle of a probe smaller than the field of view is wider
 than a pixel, so that neighbouring pixels and other frames tell what a pixel can count.
