@@ -13,7 +13,7 @@ from ptychi_neural.engine.reconstructor import NeuralReconstructor
 from ptychi_neural.engine.state import load_training_state, save_training_state
 from ptychi_neural.engine.state_files import damage_told
 from ptychi_neural.runs.attend import after, is_interrupted
-from ptychi_neural.runs.configuration import differing, read_toml
+from ptychi_neural.runs.configuration import differing, read_keys
 from ptychi_neural.runs.progress import say, tell
 from ptychi_neural.runs.run_file import RunFile
 
@@ -134,4 +134,4 @@ def _contents(earlier: Path) -> dict:
     path = earlier / "run.toml"
     if not path.is_file():
         raise FileNotFoundError(f"{earlier}: holds no reconstruction to resume.")
-    return read_toml(path)
+    return read_keys(path)

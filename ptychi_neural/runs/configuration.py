@@ -1,4 +1,4 @@
-"""Contents of TOML and JSON files: reading, merging and comparing them, checking them by models.
+"""Contents of TOML, YAML and JSON files: reading, merging, comparing, and checking by models.
 
 Contents are nested dictionaries, and a key is named by the dotted path to it, such as
 ``reconstructor_options.num_epochs``.
@@ -6,6 +6,7 @@ Contents are nested dictionaries, and a key is named by the dotted path to it, s
 
 import difflib
 import json
+import re
 import tomllib
 import typing
 from collections.abc import Iterator, Sequence
@@ -13,10 +14,14 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from ptychi_neural.counted import uncountable
 from ptychi_neural.scans.hdf5 import damage_told
+
+YAML = (".yaml", ".yml")
+"""Endings of files that are read as YAML."""
 
 
 class RunFileError(ValueError):
@@ -33,18 +38,20 @@ class RunFileError(ValueError):
         self.problems = problems
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read the contents of a TOML file.
+def read_keys(path: Path) -> dict[str, Any]:
+    """Read the contents of a TOML file, or of a YAML file, which its ending tells.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     RunFileError
-        If the file is not valid TOML.
+        If the file is not valid, or no table of keys.
     """
+    is_yaml = path.suffix.lower() in YAML
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Some editors add a mark.
+        text = path.read_text(encoding="utf-8-sig")  # Some editors add a mark.
+        return _of_yaml(text) if is_yaml else tomllib.loads(text)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: there is no such file; check the name.") from error
     except OSError as error:
@@ -52,10 +59,30 @@ def read_toml(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         problem = "no text file; ptychi-neural init writes a run file for the files of a scan"
         raise RunFileError(str(path), [problem]) from error
-    except ValueError as error:  # of TOML, or a number of thousands of digits
-        raise RunFileError(str(path), [f"not valid TOML: {error}"]) from error
+    except (ValueError, yaml.YAMLError) as error:  # of numbers of thousands of digits, too
+        raise RunFileError(
+            str(path), [f"not valid {'YA' if is_yaml else 'TO'}ML: {error}"]
+        ) from error
     except RecursionError as error:
         raise RunFileError(str(path), ["nested too deeply; make it flatter"]) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """It takes 1e5 for a number, as YAML 1.2 does."""
+
+
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
+
+
+def _of_yaml(text: str) -> dict[str, Any]:
+    """What YAML says without aliases, which make small files huge."""
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _Loader)):
+        raise ValueError("write values out instead of an alias (*name)")
+    contents = yaml.load(text, _Loader)
+    if not isinstance(contents, dict):
+        raise ValueError("a table of keys is expected (key: value)")
+    return contents
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ptychi_neural.counted import counted
-from ptychi_neural.runs.configuration import read_json, read_toml
+from ptychi_neural.runs.configuration import read_json, read_keys
 from ptychi_neural.runs.folders import add_to_list
 from ptychi_neural.runs.messages import noted_warnings
 from ptychi_neural.runs.pictures import (
@@ -126,7 +126,7 @@ def write_report(
     overwrite : bool
         Whether an earlier report is replaced.
     """
-    run = read_toml(_run_file(folder))
+    run = read_keys(_run_file(folder))
     scan = read_product(folder / "product.h5")
     told = read_json(folder / "provenance.json")
     metrics = folder / "metrics.json"

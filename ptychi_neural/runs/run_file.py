@@ -22,7 +22,7 @@ from ptychi_neural.runs.configuration import (
     key_names,
     merged,
     parse_changes,
-    read_toml,
+    read_keys,
     validated,
     without_none,
 )
@@ -197,7 +197,7 @@ def read_run_file(
         If the file is not valid TOML, has unknown, missing or ill-typed keys, options that the
         engine refuses, or names files that do not exist. All problems are listed at once.
     """
-    run = run_from(merged(read_toml(Path(path)), changes or {}), Path(path), data_folder)
+    run = run_from(merged(read_keys(Path(path)), changes or {}), Path(path), data_folder)
     check_data_folder([run], Path(path), data_folder)
     return run
 
@@ -365,7 +365,7 @@ def read_recipe(
     RunFileError
         If the section is missing or not valid.
     """
-    contents = {"simulation": {}} if path is None else read_toml(Path(path))
+    contents = {"simulation": {}} if path is None else read_keys(Path(path))
     values = merged(contents, changes or {}).get("simulation")
     source, base = ("The recipe", Path()) if path is None else (str(path), Path(path).parent)
     problems: list[str] = []

@@ -14,7 +14,7 @@ from ptychi_neural.runs.configuration import (
     differing,
     key_names,
     merged,
-    read_toml,
+    read_keys,
     validated,
 )
 from ptychi_neural.runs.option_groups import checked_options
@@ -150,7 +150,7 @@ class TrainingFile:
     @staticmethod
     def seed_of(path: str | Path) -> int:
         """The ``random_seed`` in a file that ``write`` wrote."""
-        return int(read_toml(Path(path))["reconstructor_options"]["random_seed"])
+        return int(read_keys(Path(path))["reconstructor_options"]["random_seed"])
 
     def differences(self, path: str | Path) -> list[str]:
         """Dotted names of the keys that differ from a file that ``write`` wrote.
@@ -158,7 +158,7 @@ class TrainingFile:
         Keys that do not change what is learned are left out: the number of epochs, what is kept
         in memory, and where the result is written.
         """
-        theirs = read_toml(Path(path))
+        theirs = read_keys(Path(path))
         ours = tomllib.loads(tomli_w.dumps(self.filled_in()))
         for contents in (ours, theirs):
             del contents["training"], contents["output"]
@@ -191,7 +191,7 @@ def read_training_file(
         engine refuses, or names files that do not exist. All problems are listed at once.
     """
     path = Path(path)
-    contents = merged(read_toml(path), changes or {})
+    contents = merged(read_keys(path), changes or {})
     own = {key: value for key, value in contents.items() if key in _Sections.model_fields}
     shared = merged(DEFAULTS, {key: value for key, value in contents.items() if key not in own})
 

@@ -22,7 +22,7 @@ from ptychi_neural.runs.configuration import (
     flattened,
     merged,
     parse_changes,
-    read_toml,
+    read_keys,
 )
 from ptychi_neural.runs.growing_folder import alone_in
 from ptychi_neural.runs.progress import Bar, say
@@ -186,7 +186,7 @@ def tune(
     """
     optuna = _optuna()
     path = Path(run_file)
-    contents = merged(read_toml(path), dict(changes or {}))
+    contents = merged(read_keys(path), dict(changes or {}))
     run = run_from(contents, path, data_folder)
     check_data_folder([run], path, data_folder)
     seed = _checked_seed(run)

@@ -19,7 +19,7 @@ from ptychi_neural.runs.configuration import (
     RunFileError,
     key_names,
     merged,
-    read_toml,
+    read_keys,
     validated,
     without_none,
 )
@@ -105,7 +105,7 @@ class FolderWatch:
     def __post_init__(self) -> None:
         if not self.folder.is_dir():
             raise FileNotFoundError(f"{self.folder} is no folder to watch.")
-        self._contents = merged(read_toml(self.template), self.changes)
+        self._contents = merged(read_keys(self.template), self.changes)
         checked = self._checked()
         self.output_folder = Path(self.output_folder or checked.output_folder)
         self._file = growing_folder(self.output_folder, (STATE,), [self.template]) / STATE

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from ptychi_neural.cli import app
 from ptychi_neural.runs import report_scan
-from ptychi_neural.runs.configuration import RunFileError, read_toml
+from ptychi_neural.runs.configuration import RunFileError, read_keys
 from ptychi_neural.runs.run_file import run_of
 from ptychi_neural.runs.schema import run_file_schema
 from ptychi_neural.runs.suspicions import is_unjittered_raster
@@ -203,7 +203,7 @@ def test_changes_without_effect_and_files_that_are_no_run_files_are_refused(fold
         assert done.exit_code == 2
         assert "probe_options: has no effect here: --set takes keys of [data]" in done.output
     with pytest.raises(RunFileError, match="init writes a run file"):
-        read_toml(folder / "diffraction.h5")
+        read_keys(folder / "diffraction.h5")
 
 
 def test_turned_and_jittered_rasters_are_told_apart():

@@ -4,6 +4,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ptychi_neural.runs.run_file import (
     DATA_VARIABLE,
@@ -331,3 +332,39 @@ def test_the_shipped_run_files_are_valid(tmp_path):
     for path in sorted(CONFIGS.glob("*.toml")):
         run = read_run_file(path, tmp_path if "[data]" in path.read_text("utf-8") else None)
         assert run.output_folder == Path("results") / path.stem
+
+
+@pytest.mark.parametrize("name", ["simulated", "one_shot", "proposal_b"])
+def test_a_run_file_may_be_yaml(name, tmp_path):
+    path = CONFIGS / f"{name}.toml"
+    (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(tomllib.loads(path.read_text())))
+    assert read_run_file(tmp_path / f"{name}.yaml").filled_in() == read_run_file(path).filled_in()
+
+
+def test_numbers_of_yaml_have_exponents(tmp_path):
+    path = tmp_path / "run.yml"
+    path.write_text("simulation: {photons_per_frame: 1e5, position_error_px: 5E-1, seed: 12}\n")
+    simulation = read_run_file(path).simulation
+    assert (simulation.photons_per_frame, simulation.position_error_px) == (1e5, 0.5)
+    assert simulation.seed == 12
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("simulation: &a {}\nreconstructor_options: *a", "instead of an alias"),
+        ("- simulation", "a table of keys is expected"),
+        ("", "a table of keys is expected"),
+        ("simulation: {}\n---\nsimulation: {}", "single document"),
+        ("simulation:\n\t- 1", "not valid YAML"),
+        ('simulation: !!python/object/apply:os.system ["ls"]', "constructor for the tag"),
+        ("simulation: {1: {2: 3}}", r"simulation\.1: unknown key"),
+        ("? [a, b]\n: 1", "unhashable key"),
+        ("simulation: " + 5000 * "[" + 5000 * "]", "nested too deeply"),
+    ],
+)
+def test_yaml_that_is_no_run_file_is_refused(text, told, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(RunFileError, match=told):
+        read_run_file(path)
