@@ -27,6 +27,7 @@ from ptychi_neural.runs.configuration import (
 from ptychi_neural.runs.growing_folder import alone_in
 from ptychi_neural.runs.progress import Bar, say
 from ptychi_neural.runs.reconstruct import reconstruct
+from ptychi_neural.runs.one_writer import place_of
 from ptychi_neural.runs.run_file import RunFile, check_data_folder, run_from
 from ptychi_neural.scans.hdf5 import replacing
 
@@ -193,7 +194,7 @@ def tune(
     contents = merged(contents, {"reconstructor_options": {"random_seed": seed}})
     _check_choices(choices, contents, path, data_folder)
     folder = Path(output_folder or Path("results") / f"{path.stem}-tuning")
-    is_new = not folder.exists()
+    is_new = not place_of(folder).exists()
     with alone_in(folder, GROWING, [path, *run.reads]):
         journal = optuna.storages.journal.JournalFileBackend(str(folder / "study.log"))
         n_random = max(3, round(SHARE_OF_RANDOM_TRIALS * n_trials))

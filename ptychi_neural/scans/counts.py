@@ -363,17 +363,18 @@ class _Search:
         if self.kept.sum() + n_earlier >= FEWEST_FRAMES_WITHOUT_COUNTS:
             scan_counts = self.scan_counts()
             self.mask("dead pixels", dead(scan_counts, self.valid, unit))
-            lit = self.pixels["saturated pixels"]
+            lit = self.varying(self.pixels["saturated pixels"])
             if lit.any():
-                lit = lit & self.varying()
                 scan_counts[lit] = sum_of_frames(self.patterns, self.kept, lit)[lit]
             blocks = blocks_without_counts(scan_counts, self.valid | lit, unit)
             self.mask("pixels in blocks without counts", blocks)
 
-    def varying(self) -> NDArray[np.bool_]:
-        """(h, w) True for pixels that do not count the same in every frame."""
-        kept = self.patterns[self.kept]
-        return np.asarray((kept != kept[:1]).any(axis=0))
+    def varying(self, pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """(h, w) True for those of some pixels that do not count the same in every frame."""
+        counts = self.patterns[:, pixels][self.kept]
+        found = np.zeros_like(pixels)
+        found[pixels] = (counts != counts[:1]).any(axis=0)
+        return found
 
     def report(self, numbers: NDArray[np.integer]) -> list[str]:
         """What was masked and dropped, with the places of pixels and the numbers of frames."""

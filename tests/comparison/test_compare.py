@@ -82,7 +82,7 @@ def test_a_comparison_writes_one_folder_and_prints_its_table(run_file, tmp_path,
     for picture in ("comparison.png", "error_over_time.png"):
         assert picture in report
     assert "lsqml (2 of 3)" in done.stderr
-    assert re.search(r"^(epoch|projections) \d/\d.* left", done.stderr, re.MULTILINE)  # In 30 s.
+    assert re.search(r"^simulated frames \d+/\d.* left", done.stderr, re.MULTILINE)  # In 30 s.
 
     with h5py.File(folder / "objects.h5") as file:
         np.testing.assert_array_equal(file["ground_truth"], simulated.truth.object)

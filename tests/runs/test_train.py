@@ -190,7 +190,8 @@ def test_the_training_files_that_come_with_the_package_are_valid(tmp_path):
     files = sorted((Path(__file__).resolve().parents[2] / "configs" / "training").glob("*.toml"))
     assert files
     for path in files:
-        assert len(read_training_file(path, data_folder=tmp_path).scans) > 1
+        folder = tmp_path if "--data FOLDER" in path.read_text() else None
+        assert len(read_training_file(path, data_folder=folder).scans) > 1
 
 
 class Killed(BaseException):
