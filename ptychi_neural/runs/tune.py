@@ -25,9 +25,9 @@ from ptychi_neural.runs.configuration import (
     read_keys,
 )
 from ptychi_neural.runs.growing_folder import alone_in
+from ptychi_neural.runs.one_writer import place_of
 from ptychi_neural.runs.progress import Bar, say
 from ptychi_neural.runs.reconstruct import reconstruct
-from ptychi_neural.runs.one_writer import place_of
 from ptychi_neural.runs.run_file import RunFile, check_data_folder, run_from
 from ptychi_neural.scans.hdf5 import replacing
 
