@@ -102,7 +102,7 @@ def sending(socket, messages):
     thread.join()
 
 
-def received(sender, messages, timeout_s=1.0, placed=range(12)):
+def received(sender, messages, timeout_s=5.0, placed=range(12)):
     socket, address = sender
     opened = opened_source(address, Preparation(), timeout_s)
     with sending(socket, messages), opened as source:
