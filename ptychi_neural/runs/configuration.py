@@ -48,10 +48,10 @@ def read_keys(path: Path) -> dict[str, Any]:
     RunFileError
         If the file is not valid, or no table of keys.
     """
-    is_yaml = path.suffix.lower() in YAML
+    language = "YAML" if path.suffix.lower() in YAML else "TOML"
     try:
         text = path.read_text(encoding="utf-8-sig")  # Some editors add a mark.
-        return _of_yaml(text) if is_yaml else tomllib.loads(text)
+        return _of_yaml(text) if language == "YAML" else tomllib.loads(text)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: there is no such file; check the name.") from error
     except OSError as error:
@@ -60,15 +60,18 @@ def read_keys(path: Path) -> dict[str, Any]:
         problem = "no text file; ptychi-neural init writes a run file for the files of a scan"
         raise RunFileError(str(path), [problem]) from error
     except (ValueError, yaml.YAMLError) as error:  # of numbers of thousands of digits, too
-        raise RunFileError(
-            str(path), [f"not valid {'YA' if is_yaml else 'TO'}ML: {error}"]
-        ) from error
+        raise RunFileError(str(path), [f"not valid {language}: {error}"]) from error
     except RecursionError as error:
         raise RunFileError(str(path), ["nested too deeply; make it flatter"]) from error
 
 
 class _Loader(yaml.SafeLoader):
-    """It takes 1e5 for a number, as YAML 1.2 does."""
+    """It takes 1e5 for a number, as YAML 1.2 does, and no aliases, which make small files huge."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError("write values out instead of an alias (*name)")
+        return super().compose_node(parent, index)
 
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
@@ -76,9 +79,6 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.01234
 
 
 def _of_yaml(text: str) -> dict[str, Any]:
-    """What YAML says without aliases, which make small files huge."""
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _Loader)):
-        raise ValueError("write values out instead of an alias (*name)")
     contents = yaml.load(text, _Loader)
     if not isinstance(contents, dict):
         raise ValueError("a table of keys is expected (key: value)")
