@@ -165,7 +165,7 @@ def told(message: str) -> None:
 
 def complained(message: str) -> None:
     """Tell an error or a warning, on stderr and in the log."""
-    typer.echo(message, err=True)
+    print(message, file=sys.stderr, flush=True)  # typer.echo would write among the bars.
     _logged(message)
 
 
@@ -216,7 +216,8 @@ def plain_errors() -> Iterator[None]:
     def one_line(message: Warning | str, *args: object, **kwargs: object) -> None:
         complained(f"warning: {message}")
 
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    assert logging.lastResort is not None  # It writes to what is sys.stderr then, above the bars.
+    logging.basicConfig(format="%(levelname)s: %(message)s", handlers=[logging.lastResort])
     logging.getLogger("ptychi.reconstructors.ad_general").setLevel(logging.ERROR)  # release note
     to_log = None
     if _settings.log is not None:
@@ -229,12 +230,14 @@ def plain_errors() -> Iterator[None]:
         try:
             from ptychi_neural.runs.messages import told_once
             from ptychi_neural.runs.progress import Progress, telling
+            from ptychi_neural.runs.screen import screen_of_terminal
             from ptychi_neural.runs.tracking import tracker
 
-            style = "lines" if not sys.stderr.isatty() else "bars"
+            progress = Progress("lines", events=_settings.events, log=_settings.log)
             if _settings.quiet or _settings.events is not None:
-                style = "none"
-            progress = Progress(style, _settings.events, _settings.log)  # type: ignore[arg-type]
+                progress.style = "none"
+            elif (screen := screen_of_terminal()) is not None:
+                progress.style, progress.screen = "bars", screen
             progress.remarks = None if _settings.quiet else set()
             with told_once(), telling(progress):
                 try:

@@ -1,6 +1,7 @@
 """What a run tells while it goes on: bars on a terminal, lines elsewhere, or events as JSON.
 
-A command chooses with ``telling``. Without it bars are shown, and no events are told.
+A command chooses with ``telling``: its bars are drawn with rich. Without it, as in notebooks, they
+are those of tqdm, and no events are told.
 """
 
 import io
@@ -17,6 +18,7 @@ from typing import Any, Literal, TextIO
 
 import tqdm
 
+from ptychi_neural.runs.screen import Screen
 from ptychi_neural.runs.tracking import SETTINGS, Tracker
 
 EVENTS_VERSION = 1
@@ -40,6 +42,9 @@ class Progress:
 
     log: TextIO | None = None
     """A file that gets lines and messages, whatever the style."""
+
+    screen: Screen | None = None
+    """Where bars are drawn with rich; None: tqdm draws them."""
 
     tracker: Tracker | None = None
     """What takes the events for another tool, see ``tracking``."""
@@ -75,6 +80,8 @@ def telling(progress: Progress) -> Iterator[None]:
         yield
     finally:
         _present = before
+        if progress.screen is not None:
+            progress.screen.close()
 
 
 def tell(event: str, **values: Any) -> None:
@@ -165,7 +172,7 @@ def written_or_said(what: str, unsaved: list[str]) -> Iterator[None]:
 
 
 class Bar(tqdm.tqdm):
-    """A bar of tqdm where bars are shown; elsewhere it writes a line now and then."""
+    """A bar where bars are shown; elsewhere it writes a line now and then."""
 
     def __init__(self, *args: Any, disable: bool = False, **kwargs: Any) -> None:
         self.progress = _present
@@ -173,12 +180,16 @@ class Bar(tqdm.tqdm):
         unwanted = os.environ.get("TQDM_DISABLE", "").lower() not in ("", "0", "false")
         kwargs["disable"] = disable or unwanted or not shown
         if self.progress.style != "bars":
-            kwargs |= {"file": io.StringIO(), "leave": False, "delay": 1e-9}
+            kwargs |= {"leave": False, "delay": 1e-9}
+        if self.progress.style != "bars" or self.progress.screen is not None:
+            kwargs["file"] = io.StringIO()
         super().__init__(*args, **kwargs)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
         """Draw the bar, or write it as a line."""
-        if self.progress.style == "bars":
+        if self.progress.screen is not None and not self.disable:
+            self.progress.screen.show(self)
+        elif self.progress.style == "bars":
             with suppress(OSError, ValueError):  # Nothing to write to ends no run.
                 super().display(msg, pos)
         if msg is None and self.n > self.initial:
@@ -189,13 +200,21 @@ class Bar(tqdm.tqdm):
         """Take the bar away."""
         with suppress(OSError, ValueError):
             super().close()
+        if self.progress.screen is not None:
+            self.progress.screen.take_away(self, self.leave)
+
+    def texts(self) -> list[str]:
+        """Name and count, which stand before the bar, and times and latest values after it."""
+        values = self.format_dict
+        parts = re.split(r"\|\{bar.*?\}\|", values["bar_format"] or FORMAT)
+        return [
+            self.format_meter(**values | {"bar_format": part, "ncols": None}).strip()
+            for part in parts
+        ]
 
     def as_line(self) -> str:
         """Name, count, time and latest values."""
-        values = self.format_dict
-        bar_format = values["bar_format"] or "{desc} {n_fmt}/{total_fmt}, " + TIMES
-        values["bar_format"] = re.sub(r" *\|\{bar.*?\}\| *", " ", bar_format)
-        return " ".join(self.format_meter(**values).split())
+        return " ".join(" ".join(self.texts()).split())
 
 
 def bar_of(total: int, name: str) -> Bar:
@@ -205,6 +224,9 @@ def bar_of(total: int, name: str) -> Bar:
 
 TIMES = "{elapsed} gone, {remaining} left{postfix}"
 """The end of the format of all bars."""
+
+FORMAT = "{desc} {n_fmt}/{total_fmt} |{bar:30}| " + TIMES
+"""The format of bars that have none of their own."""
 
 
 def _write(stream: TextIO | None, text: str) -> None:

@@ -121,7 +121,7 @@ def test_a_quiet_run_tells_nothing(run_file):
 def test_the_log_has_lines_and_what_the_command_came_to(run_file, tmp_path):
     call(run_file, "--quiet", "--log", "log.txt")
     log = (tmp_path / "log.txt").read_text()
-    assert re.search(r"^defocus \d/\d+, 00:00 gone, \d\d:\d\d left$", log, re.MULTILINE)
+    assert re.search(r"^defocus \d/\d+ 00:00 gone, \d\d:\d\d left$", log, re.MULTILINE)
     assert "results/tiny: 2 epochs" in log
     assert "\r" not in log
 
