@@ -1,4 +1,4 @@
-"""Arguments and options of the command line: those that commands share, and of a followed scan."""
+"""Arguments and options of the command line: those that commands share, and longer ones."""
 
 from pathlib import Path
 from typing import Annotated
@@ -115,5 +115,66 @@ OnlyCells = Annotated[
         "--only",
         metavar="NAME=LABEL,...",
         help="Run these of an axis, object, seed or engine alone. Repeatable.",
+    ),
+]
+Vary = Annotated[
+    list[str],
+    typer.Option(
+        metavar="KEY=LOW..HIGH|A,B,...", help="A key of the file and its values. Repeatable."
+    ),
+]
+Engines = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,NAME,...",
+        help="Engines in the order in which they run: neural, network-off, network-off-tv, "
+        "lsqml, lsqml-poisson, rpie, dm, autodiff. All of them by default.",
+    ),
+]
+SuiteName = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="SUITE",
+        help="Suite file, the name of one of the package (none: list those), or stream.",
+    ),
+]
+OverwriteCells = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Run cells again whose records have other settings or cannot be read.",
+    ),
+]
+RecipePath = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[RECIPE.toml]", help="File with a [simulation] section; none: the defaults."
+    ),
+]
+Orientations = Annotated[
+    bool,
+    typer.Option(
+        "--orientations", help="Also rank the eight orientations of frames: takes minutes."
+    ),
+]
+
+PtychodusFolder = Annotated[
+    Path,
+    typer.Option(
+        "-i",
+        "--input-directory",
+        metavar="INPUT",
+        help="Folder with diffraction.h5, product.h5 and, perhaps, ptychi_options.yaml.",
+    ),
+]
+ResultsFolder = Annotated[
+    Path, typer.Option("-o", "--output-directory", metavar="OUTPUT", help="Results folder.")
+]
+PtychiOptions = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Options of pty-chi: YAML, JSON or TOML, - for standard input (YAML). By default "
+        "ptychi_options.yaml in INPUT.",
     ),
 ]

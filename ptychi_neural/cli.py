@@ -12,22 +12,31 @@ from ptychi_neural.arguments import (
     ChangesOfEngines,
     Data,
     DataChanges,
+    Engines,
     Every,
     Follow,
     OfPatterns,
     OfPositions,
     OnlyCells,
+    Orientations,
     Output,
     Overwrite,
+    OverwriteCells,
     Page,
     Picture,
     Product,
+    PtychiOptions,
+    PtychodusFolder,
+    RecipePath,
+    ResultsFolder,
     ResumeFollowing,
     RunPath,
     Settle,
+    SuiteName,
     Template,
     Timeout,
     TrainedGenerator,
+    Vary,
 )
 from ptychi_neural.console import (
     FAILED,
@@ -36,6 +45,7 @@ from ptychi_neural.console import (
     complained,
     concluded,
     prepared,
+    tell_events,
     told,
 )
 from ptychi_neural.console import plain_errors as _plain_errors
@@ -96,6 +106,29 @@ def reconstruct(
     for name, value in (result.metrics or {}).items():
         told(f"{name}: {value:.4f}")
     told(f"{result.folder}: {counted(len(result.losses), 'epochs')} in {result.seconds:.0f} s")
+    concluded(result.stopped, result.unsaved)
+
+
+@app.command()
+def reconstruct_subprocess(
+    input_directory: PtychodusFolder,
+    output_directory: ResultsFolder,
+    ptychi_options: PtychiOptions = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Reconstruct a folder of ptychodus for a program, as ptychodus-reconstruct-subprocess does.
+
+    Events go to stdout, one JSON object a line, and all else to stderr. SIGTERM finishes the batch
+    and saves product.h5 as it is. The engine is that of the options.
+    """
+    tell_events()
+    with _plain_errors():
+        from ptychi_neural.runs import reconstruct
+        from ptychi_neural.runs.ptychodus_folder import run_of_folder
+
+        result = reconstruct(
+            run_of_folder(input_directory, ptychi_options), output_directory, overwrite
+        )
     concluded(result.stopped, result.unsaved)
 
 
@@ -222,12 +255,7 @@ def watch(
 @app.command()
 def tune(
     run_file: RunPath,
-    vary: Annotated[
-        list[str],
-        typer.Option(
-            metavar="KEY=LOW..HIGH|A,B,...", help="A key of the file and its values. Repeatable."
-        ),
-    ],
+    vary: Vary,
     trials: Annotated[int, typer.Option(min=1, max=MOST, help="Trials in all.")] = 20,
     output: Output = None,
     data: Data = None,
@@ -253,14 +281,7 @@ def tune(
 @app.command()
 def compare(
     run_file: RunPath,
-    engines: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME,NAME,...",
-            help="Engines in the order in which they run: neural, network-off, network-off-tv, "
-            "lsqml, lsqml-poisson, rpie, dm, autodiff. All of them by default.",
-        ),
-    ] = None,
+    engines: Engines = None,
     output: Output = None,
     seconds: Annotated[
         float | None,
@@ -301,13 +322,7 @@ def compare(
 
 @app.command()
 def benchmark(
-    suite: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="SUITE",
-            help="Suite file, the name of one of the package (none: list those), or stream.",
-        ),
-    ] = None,
+    suite: SuiteName = None,
     whole: Annotated[
         bool, typer.Option("--whole", help="Run all; else what two CPU cores do in an hour.")
     ] = False,
@@ -318,13 +333,7 @@ def benchmark(
         bool,
         typer.Option("--figures-only", help="Run nothing: tables and figures from the records."),
     ] = False,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite",
-            help="Run cells again whose records have other settings or cannot be read.",
-        ),
-    ] = False,
+    overwrite: OverwriteCells = False,
 ) -> None:
     """Run the cells of a benchmark suite: engines on scans of all kinds, doses, overlaps.
 
@@ -358,12 +367,7 @@ def benchmark(
 
 @app.command()
 def simulate(
-    recipe_file: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[RECIPE.toml]", help="File with a [simulation] section; none: the defaults."
-        ),
-    ] = None,
+    recipe_file: RecipePath = None,
     output: Output = None,
     changes: Changes = None,
     overwrite: Overwrite = False,
@@ -420,12 +424,7 @@ def inspect(
     ],
     product: Product = None,
     figure: Picture = None,
-    orientations: Annotated[
-        bool,
-        typer.Option(
-            "--orientations", help="Also rank the eight orientations of frames: takes minutes."
-        ),
-    ] = False,
+    orientations: Orientations = False,
     changes: DataChanges = None,
 ) -> None:
     """Tell what a scan's files hold and what is likely wrong, or how a result came about.

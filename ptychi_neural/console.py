@@ -23,7 +23,7 @@ from ptychi_neural.runs.launcher import is_launched, is_silent
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 """Exit codes."""
 
-IN_SEVERAL_PROCESSES = ("reconstruct", "train", "compare", "infer")
+IN_SEVERAL_PROCESSES = ("reconstruct", "reconstruct-subprocess", "train", "compare", "infer")
 """Commands that ``torchrun`` may start."""
 
 LAST_S = 10.0
@@ -95,9 +95,15 @@ def _take_note(ctx: Any, param: Any, value: Any) -> Any:
         if value not in ("auto", "json"):
             raise typer.BadParameter(f"{value!r} is neither auto nor json.")
         if value == "json":
-            _settings.events, sys.stdout = sys.stdout, sys.stderr
+            tell_events()
     setattr(_settings, param.name, value)
     return value
+
+
+def tell_events() -> None:
+    """Write events to stdout, and all else to stderr."""
+    if _settings.events is None:
+        _settings.events, sys.stdout = sys.stdout, sys.stderr
 
 
 def _shared(

@@ -7,6 +7,7 @@ Contents are nested dictionaries, and a key is named by the dotted path to it, s
 import difflib
 import json
 import re
+import sys
 import tomllib
 import typing
 from collections.abc import Iterator, Sequence
@@ -20,8 +21,11 @@ from pydantic import TypeAdapter, ValidationError
 from ptychi_neural.counted import uncountable
 from ptychi_neural.scans.hdf5 import damage_told
 
-YAML = (".yaml", ".yml")
-"""Endings of files that are read as YAML."""
+YAML = (".yaml", ".yml", ".json")
+"""Endings of files that are read as YAML, of which JSON is a part."""
+
+STDIN = Path("-")
+"""What stands for standard input, which is read as YAML."""
 
 
 class RunFileError(ValueError):
@@ -39,7 +43,7 @@ class RunFileError(ValueError):
 
 
 def read_keys(path: Path) -> dict[str, Any]:
-    """Read the contents of a TOML file, or of a YAML file, which its ending tells.
+    """Read the contents of a TOML file, of a YAML file, which its ending tells, or of ``STDIN``.
 
     Raises
     ------
@@ -48,9 +52,10 @@ def read_keys(path: Path) -> dict[str, Any]:
     RunFileError
         If the file is not valid, or no table of keys.
     """
-    language = "YAML" if path.suffix.lower() in YAML else "TOML"
+    language = "YAML" if path == STDIN or path.suffix.lower() in YAML else "TOML"
     try:
-        text = path.read_text(encoding="utf-8-sig")  # Some editors add a mark.
+        # Some editors add a mark.
+        text = sys.stdin.read() if path == STDIN else path.read_text(encoding="utf-8-sig")
         return _of_yaml(text) if language == "YAML" else tomllib.loads(text)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: there is no such file; check the name.") from error

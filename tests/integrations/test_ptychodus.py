@@ -229,8 +229,8 @@ class TestReconstructor:
 
 
 class TestSubprocess:
-    @pytest.fixture
-    def start(self, simulated, tmp_path):
+    @pytest.fixture(params=["theirs", "ours"])
+    def start(self, simulated, tmp_path, request):
         from ptychodus.model.ptychi.task import dump_task_options_yaml
 
         def start(n_epochs):
@@ -240,8 +240,13 @@ class TestSubprocess:
             file = tmp_path / "in" / "ptychi_options.yaml"
             file.write_text(dump_task_options_yaml(options), encoding="utf-8")
             folders = ["-i", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
-            command = [sys.executable, "-m", "ptychi_neural.integrations.ptychodus", *folders]
-            return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            command = {
+                "theirs": ["ptychi_neural.integrations.ptychodus"],
+                "ours": ["ptychi_neural", "reconstruct-subprocess"],
+            }[request.param]
+            return subprocess.Popen(
+                [sys.executable, "-m", *command, *folders], stdout=subprocess.PIPE, text=True
+            )
 
         return start
 
@@ -253,13 +258,13 @@ class TestSubprocess:
         assert events[0]["options_class"] == "NeuralPtychographyOptions"
         assert [event["epoch"] for event in events if event["event"] == "epoch"] == [1, 2]
         assert events[-1]["event"] == "finished"
-        read = read_product(tmp_path / "out" / "product.h5")
-        assert np.abs(read.object - 1).max() > 0.1
+        read = io.load_product(tmp_path / "out" / "product.h5")
+        assert np.abs(read.object_.get_array() - 1).max() > 0.1
 
     def test_a_signal_keeps_the_partial_product(self, start, tmp_path):
         process = start(100_000)
         for line in process.stdout:
-            if json.loads(line)["event"] == "checkpoint":
+            if json.loads(line)["event"] == "epoch":
                 time.sleep(0.2)  # ptychodus cannot tell of a signal while it tells something else.
                 process.send_signal(signal.SIGTERM)
                 break
