@@ -63,14 +63,16 @@ class OverlapSums(NamedTuple):
 def overlap_sums(scan: ScanPhysics, members: Tensor, patches: Tensor) -> OverlapSums:
     """Sums of (m, n_slices, h, w) patches at the positions of (m,) members."""
     stitching, positions = scan.model.stitching, scan.model.positions(members)
-    patches = patches.to(torch.complex128)
     weights = stitching.weights().double()
-    squares = weights * (patches.real.square() + patches.imag.square()).sum(1, keepdim=True)
+    parts = torch.view_as_real(patches.to(torch.complex128))
+    squares = parts[..., 0].square().addcmul_(parts[..., 1], parts[..., 1])
+    squares = exactly_added(squares.sum(1, keepdim=True).mul_(weights))
+    weighted = exactly_added(torch.view_as_complex(parts * weights[..., None]))
     # Real and imaginary part take two sums of real numbers to the canvas at a time.
     of_each = exactly_added(torch.complex(weights, weights.square()))
     placed = stitching.place(of_each.expand(len(patches), 1, -1, -1), positions)[0]
     return OverlapSums(
-        Canvas(stitching.place(exactly_added(weights * patches), positions), placed.real),
-        stitching.place(exactly_added(squares), positions)[0],
+        Canvas(stitching.place(weighted, positions), placed.real),
+        stitching.place(squares, positions, exact=True)[0],
         placed.imag,
     )

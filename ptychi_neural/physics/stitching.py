@@ -99,13 +99,14 @@ class Stitching:
                 return torch.ones_like(intensity)
             return intensity / intensity.max()
 
-    def place(self, patches: Tensor, positions: Tensor) -> Tensor:
+    def place(self, patches: Tensor, positions: Tensor, exact: bool = False) -> Tensor:
         """Add (n, n_slices, h, w) patches at (n, 2) positions to an empty canvas.
 
-        Real patches go as complex ones: on a CPU, torch adds real numbers at the same place in the
-        order in which its threads come to them, which rounds differently in every run.
+        Real patches go as complex ones, unless their sums are ``exact`` in any order: on a CPU,
+        torch adds real numbers at the same place in the order in which its threads come to them,
+        which rounds differently in every run.
         """
-        if not patches.is_complex():
+        if not patches.is_complex() and not exact:
             return self.place(torch.complex(patches, torch.zeros_like(patches)), positions).real
         return _stacked(
             [

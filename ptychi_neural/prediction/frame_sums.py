@@ -25,7 +25,8 @@ class CountedLight:
 
     def add(self, counts: Tensor, valid: Tensor) -> None:
         """Add (n, h, w) counts in the (h, w) valid pixels."""
-        light = torch.where(valid, counts, 0.0).sum(dim=(-2, -1), dtype=torch.float64)
+        seen = counts if valid.all() else torch.where(valid, counts, 0.0)
+        light = seen.sum(dim=(-2, -1), dtype=torch.float64)
         self.total += float(exactly_added(light, LARGEST_COUNTS).sum())
         self.n_frames += len(counts)
 

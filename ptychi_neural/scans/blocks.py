@@ -77,14 +77,22 @@ def blocks_without_counts(
     found = np.zeros(counts.shape, bool)
     if not empty.any():
         return found
-    between = empty & (_between_bright(counts, valid, 0) | _between_bright(counts, valid, 1))
-    beside = np.where(between, np.inf, counts.clip(max=1.0))  # where two gaps cross
-    between |= empty & _between_bright(beside, valid, 0) & _between_bright(beside, valid, 1)
+    lit = valid & (counts > 0)
+    between = _between_bright(counts, lit, empty, 0) | _between_bright(counts, lit, empty, 1)
+    if between.any():  # where two gaps cross
+        beside = np.where(between, np.inf, 0.0)
+        lit_or_gap = lit | between
+        between |= np.logical_and(
+            *(_between_bright(beside, lit_or_gap, empty, axis) for axis in (0, 1))
+        )
     at_edge = _modules_at_edge(counts, empty, valid)
+    blocks = [of for of in groups(between) if _is_defect(*of, counts, valid)]
+    if not blocks and not at_edge.any():
+        return found
     edges = widened(empty & ~between & ~at_edge) & valid & ~empty
     sharp_light = edges.any() and np.median(counts[edges]) > BRIGHT_COUNTS
-    for block, box in groups(between):
-        if _is_defect(block, box, counts, valid) and (not sharp_light or _is_straight(block)):
+    for block, box in blocks:
+        if not sharp_light or _is_straight(block):
             found[box] |= block
     return found if sharp_light else found | at_edge
 
@@ -98,20 +106,24 @@ def _modules_at_edge(
     or more and is no defect.
     """
     found, n_sides = [np.zeros(counts.shape, bool)], 0
-    for turns in range(4):
-        light = np.rot90(counts, turns)
+    padded = np.zeros((counts.shape[0] + 6, counts.shape[1] + 6))
+    padded[3:-3, 3:-3] = counts
+    unlit = empty | ~valid
+    for turns, edge in enumerate((unlit[:, 0], unlit[0], unlit[:, -1], unlit[-1])):
+        if edge.sum() < SHORTEST_SIDE:
+            continue
+        light = np.rot90(padded, turns)[3:-3, 3:]  # and three pixels on the other side of it
         dark, usable = (np.rot90(pixels, turns) for pixels in (empty, valid))
         n_dark = np.logical_and.accumulate(dark | ~usable, axis=1).sum(axis=1)
-        for row in np.flatnonzero(n_dark[1:] == light.shape[1]) + 1:  # in the midst, it is a gap
+        for row in np.flatnonzero(n_dark[1:] == dark.shape[1]) + 1:  # in the midst, it is a gap
             n_dark[row] = n_dark[row - 1]
-        padded = np.pad(light, ((0, 0), (0, 3)))
         rows = np.arange(len(light))
-        beside, further, beyond = (padded[rows, n_dark + k] for k in range(3))
+        beside, further, beyond = (light[rows, n_dark + k] for k in range(3))
         bright = (n_dark > 0) & dark[rows, n_dark - 1] & (beside > BRIGHT_COUNTS)
         least = max(SHORTEST_SIDE, STRAIGHT_PART * bright.sum())
         if bright.sum() < least:
             continue
-        module = np.zeros(light.shape, bool)
+        module = np.zeros(dark.shape, bool)
         for run in np.split(rows, np.flatnonzero(np.diff(n_dark)) + 1):
             lit, depth = run[bright[run]], int(n_dark[run[0]])
             if len(lit) < least:
@@ -127,20 +139,21 @@ def _modules_at_edge(
 
 
 def _between_bright(
-    counts: NDArray[np.float64], valid: NDArray[np.bool_], axis: int
+    counts: NDArray[np.float64], lit: NDArray[np.bool_], empty: NDArray[np.bool_], axis: int
 ) -> NDArray[np.bool_]:
-    """True where the next pixels with counts on both sides along an axis are bright."""
-    lit = valid & (counts > 0)
-    sides = []
-    for step in (1, -1):
-        order = (slice(None),) * axis + (slice(None, None, step),)
-        lit_here = np.moveaxis(lit[order], axis, -1)
-        index = np.where(lit_here, np.arange(lit_here.shape[-1]), -1)
-        last = np.maximum.accumulate(index, axis=-1)
-        values = np.moveaxis(counts[order], axis, -1)
-        side = np.where(last >= 0, np.take_along_axis(values, last.clip(min=0), axis=-1), 0)
-        sides.append(np.moveaxis(side, -1, axis)[order])
-    return np.asarray(np.minimum(*sides) > BRIGHT_COUNTS)
+    """True for those of the empty pixels whose next lit ones on both sides along an axis are
+    bright."""
+    found = np.zeros(empty.shape, bool)
+    lines, of_lines, dark = (pixels if axis else pixels.T for pixels in (counts, lit, found))
+    width = lines.shape[1]
+    row, column = np.nonzero(empty if axis else empty.T)
+    # Pixels before the first and after the last one belong to no line.
+    at = np.concatenate([[-1], np.flatnonzero(of_lines), [lines.size]])
+    is_bright = np.concatenate([[False], lines[of_lines] > BRIGHT_COUNTS, [False]])
+    after = np.searchsorted(at, row * width + column)
+    sides = (is_bright[k] & (at[k] // width == row) for k in (after, after - 1))
+    dark[row, column] = np.logical_and(*sides)
+    return found
 
 
 def _is_defect(
@@ -151,13 +164,20 @@ def _is_defect(
 ) -> bool:
     """Whether a block of pixels without counts begins beside pixels in full light."""
     beside, further = (some[some > 0] for some in around(block, box, counts, valid))
+    n_pixels = n_rim = int(block.sum())
+    width, light = NARROW, beside.sum() / max(len(beside), 1)
+    # More than the light of a narrow block no wider one must show.
+    if not _must_show_light(n_pixels, n_rim, width, light):
+        return False
     if not nearly_all_bright(beside, BRIGHT_COUNTS):
         return False
-    depths = ndimage.distance_transform_cdt(np.pad(block, 1), "chessboard")
-    width, n_rim = 2 * int(depths.max()), int((depths == 1).sum())
-    sharp = len(further) == 0 or beside.mean() >= SHARP_EDGE * further.mean()
-    sharp |= width <= NARROW and _is_straight(block)
-    return bool(sharp and _must_show_light(int(block.sum()), n_rim, width, beside.mean()))
+    if min(block.shape) > NARROW:
+        depths = ndimage.distance_transform_cdt(np.pad(block, 1), "chessboard")
+        width, n_rim = 2 * int(depths.max()), int((depths == 1).sum())
+    if not _must_show_light(n_pixels, n_rim, width, light):
+        return False
+    sharp = len(further) == 0 or light >= SHARP_EDGE * further.mean()
+    return bool(sharp or (width <= NARROW and _is_straight(block)))
 
 
 def _must_show_light(n_pixels: int, n_rim: int, width: int, beside: float) -> bool:

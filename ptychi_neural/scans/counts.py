@@ -39,6 +39,7 @@ from ptychi_neural.scans.masks import telling
 from ptychi_neural.scans.odd_frames import (
     evenly_lit,
     far_darker,
+    light_of_frames,
     sum_of_frames,
     too_bright,
     too_dark,
@@ -298,11 +299,12 @@ class _Search:
             what = "pixels with NaN, Inf, negative or overflown counts"
             self.clear(what, "broken frames", broken)
         marked = marked_counts(self.patterns)
-        unit = unit_of_counts(self.patterns if marked is None else marked.others())
+        counts = self.patterns if marked is None else marked.others
+        unit = unit_of_counts(counts)
         if self.whole_scan or self.earlier is not None:
-            self.look_for_odd_frames(None if marked is None else marked.suspects, unit)
-        if marked is not None:
-            markers = marked.among(self.kept)
+            self.look_for_odd_frames(counts, unit)
+        markers = None if marked is None else marked.among(self.kept)
+        if marked is not None and markers is not None:
             what = f"pixels with a detector's gap marker ({marked.named(markers)})"
             self.clear(what, "frames full of gap markers", markers)
         if with_dead_and_hot:
@@ -315,13 +317,12 @@ class _Search:
         if with_dead_and_hot:
             self.look_for_dead(unit)
 
-    def look_for_odd_frames(self, suspects: NDArray[np.bool_] | None, unit: float) -> None:
-        """Drop frames that are far too bright, have next to no light, or no pattern."""
-        patterns, earlier = self.patterns, self.earlier
-        if suspects is not None:  # markers are no light
-            patterns = np.where(suspects, patterns.dtype.type(0), patterns)
+    def look_for_odd_frames(self, patterns: NDArray[np.generic], unit: float) -> None:
+        """Drop frames that are far too bright, have next to no light, or no pattern, by (n, h, w)
+        counts without markers, which are no light."""
+        earlier = self.earlier
         pixels = self.valid & ~self.defects_whatever_frames_are(patterns, unit)
-        light = patterns.sum(axis=(1, 2), dtype=np.float64, where=pixels)
+        light = light_of_frames(patterns, pixels)
         if earlier is None:
             self.drop(TOO_BRIGHT, too_bright(light, self.kept))
             self.drop(TOO_DARK, too_dark(patterns, light, self.kept, pixels, unit))
@@ -340,7 +341,7 @@ class _Search:
     ) -> NDArray[np.bool_]:
         """(h, w) True for bright pixels and blocks without counts, though frames be far too bright:
         those are among the brighter half."""
-        light = patterns.sum(axis=(1, 2), dtype=np.float64, where=self.valid)
+        light = light_of_frames(patterns, self.valid)
         every = sum_of_frames(patterns, self.kept, self.valid)
         darker = (
             self.kept & (light <= np.median(light[self.kept])) if self.kept.any() else self.kept

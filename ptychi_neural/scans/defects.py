@@ -102,14 +102,19 @@ def unit_of_counts(patterns: NDArray[Any]) -> float:
     >>> unit_of_counts(np.array([[[0, 300], [100, 700]]]))
     100.0
     """
+    if patterns.dtype.kind != "f" and (patterns == 1).any():
+        return 1.0
     largest = patterns.max(initial=0)
     least = float(patterns.min(initial=largest, where=patterns > 0))
     if least <= 0:
         return 1.0
-    some = patterns[:: max(len(patterns) // FRAMES_FOR_VARIANCE, 1)].astype(np.float64)
+    some = patterns[:: max(len(patterns) // FRAMES_FOR_VARIANCE, 1)]
     lit = (some != some[0]).any(axis=0)  # A pixel that is stuck, as gaps are, counts nothing.
     some = some[:, lit] if lit.any() and not lit.all() else some.reshape(len(some), -1)
     whole = patterns.dtype.kind != "f" or bool((some == np.round(some)).all())
+    if whole and least <= 1:
+        return 1.0
+    some = some.astype(np.float64)
     mean = some.mean(axis=0)
     if len(some) >= FEWEST_FOR_VARIANCE and lit.any():
         ratio = float(np.quantile(some.var(axis=0, ddof=1) / mean, 0.1))
@@ -152,12 +157,14 @@ def dead(
     """(h, w) True for a few pixels that count nothing where nearly all their neighbours do."""
     found, counts = np.zeros(scan_counts.shape, bool), scan_counts / unit
     beside_bright = widened(valid & (counts > DEAD_PIXEL_COUNTS))
-    for group, box in groups(valid & (scan_counts == 0)):
-        if group.sum() <= LARGEST_DEAD_GROUP and beside_bright[box][group].any():
+    padded = np.pad(np.where(valid, counts, np.nan), 1, constant_values=np.nan)
+    for group, box in groups(valid & (scan_counts == 0), beside_bright):
+        if group.sum() <= LARGEST_DEAD_GROUP:
             beside, _ = around(group, box, counts, valid)
             is_dead = nearly_all_bright(beside)
             if group.sum() == 1:
-                pairs = _opposite(box[0].start, box[1].start, counts, valid)
+                y, x = box[0].start, box[1].start
+                pairs = _opposite(padded[y : y + 3, x : x + 3])
                 expected = np.sqrt(pairs.prod(axis=1)).min(initial=np.inf)
                 is_dead |= len(pairs) > 0 and expected > DEAD_PIXEL_COUNTS
                 is_dead &= pairs.max(axis=1).min(initial=np.inf) >= DARK_LINE * beside.mean()
@@ -165,14 +172,12 @@ def dead(
     return found
 
 
-def _opposite(
-    y: int, x: int, counts: NDArray[np.float64], valid: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """(n, 2) counts of valid pixels on opposite sides of a pixel, along a row, column or diagonal.
+def _opposite(near: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, 2) counts on opposite sides of the middle of (3, 3) pixels, along a row, column or
+    diagonal, where both are valid and not nan.
 
     Light that falls off around a peak is at least the geometric mean of the two between them.
     """
-    near = np.pad(np.where(valid, counts, np.nan), 1, constant_values=np.nan)[y : y + 3, x : x + 3]
     pairs = np.stack([near.ravel()[:4], near.ravel()[:4:-1]], axis=1)
     return np.asarray(pairs[np.isfinite(pairs).all(axis=1)])
 
@@ -186,7 +191,7 @@ def _outshining(light: NDArray[np.float64], factor: float, unit: float) -> NDArr
     """(h, w) True in thin lines and groups of a few pixels that are this many times as bright as
     all beside them."""
     found, everywhere = np.zeros(light.shape, bool), np.ones(light.shape, bool)
-    suspects = light > factor * np.maximum(ndimage.minimum_filter(light, 3, mode="constant"), unit)
+    suspects = light > factor * np.maximum(_least_around(light), unit)
     y, x = np.nonzero(suspects)
     if len(y) == 0:
         return found
@@ -203,6 +208,16 @@ def _outshining(light: NDArray[np.float64], factor: float, unit: float) -> NDArr
             y, x = box[0].start + row, box[1].start + column
             found[y, x] = _is_of_bright_group(light, y, x, factor, unit)
     return found
+
+
+def _least_around(light: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(h, w) least of a pixel and its eight neighbours, 0 beside the edge of the detector: as
+    ``ndimage.minimum_filter`` gives it in several times the time."""
+    least = np.zeros(light.shape)
+    columns = np.minimum(np.minimum(light[:-2], light[1:-1]), light[2:])
+    square = np.minimum(np.minimum(columns[:, :-2], columns[:, 1:-1]), columns[:, 2:])
+    least[1:-1, 1:-1] = square
+    return least
 
 
 def _is_of_bright_group(
@@ -300,14 +315,20 @@ def saturated(
         (h, w) True for pixels that saturate in a frame.
     """
     none = np.zeros(valid.shape, bool)
+    if kept.sum() < 2:
+        return none
+    some = patterns if kept.all() else patterns[kept]
+    of_pixels = some.max(axis=0)
+    largest = of_pixels.max(initial=0, where=valid)
+    if largest < FEWEST_LEVELS * unit:
+        return none
+    reach = valid & (of_pixels == largest)
+    n_top = np.zeros(valid.shape, np.int64)
+    n_top[reach] = (some[:, reach] == largest).sum(axis=0)
+    if n_top.sum() < FEWEST_SATURATED:
+        return none
     looked_at = kept[:, None, None] & valid
-    largest = patterns.max(initial=0, where=looked_at)
-    if largest < FEWEST_LEVELS * unit or kept.sum() < 2:
-        return none
-    top = looked_at & (patterns == largest)
-    if top.sum() < FEWEST_SATURATED:
-        return none
-    n_top, below = top.sum(axis=0), _just_below(patterns, looked_at, largest, unit)
+    below = _just_below(patterns, looked_at, largest, unit)
     mean = patterns.sum(axis=0, dtype=np.float64, where=looked_at) / kept.sum()
     for part in BRIGHT_PARTS:
         bright = mean >= part * float(largest)
@@ -370,12 +391,13 @@ def _some(kept: NDArray[np.bool_]) -> NDArray[np.integer]:
 
 
 def groups(
-    pixels: NDArray[np.bool_],
+    pixels: NDArray[np.bool_], among: NDArray[np.bool_] | None = None
 ) -> list[tuple[NDArray[np.bool_], tuple[slice, slice]]]:
-    """Connected groups of pixels, each in its bounding box."""
-    labels, _ = ndimage.label(pixels, structure=SQUARE)
+    """Connected groups of pixels, each in its bounding box; those with a pixel ``among`` others."""
+    labels, n_groups = ndimage.label(pixels, structure=SQUARE)
+    numbers = range(1, n_groups + 1) if among is None else np.unique(labels[pixels & among])
     boxes = ndimage.find_objects(labels)
-    return [(labels[box] == i, box) for i, box in enumerate(boxes, start=1)]
+    return [(labels[boxes[i - 1]] == i, boxes[i - 1]) for i in numbers]
 
 
 def widened(pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -412,5 +434,4 @@ def nearly_all_bright(counts: NDArray[np.float64], least: float = DEAD_PIXEL_COU
     if len(counts) == 0 or n_dim > n_may_be + 1:
         return False
     # In between the quantile is that of a dim and a bright pixel.
-    quantile = np.quantile(counts, 1 - NEARLY_ALL) if n_dim > 0 else np.inf
-    return bool(quantile > least)
+    return n_dim == 0 or bool(np.quantile(counts, 1 - NEARLY_ALL) > least)

@@ -16,6 +16,12 @@ from scipy import ndimage
 COUNTER_BITS = (7, 8, 12, 14, 15, 16, 20, 24, 31, 32, 63, 64)
 """Bits of counters: signed and unsigned integers, and counters of detectors."""
 
+MARKERS = np.array([2.0**bits - 1 - less for bits in COUNTER_BITS for less in (2, 1, 0)])
+"""Largest numbers of counters, and one and two less, in ascending order."""
+
+LARGEST_EXACT = 2.0**53
+"""Whole numbers below it are the same in double precision."""
+
 FAR_ABOVE = 4.0
 """A marker is this many times larger than any other count around it."""
 
@@ -49,11 +55,22 @@ class Marked(NamedTuple):
     suspects: NDArray[np.bool_]
     """(n, h, w) True where a count equals a marker."""
 
-    def among(self, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """(n, h, w) True where a count is a marker; frames that are not ``kept`` do not judge."""
+    others: NDArray[Any]
+    """(n, h, w) counts with 0 in place of suspects."""
+
+    largest: float
+    """The largest suspect."""
+
+    def among(self, kept: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+        """(n, h, w) True where a count is a marker; None if none is.
+
+        Frames that are not ``kept`` do not judge.
+        """
         patterns, suspects = self.patterns, self.suspects
-        shown = kept[:, None, None] & ~suspects
-        others = patterns.max(axis=0, where=shown, initial=0).astype(np.float64)
+        judging = self.others if kept.all() else self.others[kept]
+        others = judging.max(axis=0, initial=0).astype(np.float64)
+        if self.largest < self._smallest_sure() and self.largest <= FAR_ABOVE * others.max():
+            return None
         around = ndimage.maximum_filter(others, size=SURROUNDINGS, mode="constant")
         # A small number may be true light all over a region, and must stand out of the whole scan.
         small = patterns < self._smallest_sure()
@@ -63,11 +80,7 @@ class Marked(NamedTuple):
             always = sure.all(axis=0, where=kept[:, None, None])
             if always.mean() <= 0.5:
                 markers |= suspects & always
-        return np.asarray(markers)
-
-    def others(self) -> NDArray[Any]:
-        """Counts with 0 in place of suspects."""
-        return np.where(self.suspects, self.patterns.dtype.type(0), self.patterns)
+        return np.asarray(markers) if markers.any() else None
 
     def named(self, markers: NDArray[np.bool_]) -> str:
         """The numbers that are markers, in ascending order."""
@@ -82,22 +95,20 @@ class Marked(NamedTuple):
 def marked_counts(patterns: NDArray[Any]) -> Marked | None:
     """Find the counts that equal a marker; None if none does."""
     largest = float(patterns.max(initial=0))
-    markers = _markers(patterns.dtype)
-    high = patterns >= patterns.dtype.type(markers[0]) if largest >= markers[0] else None
-    if high is None:
+    if largest < MARKERS[0]:
         return None
-    values = np.unique(patterns[high])
-    numbers = values.astype(np.float64)
-    near = np.abs(numbers[:, None] - markers).min(axis=1)
-    # Numbers in double precision may be copies of others in single precision.
-    rounding = np.finfo(np.float32).eps * numbers if patterns.dtype.kind == "f" else 0.0
-    found = values[near <= np.maximum(rounding, 0.25)]
+    if patterns.dtype.kind != "f" and largest < LARGEST_EXACT:
+        may_be = MARKERS[largest >= MARKERS].astype(patterns.dtype)
+        found = may_be[[bool((patterns == number).any()) for number in may_be]]
+    else:
+        values = np.unique(patterns[patterns >= patterns.dtype.type(MARKERS[0])])
+        numbers = values.astype(np.float64)
+        near = np.abs(numbers[:, None] - MARKERS).min(axis=1)
+        # Numbers in double precision may be copies of others in single precision.
+        rounding = np.finfo(np.float32).eps * numbers if patterns.dtype.kind == "f" else 0.0
+        found = values[near <= np.maximum(rounding, 0.25)]
     if len(found) == 0:
         return None
-    return Marked(patterns, np.isin(patterns, found) & high)
-
-
-def _markers(dtype: np.dtype) -> NDArray[np.float64]:
-    """Largest numbers of counters, and one and two less, in ascending order."""
-    largest = [2.0**bits - 1 for bits in COUNTER_BITS]
-    return np.array([number - less for number in largest for less in (2, 1, 0)])
+    suspects = np.isin(patterns, found, kind="sort")  # a loop over the few numbers
+    others = np.where(suspects, patterns.dtype.type(0), patterns)
+    return Marked(patterns, suspects, others, float(found[-1]))

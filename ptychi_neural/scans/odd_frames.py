@@ -5,6 +5,8 @@ sample is no odd frame: its light has the shape of the other patterns, and other
 as weak.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -79,9 +81,11 @@ def too_bright(light: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[n
     ndarray
         (n,) True for frames that do not belong.
     """
-    if kept.sum() < FEWEST_FRAMES:
+    seen = light[kept]
+    # Of many frames, the median takes a while.
+    if len(seen) < FEWEST_FRAMES or seen.max() <= BRIGHT_FACTOR * seen.min():
         return np.zeros(len(light), bool)
-    middle = np.median(light[kept])
+    middle = np.median(seen)
     return _alone(light, kept & (middle > 0) & (light > BRIGHT_FACTOR * middle), kept)
 
 
@@ -134,9 +138,10 @@ def too_dark(
 
 def far_darker(light: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """(n,) True for frames whose light is not zero, but next to nothing beside that of others."""
-    middle = np.median(light[kept]) if kept.sum() >= FEWEST_FRAMES else 0.0
-    if middle <= 0:
+    seen = light[kept]
+    if len(seen) < FEWEST_FRAMES or seen.min() >= DARK_FRACTION * seen.max():
         return np.zeros(len(light), bool)
+    middle = np.median(seen)
     kept = kept & (light > 0)
     return _alone(1 / np.where(kept, light, 1), kept & (light < DARK_FRACTION * middle), kept)
 
@@ -176,13 +181,20 @@ def evenly_lit(
     mean = (mean + np.where(pixels, sum_of_earlier, 0)) / unit
     background = np.quantile(mean[pixels], BACKGROUND)  # every frame has it
     mean = (mean - background).clip(min=0)
-    if not mean.any() or _gain(mean[pixels]) @ mean[pixels] < PEAKED * mean[pixels].sum():
+    if not mean.any():
+        return flat
+    pattern = _Likely.of(mean[pixels])
+    if pattern.gain @ mean[pixels] < PEAKED * mean[pixels].sum():
         return flat
     background /= n_frames
-    counted = light[rows] / unit
-    rows = rows[counted - background * pixels.sum() > DEVIATIONS * np.sqrt(counted)]
+    total = light / unit - background * pixels.sum()
+    rows = rows[total[rows] > DEVIATIONS * np.sqrt(light[rows] / unit)]
     of_pixels, chosen = patterns.reshape(len(patterns), pixels.size), np.flatnonzero(pixels)
+    gain = np.zeros(pixels.shape)
+    gain[pixels] = pattern.gain / unit
     for some in np.split(rows, range(CHUNK, len(rows), CHUNK)):
+        found = of_pixels[some] @ gain.ravel() - background * pattern.gain.sum()
+        some = some[~pattern.is_in(found, total[some], DEVIATIONS)]
         counts = of_pixels[some[:, None], chosen].astype(np.float64) / unit - background
         flat[some] = _is_flat(counts, mean, pixels)
     return flat if 2 * flat.sum() < n_frames else np.zeros(len(light), bool)
@@ -196,46 +208,65 @@ def sum_of_frames(
     return np.where(pixels, some.sum(axis=0, dtype=np.float64), 0)
 
 
+def light_of_frames(
+    patterns: NDArray[np.generic], pixels: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """(n,) counts of each frame in some pixels."""
+    if pixels.all():
+        return np.asarray(patterns.sum(axis=(1, 2), dtype=np.float64))
+    return np.asarray(patterns.sum(axis=(1, 2), dtype=np.float64, where=pixels))
+
+
 def _is_flat(
     counts: NDArray[np.float64], mean: NDArray[np.float64], pixels: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
     """Whether (m, k) counts are even, and like neither a mean pattern nor a blurred one."""
-    flat = ~_is_like(counts, mean[pixels], DEVIATIONS)
+    if len(counts) == 0:
+        return np.zeros(0, bool)
+    pattern, total = _Likely.of(mean[pixels]), counts.sum(axis=1)
+    flat = ~pattern.is_in(counts @ pattern.gain, total, DEVIATIONS)
     if flat.any():
-        blurred = ndimage.gaussian_filter(mean, np.asarray(mean.shape) * BLUR)
-        flat[flat] = ~_is_like(counts[flat], blurred[pixels])
+        blurred = _Likely.of(ndimage.gaussian_filter(mean, np.asarray(mean.shape) * BLUR)[pixels])
+        flat[flat] = ~blurred.is_in(counts[flat] @ blurred.gain, total[flat])
         flat[flat] = _is_even(counts[flat], pixels)
     return flat
 
 
-def _gain(pattern: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(k,) log of the likelihood of one count from a pattern over that from even light."""
-    likely = (1 - FLOOR) * pattern / pattern.sum() + FLOOR / len(pattern)
-    return np.log(likely * len(likely))
+class _Likely(NamedTuple):
+    """Where one count of a pattern is likely to be."""
 
+    gain: NDArray[np.float64]
+    """(k,) log of the likelihood of a count in a pixel over that of even light."""
 
-def _is_like(
-    counts: NDArray[np.float64], pattern: NDArray[np.float64], deviations: float = 0.0
-) -> NDArray[np.bool_]:
-    """Whether counts are rather drawn from a pattern than flat, or could be drawn from it.
+    expected: float
+    """Mean gain of a count of the pattern."""
 
-    Parameters
-    ----------
-    counts : ndarray
-        (m, k) counts of pixels.
-    pattern : ndarray
-        (k,) light of the pattern in these pixels.
-    deviations : float
-        Standard deviations within which counts could be drawn from the pattern; 0: they are not
-        compared with it.
-    """
-    gain = _gain(pattern)
-    likely = (1 - FLOOR) * pattern / pattern.sum() + FLOOR / len(pattern)
-    found, total = counts @ gain, counts.sum(axis=1)
-    expected = likely @ gain
-    deviation = np.sqrt(total * max(likely @ gain**2 - expected**2, 0.0))
-    could_be = (deviations > 0) & (found >= total * expected - deviations * deviation)
-    return np.asarray((found >= 0) | could_be)
+    deviation: float
+    """Standard deviation of its gain."""
+
+    @classmethod
+    def of(cls, pattern: NDArray[np.float64]) -> "_Likely":
+        """What a (k,) pattern makes likely."""
+        likely = (1 - FLOOR) * pattern / pattern.sum() + FLOOR / len(pattern)
+        gain = np.log(likely * len(likely))
+        expected = float(likely @ gain)
+        return cls(gain, expected, max(float(likely @ gain**2) - expected**2, 0.0) ** 0.5)
+
+    def is_in(
+        self, found: NDArray[np.float64], total: NDArray[np.float64], deviations: float = 0.0
+    ) -> NDArray[np.bool_]:
+        """Whether counts are rather drawn from the pattern than flat, or could be drawn from it.
+
+        Parameters
+        ----------
+        found, total : ndarray
+            (m,) sums of the gains of some counts, and their number.
+        deviations : float
+            Standard deviations within which they could be drawn from the pattern; 0: they are not
+            compared with it.
+        """
+        least = total * self.expected - deviations * np.sqrt(total) * self.deviation
+        return np.asarray((found >= 0) | ((deviations > 0) & (found >= least)))
 
 
 def _is_even(counts: NDArray[np.float64], pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptychi_neural.scans.counts import EarlierFrames, Repaired, as_counts, repair
-from ptychi_neural.scans.odd_frames import far_darker, too_bright
+from ptychi_neural.scans.odd_frames import far_darker, light_of_frames, too_bright
 
 
 class StreamedCounts:
@@ -62,9 +62,10 @@ class StreamedCounts:
         patterns = as_counts(patterns)
         earlier = self._earlier or _nothing(patterns.shape[1:])
         known = np.isin(numbers, list(self.dropped))
-        numbers = numbers[~known]
+        if known.any():
+            patterns, numbers = patterns[~known], numbers[~known]
         block = repair(
-            patterns[~known],
+            patterns,
             self._given,
             frame_numbers=numbers,
             whole_scan=False,
@@ -75,7 +76,7 @@ class StreamedCounts:
         valid = block.valid_pixel_mask
         if valid is None:
             valid = np.ones(patterns.shape[1:], bool)
-        light = block.patterns.sum(axis=(1, 2), dtype=np.float64, where=valid)
+        light = light_of_frames(block.patterns, valid)
         self._earlier = EarlierFrames(
             valid,
             np.where(valid, earlier.counts + block.patterns.sum(axis=0, dtype=np.float64), 0),
@@ -84,8 +85,9 @@ class StreamedCounts:
         odd = np.zeros(self._earlier.n_frames, bool)
         for find in (too_bright, far_darker):
             odd |= find(self._earlier.light, ~odd)
-        self.dropped.update(np.array(self._numbers)[odd].tolist())
-        self._odd_before = self._odd_before or bool(odd.any())
+        if odd.any():
+            self.dropped.update(np.array(self._numbers)[odd].tolist())
+            self._odd_before = True
         masked_later = earlier.n_frames > 0 and bool((earlier.valid & ~valid).any())
         self.outdated = self.outdated or self._odd_before or masked_later
         kept = ~known

@@ -120,8 +120,8 @@ def _measured(
         rows = ids % n_frames
         stream.add(patterns[rows], scan.positions_px[rows], ids)
 
-    of_network, of_stream = _timed(forward, n_blocks), _timed(arrive, n_blocks)
-    of_object = _timed(lambda _: np.abs(stream.current().object), 3)
+    of_network, of_stream = _timed((forward, arrive), n_blocks)
+    (of_object,) = _timed((lambda _: np.abs(stream.current().object),), 3)
     return {
         "generator": architecture.value,
         "faster by": ", ".join(choice.value for choice in chosen) or "-",
@@ -135,15 +135,18 @@ def _measured(
     }
 
 
-def _timed(repeat: Callable[[int], None], n: int) -> Spent:
-    """What a call of a function of 0, 1, 2 ... takes; the first two are not counted."""
-    wall, cpu = [], []
+def _timed(functions: Sequence[Callable[[int], object]], n: int) -> list[Spent]:
+    """What calls of functions of 0, 1, 2 ... take; the first two are not counted.
+
+    The functions take turns: a machine that becomes slower meanwhile slows all of them.
+    """
+    spent = np.zeros((n + 2, len(functions), 2))
     for k in range(n + 2):
-        started = time.perf_counter(), time.process_time()
-        repeat(k)
-        wall.append(time.perf_counter() - started[0])
-        cpu.append(time.process_time() - started[1])
-    return Spent(float(np.median(wall[2:])), float(np.median(cpu[2:])))
+        for function, of_call in zip(functions, spent[k]):
+            started = time.perf_counter(), time.process_time()
+            function(k)
+            of_call[:] = time.perf_counter() - started[0], time.process_time() - started[1]
+    return [Spent(*of_function) for of_function in np.median(spent[2:], axis=0).tolist()]
 
 
 def _predictor(architecture: Architectures, scan: Scan) -> NeuralPredictor:
