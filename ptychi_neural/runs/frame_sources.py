@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ptychi_neural.scans import StreamedCounts
 from ptychi_neural.scans.diffraction import Diffraction
 from ptychi_neural.scans.preparation import Preparation
-from ptychi_neural.scans.prepared_frames import cut, finished
+from ptychi_neural.scans.prepared_frames import cut, finished, pixel_numbers
 
 BATCH_SIZE = 64
 """Frames that are taken at a time."""
@@ -102,7 +102,8 @@ class Source(ABC):
 
     def begun(self, blank: NDArray[Any]) -> StreamedCounts:
         """The check of counts, from a (1, h, w) blank frame of the type of the others."""
-        return StreamedCounts(cut(self._preparation, Diffraction(blank, self._mask))[1])
+        _, valid = cut(self._preparation, Diffraction(blank, self._mask))
+        return StreamedCounts(valid, pixel_numbers(self._preparation, blank.shape[1:]))
 
     def prepared(
         self,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ptychi_neural.counted import counted
 from ptychi_neural.runs.configuration import read_json, read_keys
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REPORT = "report.html"
+
+MOST_NUMBERS = 8
+"""Gaps in the numbers of frames that are named."""
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -262,15 +266,13 @@ def _positions(scan: Scan, start: Scan | None) -> list[str]:
 
 def _data(start: Scan) -> list[str]:
     counts, valid = counts_of(start), start.valid_pixel_mask
-    numbers = start.frame_indexes
-    missing = 0 if numbers is None else int(np.ptp(numbers)) + 1 - len(numbers)
     told = {
         "patterns": f"{start.patterns.shape} {start.patterns.dtype}",
         "counts of a frame": f"{np.mean(counts):.4g} (from {counts.min():.4g} to "
         f"{counts.max():.4g})",
         "largest count": f"{start.patterns.max():.6g}",
         "masked pixels": 0 if valid is None else int((~valid).sum()),
-        "frame numbers left out": missing,
+        "frame numbers": _frame_numbers(start.frame_indexes),
         "object pixel": "unknown"
         if start.known_pixel_size_m is None
         else f"{start.pixel_size_m:.4g} m",
@@ -282,6 +284,26 @@ def _data(start: Scan) -> list[str]:
     if len(counts) > 1:
         told["overlap"] = f"{overlap(start.positions_px, start.probe):.0%}"
     return _section("Data", _table(told), _picture(frames_figure(start), "Frames of the scan"))
+
+
+def _frame_numbers(numbers: NDArray[np.int64] | None) -> str:
+    """The first and the last in the file, and those between them that are not in the scan.
+
+    Examples
+    --------
+    >>> _frame_numbers(np.array([1, 2, 7, 4]))
+    '1 to 7, without 3: 3, 5 to 6'
+    """
+    if numbers is None or not len(numbers):
+        return "unknown"
+    numbers = np.sort(numbers)
+    ends = np.flatnonzero(np.diff(numbers) > 1)
+    gaps = [(int(numbers[k]) + 1, int(numbers[k + 1]) - 1) for k in ends]
+    named = ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in gaps[:MOST_NUMBERS])
+    more = ", ..." if len(gaps) > MOST_NUMBERS else ""
+    n_missing = sum(b - a + 1 for a, b in gaps)
+    without = f", without {n_missing}: {named}{more}" if gaps else ""
+    return f"{numbers[0]} to {numbers[-1]}{without}"
 
 
 def _how(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:  # importing matplotlib takes a second
 
 
 def frames_figure(scan: Scan) -> Figure:
-    """Mean pattern in a logarithmic scale with masked pixels in red, and counts of each frame."""
+    """Mean pattern in a logarithmic scale with masked pixels in red, and counts of each frame by
+    its number in the file."""
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
@@ -32,8 +33,10 @@ def frames_figure(scan: Scan) -> Figure:
     left.imshow(np.ma.masked_array(np.ones(mean.shape), valid), cmap="autumn", vmin=1, vmax=2)
     left.set(title="mean pattern (counts)", xticks=[], yticks=[])
     figure.colorbar(drawn, ax=left, shrink=0.85)
-    right.plot(counts_of(scan), lw=0.8)
-    right.set(title="counts of each frame", xlabel="frame", ylim=(0, None))
+    numbers = np.arange(len(scan.patterns)) if scan.frame_indexes is None else scan.frame_indexes
+    order = np.argsort(numbers)
+    right.plot(numbers[order], counts_of(scan)[order], lw=0.8)
+    right.set(title="counts of each frame", xlabel="number of the frame", ylim=(0, None))
     right.grid(alpha=0.3)
     return figure
 

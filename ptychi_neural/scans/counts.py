@@ -64,6 +64,9 @@ MOST_NAMED = 8
 OnBadData = Literal["mask", "error"]
 """What is done about defects: mask and drop them, or refuse the data."""
 
+PixelNumbers = tuple[NDArray[np.integer], NDArray[np.integer]]
+"""Numbers of rows, and of columns, in the frames as they are stored."""
+
 
 _REPAIRED: dict[int, tuple[ref, float]] = {}
 """Arrays of repaired counts, while they exist, and the sums of their counts."""
@@ -154,6 +157,7 @@ def repair(
     on_bad_data: OnBadData = "mask",
     *,
     frame_numbers: NDArray[np.integer] | None = None,
+    pixel_numbers: PixelNumbers | None = None,
     whole_scan: bool = True,
     earlier: EarlierFrames | None = None,
 ) -> Repaired:
@@ -169,6 +173,9 @@ def repair(
         ``"mask"`` what is broken, or raise an ``"error"`` that names it.
     frame_numbers : ndarray, optional
         (n,) numbers by which frames are named; None: 0 ... n - 1.
+    pixel_numbers : tuple of ndarray, optional
+        (h,) numbers of rows and (w,) of columns by which pixels are named; None: those of
+        ``patterns``.
     whole_scan : bool
         False for a block of frames of a scan that goes on: none needs to be left, and frames are
         compared with ``earlier`` ones only.
@@ -214,7 +221,8 @@ def repair(
             "frame, and the others do not: the mask is inverted."
         )
     search.drop("empty frames", np.asarray(~search.patterns.any(axis=(1, 2), where=valid)))
-    report = search.report(numbers)
+    whole = (np.arange(frame_shape[0]), np.arange(frame_shape[1]))
+    report = search.report(numbers, pixel_numbers or whole)
     if report and on_bad_data == "error":
         raise ValueError(
             f"bad data would be masked or dropped ({', '.join(report)}); correct the patterns, "
@@ -377,10 +385,10 @@ class _Search:
         found[pixels] = (counts != counts[:1]).any(axis=0)
         return found
 
-    def report(self, numbers: NDArray[np.integer]) -> list[str]:
+    def report(self, numbers: NDArray[np.integer], of_pixels: PixelNumbers) -> list[str]:
         """What was masked and dropped, with the places of pixels and the numbers of frames."""
         told = [
-            f"masked {counted(bad.sum(), what)} at {_places(bad)}"
+            f"masked {counted(bad.sum(), what)} at {_places(bad, *of_pixels)}"
             for what, bad in self.pixels.items()
             if bad.any()
         ]
@@ -391,13 +399,15 @@ class _Search:
         ]
 
 
-def _places(pixels: NDArray[np.bool_]) -> str:
+def _places(
+    pixels: NDArray[np.bool_], rows: NDArray[np.integer], columns: NDArray[np.integer]
+) -> str:
     """Whole rows and columns, and some of the other pixels or the box around them."""
-    rows, columns = np.flatnonzero(pixels.all(axis=1)), np.flatnonzero(pixels.all(axis=0))
-    told = [f"{what} {_ranges(k)}" for what, k in (("rows", rows), ("columns", columns)) if len(k)]
-    rest = pixels.copy()
-    rest[rows], rest[:, columns] = False, False
-    where = np.argwhere(rest)
+    wholly = {"rows": rows[pixels.all(axis=1)], "columns": columns[pixels.all(axis=0)]}
+    told = [f"{what} {_ranges(np.sort(k))}" for what, k in wholly.items() if len(k)]
+    rest = pixels & ~pixels.all(axis=1, keepdims=True) & ~pixels.all(axis=0)
+    y, x = np.nonzero(rest)
+    where = np.stack([rows[y], columns[x]], axis=1)
     if len(where) > MOST_NAMED:
         (top, left), (bottom, right) = where.min(axis=0), where.max(axis=0)
         told.append(f"({top}, {left}) to ({bottom}, {right})")

@@ -26,7 +26,7 @@ from ptychi_neural.scans.links import links_outside_allowed
 from ptychi_neural.scans.masks import telling
 from ptychi_neural.scans.named_datasets import named_diffraction, named_positions, stack_shape
 from ptychi_neural.scans.preparation import Named, Preparation, Unit
-from ptychi_neural.scans.prepared_frames import cut, finished
+from ptychi_neural.scans.prepared_frames import cut, finished, pixel_numbers
 from ptychi_neural.scans.prepared_positions import placed
 from ptychi_neural.scans.scan import Scan, recentred, scan_of_positions, select_frames
 from ptychi_neural.scans.scan_names import named
@@ -119,7 +119,11 @@ def load_scan(
     valid = _combined(telling(mask), valid_pixel_mask, stored_shape)
     patterns, valid = cut(preparation, Diffraction(stored.patterns, valid))
     try:
-        repaired = repair(patterns, valid, on_bad_data, frame_numbers=scan.frame_indexes)
+        repaired = repair(
+            *(patterns, valid, on_bad_data),
+            frame_numbers=scan.frame_indexes,
+            pixel_numbers=pixel_numbers(preparation, stored_shape),
+        )
     except ValueError as error:
         raise ValueError(f"{diffraction}: {error}") from error
     near_field = scan.free_space_propagation_distance_m is not None

@@ -44,6 +44,24 @@ def cut(preparation: Preparation, stored: Diffraction) -> Diffraction:
     return Diffraction(patterns[:, *window], None if valid is None else valid[window])
 
 
+def pixel_numbers(
+    preparation: Preparation, shape: tuple[int, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers that rows and columns of what is ``cut`` have in stored frames of shape (h, w).
+
+    Examples
+    --------
+    >>> rows, columns = pixel_numbers(Preparation(crop=(4, 2)), (8, 8))
+    >>> rows.tolist(), columns.tolist()
+    ([2, 3, 4, 5], [3, 4])
+    """
+    whole = [np.arange(side) for side in shape]
+    if preparation.dc_at_corner:
+        whole = [np.fft.fftshift(numbers) for numbers in whole]
+    rows, columns = (numbers[part] for numbers, part in zip(whole, _window(preparation, shape)))
+    return rows, columns
+
+
 def finished(
     preparation: Preparation, cropped: Diffraction, stored_shape: tuple[int, ...], near_field: bool
 ) -> Diffraction:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ptychi_neural.scans.counts import EarlierFrames, Repaired, as_counts, repair
+from ptychi_neural.scans.counts import EarlierFrames, PixelNumbers, Repaired, as_counts, repair
 from ptychi_neural.scans.odd_frames import far_darker, light_of_frames, too_bright
 
 
@@ -20,10 +20,16 @@ class StreamedCounts:
     ----------
     valid_pixel_mask : ndarray, optional
         (h, w) True where the detector works. Without it dead and hot pixels are looked for.
+    pixel_numbers : tuple of ndarray, optional
+        Numbers of rows and columns by which pixels are named, as for ``repair``.
     """
 
-    def __init__(self, valid_pixel_mask: NDArray[np.bool_] | None = None) -> None:
-        self._given = valid_pixel_mask
+    def __init__(
+        self,
+        valid_pixel_mask: NDArray[np.bool_] | None = None,
+        pixel_numbers: PixelNumbers | None = None,
+    ) -> None:
+        self._given, self._pixel_numbers = valid_pixel_mask, pixel_numbers
         self._earlier: EarlierFrames | None = None
         self._numbers: list[int] = []
         self._odd_before = False
@@ -68,6 +74,7 @@ class StreamedCounts:
             patterns,
             self._given,
             frame_numbers=numbers,
+            pixel_numbers=self._pixel_numbers,
             whole_scan=False,
             earlier=earlier,
         )

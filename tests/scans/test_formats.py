@@ -532,6 +532,17 @@ class TestRegistry:
         if b"HDF" not in content:
             assert all(name in str(e.value) for name in READERS)
 
+    @pytest.mark.parametrize(
+        ("name", "way"), [("a.mat", "scipy.io.loadmat"), ("b/a.cbf", "fabio"), ("a.EDF", "fabio")]
+    )
+    def test_other_formats_are_refused_with_a_way_to_convert_them(self, tmp_path, name, way):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"of another format")
+        for refused in {path, tmp_path / name.partition("/")[0]}:
+            with pytest.raises(ValueError, match=rf'numpy\.save\("patterns\.npy", .*{way}'):
+                load_scan(refused)
+
     def test_hdf5_without_patterns_names_its_arrays_or_the_formats(self, tmp_path):
         with h5py.File(tmp_path / "a.h5", "w") as file:
             file["something"] = 1

@@ -97,6 +97,18 @@ def test_a_beam_elsewhere_is_cut_around(tmp_path, scan):
         load(tmp_path / "diffraction.h5", crop=(40, 40), center=(19, 23))
 
 
+@pytest.mark.parametrize("dc_at_corner", [False, True])
+def test_broken_pixels_are_named_by_their_places_in_the_file(tmp_path, scan, dc_at_corner):
+    patterns = np.pad(scan.patterns, ((0, 0), (4, 4), (4, 4))).astype(np.float32)
+    patterns[:, 9, 30] = np.nan
+    place = r"\(9, 30\)"
+    if dc_at_corner:
+        patterns, place = np.fft.ifftshift(patterns, axes=(1, 2)), r"\(29, 10\)"
+    path = write_files(tmp_path, scan, patterns)
+    with pytest.warns(UserWarning, match=f"masked 1 .* at {place}"):
+        load_scan(path, preparation=Preparation(crop=(32, 32), dc_at_corner=dc_at_corner))
+
+
 def test_a_direct_beam_at_the_corner_comes_to_the_centre(tmp_path, scan):
     stored = np.fft.ifftshift(scan.patterns, axes=(1, 2))
     read = load(write_files(tmp_path, scan, stored), dc_at_corner=True)

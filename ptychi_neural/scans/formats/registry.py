@@ -93,6 +93,12 @@ class Reader:
 MOST_TOLD = 8
 """Arrays that the message on a file of no known format names."""
 
+TO_NUMPY = {
+    ".mat": "scipy.io.loadmat(FILE)[NAME]",
+    **dict.fromkeys((".cbf", ".edf"), "[fabio.open(file).data for file in FILES]"),
+}
+"""What gives the patterns in files that no reader takes."""
+
 READING = ("recognises", "read_diffraction", "stack_shape", "read_product", "read_instrument")
 """What a reader does with a file, whose errors name the file."""
 
@@ -213,7 +219,7 @@ def unknown(path: StrPath) -> str:
     if Path(path).is_dir():
         return (
             f"{path} is a folder, and has neither TIFF files with numbers in their names nor a "
-            "result: name the file of patterns."
+            f"result: name the file of patterns.{_converted(path)}"
         )
     known = "; ".join(f"{name}: {reader.files}" for name, reader in sorted(READERS.items()))
     what = (
@@ -221,7 +227,17 @@ def unknown(path: StrPath) -> str:
         if h5py.is_hdf5(path)
         else "is not an HDF5 file, nor a NumPy one; it may be truncated or of another format"
     )
-    return f"{path} {what}. Formats that can be read are {known}."
+    return f"{path} {what}. Formats that can be read are {known}.{_converted(path)}"
+
+
+def _converted(path: StrPath) -> str:
+    """How a file, or the files of a folder, become one that can be read, where that is known."""
+    files = Path(path).iterdir() if Path(path).is_dir() else [Path(path)]
+    ways = {TO_NUMPY[file.suffix.lower()] for file in files if file.suffix.lower() in TO_NUMPY}
+    return "".join(
+        f' Convert it first, with frames along the first axis: numpy.save("patterns.npy", {way}).'
+        for way in sorted(ways)
+    )
 
 
 def _held(path: StrPath) -> list[str]:
