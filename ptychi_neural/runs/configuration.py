@@ -42,6 +42,11 @@ class RunFileError(ValueError):
         self.problems = problems
 
 
+def has_keys(path: str | Path) -> bool:
+    """Whether a file is one of keys, as run files are, by its ending."""
+    return Path(path).suffix.lower() in (".toml", *YAML)
+
+
 def read_keys(path: Path) -> dict[str, Any]:
     """Read the contents of a TOML file, of a YAML file, which its ending tells, or of ``STDIN``.
 

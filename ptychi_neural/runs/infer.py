@@ -12,7 +12,7 @@ from ptychi_neural.engine.ranks import join
 from ptychi_neural.physics.ranks import n_ranks
 from ptychi_neural.prediction import Accelerations, NeuralPredictor
 from ptychi_neural.runs.attend import interruptible
-from ptychi_neural.runs.configuration import data_changes
+from ptychi_neural.runs.configuration import data_changes, has_keys
 from ptychi_neural.runs.folders import folder_name, results_folder
 from ptychi_neural.runs.follow import follow_scan
 from ptychi_neural.runs.frame_sources import scheme_of
@@ -124,7 +124,7 @@ def infer(
             "--resume goes on with frames from an address. A file has all of them: leave it out, "
             "--overwrite replaces the earlier result."
         )
-    of_simulation = ["simulation"] if str(diffraction).lower().endswith(".toml") else []
+    of_simulation = ["simulation"] if has_keys(diffraction) else []
     data_changes(changes, *of_simulation)
     predictor = NeuralPredictor.from_file(generator)
     place = None if product is None else Path(product)
@@ -167,7 +167,7 @@ def _run_of_address(
     address: str, product: Path, changes: Sequence[str], data_folder: str | Path | None
 ) -> RunFile:
     """A run of frames from an address, whose file of patterns is that of the positions."""
-    if product.suffix.lower() == ".toml":
+    if has_keys(product):
         raise ValueError(f"--product {product}: is a run file; give the file of the positions.")
     try:
         return run_of(product, product, changes, data_folder)

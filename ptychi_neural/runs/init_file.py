@@ -8,7 +8,7 @@ from typing import Any
 
 import tomli_w
 
-from ptychi_neural.runs.configuration import data_changes
+from ptychi_neural.runs.configuration import YAML, data_changes
 from ptychi_neural.runs.found_keys import in_line, inspect_file
 from ptychi_neural.runs.inspect_scan import Inspection
 from ptychi_neural.runs.template import BEGINNING, OPTIONS, TEMPLATE
@@ -58,8 +58,11 @@ def write_run_file(
     FileExistsError
         If there is such a run file.
     FileNotFoundError, ValueError
-        If a file cannot be read.
+        If a file cannot be read, or the run file is to be no TOML.
     """
+    for file in (path, output or path):
+        if file.suffix.lower() in YAML:
+            raise ValueError(f"{file}: run files are written as TOML; let the name end with .toml.")
     if path.suffix.lower() == ".toml":
         _write(path, TEMPLATE)
         return path, []

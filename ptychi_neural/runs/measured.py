@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ptychi_neural.runs.configuration import (
     RunFileError,
     data_changes,
+    has_keys,
     key_names,
     validated,
     without_none,
@@ -42,7 +43,7 @@ def section_of(path: Path, product: Path | None, changes: Sequence[str]) -> Data
         If there is no such file, a key is wrong, or the scan of the run file is simulated.
     """
     contents = data_changes(changes)
-    if path.suffix.lower() == ".toml":
+    if has_keys(path):
         from ptychi_neural.runs.run_file import run_of  # imports pty-chi
 
         section = run_of(path, product, changes).data

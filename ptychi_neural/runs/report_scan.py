@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ptychi_neural.evaluation.inspection_figure import inspection_figure
+from ptychi_neural.runs.configuration import has_keys
 from ptychi_neural.runs.found_keys import as_changes, in_line, inspect_file
 from ptychi_neural.runs.inspect_scan import Inspection, inspect_scan
 from ptychi_neural.runs.measured import section_of
@@ -47,7 +48,7 @@ def report(
         yield from _rows(summarize(path))
         return
     keys: dict[str, Any] = {}
-    if path.suffix.lower() == ".toml":  # which says itself how its scan is stored
+    if has_keys(path):  # which says itself how its scan is stored
         inspection = inspect_scan(section_of(path, product, changes))
     else:
         inspection, keys = inspect_file(path, product, changes)
@@ -112,7 +113,7 @@ def draw(inspection: Inspection, path: Path, title: str) -> None:
 
 def _may_hold_patterns(path: Path, changes: Sequence[str]) -> bool:
     """Whether a file is one of patterns or a run file, not a product alone or a result's folder."""
-    if path.suffix.lower() == ".toml" or changes:
+    if has_keys(path) or changes:
         return True
     try:
         reader_of(path).stack_shape(path)

@@ -19,6 +19,7 @@ from ptychi_neural.runs.configuration import (
     RunFileError,
     annotations,
     flattened,
+    has_keys,
     key_names,
     merged,
     parse_changes,
@@ -309,7 +310,7 @@ def run_of(
 ) -> RunFile:
     """The run file itself, or one of a file of patterns and the file of its positions."""
     contents = parse_changes(changes)
-    if path.suffix.lower() == ".toml":
+    if has_keys(path):
         if product is not None:
             raise ValueError(f"{path} names its product itself; give one of the two.")
         return read_run_file(path, data_folder, contents)

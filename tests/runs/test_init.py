@@ -1,6 +1,7 @@
 """Run files that ``init`` fills in from a scan."""
 
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,6 +165,13 @@ def test_odd_sides_after_binning_are_told_with_a_crop_in_stored_pixels(tmp_path,
     )
     assert "odd sides after bin = 2" in (output := call("inspect", "run.toml"))
     assert "set crop = [36, 36]" in output
+
+
+@pytest.mark.parametrize(("path", "output"), [("new.yaml", None), ("scan.h5", "scan.yml")])
+def test_run_files_are_written_as_toml(path, output):
+    output = None if output is None else Path(output)
+    with pytest.raises(ValueError, match=r"written as TOML; let the name end with \.toml"):
+        write_run_file(Path(path), None, output, [])
 
 
 def test_a_run_has_the_name_of_its_scan(tmp_path, monkeypatch, simulated):

@@ -59,6 +59,20 @@ def test_nothing_is_suspicious_of_a_good_scan(folder, simulated):
 
 
 @pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("run.toml", '[data]\ndiffraction = "scan.h5"'),
+        ("run.yaml", "data:\n  diffraction: scan.h5"),
+        ("run.json", '{"data": {"diffraction": "scan.h5"}}'),
+    ],
+)
+def test_run_files_of_each_language_are_looked_at(folder, simulated, name, text):
+    write_scan(folder / "scan.h5", simulated.scan)
+    (folder / name).write_text(text)
+    assert "(64, 16, 16)" in told(name)
+
+
+@pytest.mark.parametrize(
     ("mistake", "message"),
     [
         ("nothing", "the energy is missing: set photon_energy_eV"),
