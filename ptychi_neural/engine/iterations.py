@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from ptychi.api.enums import LossFunctions
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 from tqdm import tqdm
 
 from ptychi_neural.engine.judge import HeldOutJudge
@@ -26,6 +27,12 @@ from ptychi_neural.projections.resumable import Resumable
 
 STUCK = 0.98
 """Ratio of deviances, ``noise_iteration`` iterations apart, from which there is no progress."""
+
+REST_STRIDE = 10
+"""Number of iterations over which the change of the coarse object is taken."""
+
+BLOCKS = 4
+"""Number of blocks along a frame's side whose means are the coarse object."""
 
 MODEL_EXCESS = 1.2
 """Deviance, in units of what noise makes of it, above which something else is to blame for it."""
@@ -55,7 +62,7 @@ class Iterations(Resumable):
     KEPT = (
         *("split", "stage", "n_done", "until", "most", "with_probe", "n_of_halves"),
         *("watched_from", "n_settled", "went_back", "errs_alone", "is_last", "loss"),
-        *("_lowest", "_deviance_alone", "_last_deviance", "_may_be_trapped"),
+        *("_lowest", "_deviance_alone", "_last_deviance", "_may_be_trapped", "_coarse"),
     )
 
     def __init__(
@@ -95,6 +102,7 @@ class Iterations(Resumable):
         self._lowest, self._best = math.inf, (0, projections.state())
         self._deviance_alone = self._last_deviance = math.inf
         self._may_be_trapped = True
+        self._coarse = self._coarse_object()
 
     def begin(self, stage: str, until: int, most: int, with_probe: bool) -> None:
         """Begin a stage, to be ``run``; the attributes of these names tell what is asked for."""
@@ -134,8 +142,9 @@ class Iterations(Resumable):
             elif iteration > self.watched_from and self._has_risen(iteration - self._best[0]):
                 self._go_back()
                 return
+            is_at_rest = self._is_at_rest(iteration - self._best[0])
             yield self.n_done
-            if projections.converged:
+            if projections.converged or is_at_rest:
                 break
             self._iterated(scan.split, projections.object)
         if self.n_done > self.watched_from + 1 and self._is_above_lowest:
@@ -266,9 +275,15 @@ class Iterations(Resumable):
     def _is_above_lowest(self) -> bool:
         """Whether the loss at held-out pixels is above its lowest, where these may tell to go
         back."""
-        options = self.scan.options.start
-        is_open = options.n_iterations is None and self.scan.split is None
-        return is_open and self._is_poisson and self.loss > self._lowest + options.held_out_rise
+        is_above = self.loss > self._lowest + self.scan.options.start.held_out_rise
+        return self._is_open and is_above
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether held-out pixels may end the iterations."""
+        scan = self.scan
+        is_open = scan.options.start.n_iterations is None and scan.split is None
+        return is_open and self._is_poisson and self.judge.judges
 
     def _has_risen(self, n_since: int) -> bool:
         """Whether held-out pixels tell not to go on: they were predicted best so many iterations
@@ -280,6 +295,34 @@ class Iterations(Resumable):
         if lowest_deviance <= options.noise_deviance:
             return True
         return 2 * (self.loss - self._lowest) / lowest_deviance > options.relative_rise
+
+    def _is_at_rest(self, n_since: int) -> bool:
+        """Whether nothing tells to go on: held-out pixels were predicted best so many iterations
+        ago, and the coarse object, of which these tell little, hardly changes any more."""
+        scan, options = self.scan, self.scan.options.start
+        is_joint = self.with_probe and scan.model.refines_probe_or_positions
+        if self.n_done % REST_STRIDE or not (is_joint and self._is_open):
+            return False
+        last, self._coarse = self._coarse, self._coarse_object()
+        first = max(self.watched_from, options.first_affine_iteration)
+        if n_since < options.held_out_wait or self.n_done <= first:
+            return False
+        light = scan.model.stitching.total_weight(scan.model.positions(scan.model.everything))
+        light = self._means(light[None])
+        inside = (light > light.square().sum() / light.sum() / 2).expand_as(last)
+        now, last = self._coarse[inside], last[inside]
+        change = now - last * torch.vdot(last, now) / last.abs().square().sum()
+        change = change.norm() / (now - now.mean()).norm()
+        return bool(change < options.rest_change)
+
+    def _coarse_object(self) -> Tensor:
+        parts = self._means(torch.view_as_real(self.projections.object).movedim(-1, 0))
+        return torch.complex(*parts)
+
+    def _means(self, images: Tensor) -> Tensor:
+        """Means of (..., H, W) images over blocks of a quarter of the frame."""
+        side = min(self.scan.model.dataset.patterns.shape[-2:]) // BLOCKS
+        return avg_pool2d(images, max(1, side))
 
     def _progress(self) -> str:
         if not self._is_poisson:

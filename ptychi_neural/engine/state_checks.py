@@ -93,6 +93,7 @@ def _check_under_way(left: State, reconstructor: NeuralReconstructor) -> None:
     projections = AcceleratedProjections(scan, judge.loss_function, None, None)
     own = Iterations(scan, projections, judge, tqdm(disable=True), lambda split, object_: None)
     unbegun = own.state_dict()
+    left.setdefault("_coarse", unbegun["_coarse"])  # Files of format 5 do not have it.
     unbegun["projections"]["frames"] = ()  # They may be seen in halves.
     _check_alike(left, unbegun, "iterations")
     of_projections, n_frames = left["projections"], len(reconstructor.dataset)

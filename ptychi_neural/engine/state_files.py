@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ptychi_neural.generators.tensor_files import read_tensors, write_tensors
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 METADATA_KEY = "ptychi_neural_training_state"
 State = dict[str, Any]
 """Nested dictionaries, lists and tuples of tensors, numbers, strings and None."""

@@ -114,6 +114,12 @@ class StartOptions(Options):
     """Number of iterations since the lowest held-out loss before a rise ends them, as momentum
     makes it oscillate, the more so while a probe is found."""
 
+    rest_change: float = PydanticField(default=0.02, ge=0, le=1)
+    """Change of the coarse object in ten iterations, beside its contrast, below which it rests.
+    Iterations that refine probe or positions, whose number is open, end then, once held-out pixels
+    were predicted best ``held_out_wait`` iterations ago: what comes later is noise. Coarse are
+    means over blocks of a quarter of the frame. 0: they do not."""
+
     momentum: float = PydanticField(default=0.97, ge=0, lt=1)
     """Largest momentum. It grows as k / (k + 3) with the iterations. 0.9 needs twice as many
     iterations where overlap is low."""
