@@ -37,8 +37,8 @@ from ptychi_neural.scans.hints import hints
 from ptychi_neural.scans.markers import broken_counts, marked_counts
 from ptychi_neural.scans.masks import telling
 from ptychi_neural.scans.odd_frames import (
+    FEWEST_COUNTS_ALONE,
     evenly_lit,
-    far_darker,
     light_of_frames,
     sum_of_frames,
     too_bright,
@@ -56,7 +56,12 @@ NEGATIVE_HINT = (
     " Negative counts come of a subtracted background, which may be cut off at 0, or of logarithms."
 )
 
-TOO_BRIGHT, TOO_DARK = "frames far too bright", "frames with next to no light"
+TOO_DARK = "frames with next to no light"
+
+ABSORBER_HINT = (
+    "whose shutter was closed, or which lie behind a strong absorber: there count longer, until "
+    f"frames have {FEWEST_COUNTS_ALONE:.0f} counts with the shape of the other patterns"
+)
 
 MOST_NAMED = 8
 """Pixels or frames that a message names one by one."""
@@ -273,7 +278,7 @@ class _Search:
 
     def mask(self, what: str, bad: NDArray[np.bool_]) -> None:
         """Take detector pixels, (h, w), out of the scan."""
-        self.pixels[what] = bad & self.valid
+        self.pixels[what] = self.pixels.get(what, False) | (bad & self.valid)
         self.valid = self.valid & ~bad
 
     def drop(self, what: str, bad: NDArray[np.bool_]) -> None:
@@ -331,17 +336,14 @@ class _Search:
         earlier = self.earlier
         pixels = self.valid & ~self.defects_whatever_frames_are(patterns, unit)
         light = light_of_frames(patterns, pixels)
-        if earlier is None:
-            self.drop(TOO_BRIGHT, too_bright(light, self.kept))
-            self.drop(TOO_DARK, too_dark(patterns, light, self.kept, pixels, unit))
-            before = None
-        else:
-            every_light = np.concatenate([earlier.light, light])
-            for what, odd in ((TOO_BRIGHT, too_bright), (TOO_DARK, far_darker)):
-                every_kept = np.concatenate([np.ones(earlier.n_frames, bool), self.kept])
-                self.drop(what, odd(every_light, every_kept)[earlier.n_frames :])
-            before = earlier.n_frames, earlier.counts
-        even = evenly_lit(patterns, light, self.kept, pixels, unit, before)
+        n_earlier = 0 if earlier is None else earlier.n_frames
+        every_light = light if earlier is None else np.concatenate([earlier.light, light])
+        every_kept = np.concatenate([np.ones(n_earlier, bool), self.kept])
+        self.drop("frames far too bright", too_bright(every_light, every_kept)[n_earlier:])
+        before = None if earlier is None else (earlier.light, earlier.counts)
+        self.drop(TOO_DARK, too_dark(patterns, light, self.kept, pixels, unit, before))
+        before_even = None if earlier is None else (n_earlier, earlier.counts)
+        even = evenly_lit(patterns, light, self.kept, pixels, unit, before_even)
         self.drop("evenly lit frames", even)
 
     def defects_whatever_frames_are(
@@ -377,6 +379,8 @@ class _Search:
                 scan_counts[lit] = sum_of_frames(self.patterns, self.kept, lit)[lit]
             blocks = blocks_without_counts(scan_counts, self.valid | lit, unit)
             self.mask("pixels in blocks without counts", blocks)
+            if blocks.any():  # Those that touch a block show now.
+                self.mask("dead pixels", dead(self.scan_counts(), self.valid, unit))
 
     def varying(self, pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """(h, w) True for those of some pixels that do not count the same in every frame."""
@@ -392,11 +396,11 @@ class _Search:
             for what, bad in self.pixels.items()
             if bad.any()
         ]
-        return told + [
-            f"dropped {counted(bad.sum(), what)}: {_ranges(np.sort(numbers[bad]))}"
-            for what, bad in self.frames.items()
-            if bad.any()
-        ]
+        for what, bad in self.frames.items():
+            if bad.any():
+                told.append(f"dropped {counted(bad.sum(), what)}: {_ranges(np.sort(numbers[bad]))}")
+                told += [ABSORBER_HINT] * (what == TOO_DARK)
+        return told
 
 
 def _places(

@@ -7,12 +7,15 @@ checked before they are followed.
 
 import itertools
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
 import h5py
+import numpy as np
+from numpy.typing import NDArray
 
 MOST_LINKS = 16
 """Links in a row after which they are taken for a circle."""
@@ -105,6 +108,32 @@ def check_sources(data: h5py.Dataset) -> None:
     if problems:
         more = f" {len(problems)} sources are affected." if len(problems) > 1 else ""
         raise ValueError(f"{problems[0]}{more}")
+    if data.is_virtual and data.ndim > 0:
+        unmapped = np.flatnonzero(~_mapped(data))
+        if len(unmapped) > 0:
+            warnings.warn(
+                f"{here} {len(dict.fromkeys(s.file_name for s in sources))} files, none of which "
+                f"is the source of {len(unmapped)} of its {len(data)} entries, from number "
+                f"{unmapped[0]} on: they read as zeros. Add the missing source to the virtual "
+                "dataset, or leave them out.",
+                stacklevel=2,
+            )
+
+
+def _mapped(data: h5py.Dataset) -> NDArray[np.bool_]:
+    """(n,) True for the entries of a virtual dataset that have a source."""
+    mapped = np.zeros(len(data), bool)
+    for source in data.virtual_sources():
+        space = source.vspace
+        if space.get_select_type() == h5py.h5s.SEL_ALL:
+            return np.ones(len(data), bool)
+        if space.is_regular_hyperslab():  # it may be unlimited, and has no bounds then
+            start, stride, count, block = (of_axis[0] for of_axis in space.get_regular_hyperslab())
+            mapped[start : start + (count - 1) * stride + block] = True
+        else:
+            first, last = (of_axis[0] for of_axis in space.get_select_bounds())
+            mapped[first : last + 1] = True
+    return mapped
 
 
 def source_path(owner: str, name: str, what: str) -> Path:

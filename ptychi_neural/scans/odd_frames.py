@@ -95,6 +95,7 @@ def too_dark(
     kept: NDArray[np.bool_],
     pixels: NDArray[np.bool_],
     unit: float,
+    earlier: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
 ) -> NDArray[np.bool_]:
     """Find frames with next to no light: some dark counts, but no pattern.
 
@@ -112,28 +113,58 @@ def too_dark(
         (h, w) True where a pixel can be trusted.
     unit : float
         Value of one count.
+    earlier : tuple, optional
+        Counts of each frame that came before these, and the (h, w) sum of them.
 
     Returns
     -------
     ndarray
         (n,) True for frames that do not belong.
     """
-    middle = np.median(light[kept]) if kept.sum() >= FEWEST_FRAMES else 0.0
-    dark = far_darker(light, kept)
-    if middle <= 0:
-        return dark
-    kept = kept & (light > 0)
-    faint = kept & ~dark
-    weak = _alone(
-        1 / np.where(kept, light, 1), faint & (light < FLAT_FRACTION * middle), faint, FLAT_GAP
-    )
-    total = light[weak].sum() / unit
-    if total < FEWEST_COUNTS:
+    light_of_earlier, sum_of_earlier = earlier or (np.zeros(0), np.zeros(pixels.shape))
+    n_earlier = len(light_of_earlier)
+    every = np.concatenate([light_of_earlier, light])
+    looked_at = np.concatenate([np.ones(n_earlier, bool), kept])
+    brightest = every.max(initial=0, where=looked_at)
+    if looked_at.sum() < FEWEST_FRAMES or not (kept & (light < FLAT_FRACTION * brightest)).any():
+        return np.zeros(len(light), bool)
+    middle = np.median(every[looked_at])
+    dark = far_darker(every, looked_at)
+    faint = looked_at & (every > 0) & ~dark
+    oddness = 1 / np.where(every > 0, every, 1)
+    weak = _alone(oddness, faint & (every < FLAT_FRACTION * middle), faint, FLAT_GAP)
+    dark, weak = dark[n_earlier:], weak[n_earlier:]
+    if not (dark | weak).any():
         return dark
     others = kept & (light >= FLAT_FRACTION * middle)
-    mean, counts = (sum_of_frames(patterns, frames, pixels) / unit for frames in (others, weak))
-    flat = _is_flat(counts[None, pixels], mean, pixels)[0]
+    mean = sum_of_frames(patterns, others, pixels) + np.where(pixels, sum_of_earlier, 0)
+    if not mean.any():
+        return dark
+    dark &= ~_have_pattern(patterns, light, dark, mean[pixels], pixels, unit)
+    if light[weak].sum() / unit < FEWEST_COUNTS:
+        return dark
+    counts = sum_of_frames(patterns, weak, pixels) / unit
+    flat = _is_flat(counts[None, pixels], mean / unit, pixels)[0]
     return dark | weak if flat else dark
+
+
+def _have_pattern(
+    patterns: NDArray[np.generic],
+    light: NDArray[np.float64],
+    suspects: NDArray[np.bool_],
+    mean: NDArray[np.float64],
+    pixels: NDArray[np.bool_],
+    unit: float,
+) -> NDArray[np.bool_]:
+    """Which of some frames hold enough counts to tell that they are those of the (k,) mean
+    pattern, as behind a strong absorber, and no dark counts."""
+    found = suspects & (light >= FEWEST_COUNTS_ALONE * unit)
+    pattern = _Likely.of(mean)
+    if pattern.gain @ mean < PEAKED * mean.sum():
+        return np.zeros(len(light), bool)
+    gains = patterns[found][:, pixels].astype(np.float64) @ pattern.gain
+    found[found] = gains >= 0.5 * pattern.expected * light[found]
+    return found
 
 
 def far_darker(light: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -32,6 +32,7 @@ class StreamedCounts:
         self._given, self._pixel_numbers = valid_pixel_mask, pixel_numbers
         self._earlier: EarlierFrames | None = None
         self._numbers: list[int] = []
+        self._known_as_dark = np.zeros(0, bool)
         self._odd_before = False
         self.dropped: set[int] = set()
         """Numbers of frames that do not belong to the scan."""
@@ -89,9 +90,11 @@ class StreamedCounts:
             np.where(valid, earlier.counts + block.patterns.sum(axis=0, dtype=np.float64), 0),
             np.concatenate([earlier.light, light]),
         )
-        odd = np.zeros(self._earlier.n_frames, bool)
-        for find in (too_bright, far_darker):
-            odd |= find(self._earlier.light, ~odd)
+        odd = too_bright(self._earlier.light, np.ones(self._earlier.n_frames, bool))
+        dark = far_darker(self._earlier.light, ~odd)
+        # Those of this block have the pattern's shape: else they had been dropped.
+        self._known_as_dark = np.concatenate([self._known_as_dark, dark[earlier.n_frames :]])
+        odd |= dark & ~self._known_as_dark
         if odd.any():
             self.dropped.update(np.array(self._numbers)[odd].tolist())
             self._odd_before = True
@@ -116,6 +119,7 @@ class StreamedCounts:
                 nothing.valid = self._earlier.valid
             self._earlier = nothing
         self._numbers, self.outdated, self._odd_before = [], False, False
+        self._known_as_dark = np.zeros(0, bool)
 
     def state_dict(self) -> dict[str, Any]:
         """What a file keeps: arrays, truth values and None."""
@@ -126,6 +130,7 @@ class StreamedCounts:
             "counts": None if earlier is None else earlier.counts,
             "light": None if earlier is None else earlier.light,
             "numbers": np.array(self._numbers, np.int64),
+            "known_as_dark": self._known_as_dark,
             "dropped": np.array(sorted(self.dropped), np.int64),
             "odd_before": self._odd_before,
             "outdated": self.outdated,
@@ -137,6 +142,7 @@ class StreamedCounts:
         if state["valid"] is not None:
             self._earlier = EarlierFrames(state["valid"], state["counts"], state["light"])
         self._numbers = state["numbers"].tolist()
+        self._known_as_dark = state.get("known_as_dark", np.zeros(len(self._numbers), bool))
         self.dropped = set(state["dropped"].tolist())
         self._odd_before, self.outdated = state["odd_before"], state["outdated"]
 

@@ -50,6 +50,32 @@ def dark(n):
     )
 
 
+def weaker(photons, change):
+    """A scan of fewer photons, with frames that do not belong."""
+
+    def spoil(sim):
+        factor = photons / sim.intensities.sum(axis=(1, 2)).max()
+        counts = np.random.default_rng(7).poisson(factor * sim.intensities)
+        for number in (13, 30):
+            counts[number] = change(counts[number])
+        return counts
+
+    return spoil
+
+
+def behind(absorber, *numbers):
+    """Frames behind an absorber that lets a part of the light through."""
+
+    def spoil(sim):
+        counts = sim.counts.copy()
+        counts[list(numbers)] = np.random.default_rng(8).poisson(
+            absorber * sim.intensities[list(numbers)]
+        )
+        return counts
+
+    return spoil
+
+
 def flash(sim):
     counts = sim.counts.copy()
     counts[7, 3, 4] = 1000
@@ -133,6 +159,11 @@ TABLE = [
      [3, 30], "without counts"),
     ("two frames of 10 dark counts", frames(dark(10), 3, 30), NOTHING, [3, 30], "no light"),
     ("frames of 100 dark counts", frames(dark(100), 3, 30), NOTHING, [3, 30], "no light|evenly"),
+    ("12 dark counts beside 3,000", weaker(3e3, dark(12)), NOTHING, [13, 30], "shutter was closed"),
+    ("44 dark counts beside 7,000", weaker(7e3, dark(44)), NOTHING, [13, 30], "no light"),
+    ("frames behind an absorber", behind(1e-3, 5, 31, 32), NOTHING, [], "^$"),
+    ("frames behind too strong an absorber", behind(5e-5, 5, 31, 32), NOTHING, [5, 31, 32],
+     "or which lie behind a strong absorber: there count longer"),
     ("a frame of 90,000 dark counts", frames(dark(90000), 9), NOTHING, [9], "evenly"),
     ("frames 1000 times brighter", frames(lambda f: f * 1000, 3, 30), NOTHING, [3, 30], "bright"),
     ("an empty frame", frames(lambda f: f * 0, 40), NOTHING, [40], "empty"),

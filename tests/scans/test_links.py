@@ -68,6 +68,17 @@ class TestMissing:
         with pytest.raises(ValueError, match=r"'dp' takes its data from 'gone.h5', which does not"):
             load_scan(diffraction, product)
 
+    def test_frames_of_a_virtual_dataset_without_a_source_are_told(self, pair, simulated, tmp_path):
+        counts = simulated().counts
+        diffraction, product = pair()
+        put(tmp_path / "part.h5", "dp", counts[:50])
+        virtual(diffraction, counts.shape, [(slice(50), ("part.h5", 50))])
+        rest = len(counts) - 50
+        told = f"'dp' takes its data from 1 files, none .* {rest} of its {len(counts)} .* number 50"
+        with pytest.warns(UserWarning, match=told):
+            scan = load_scan(diffraction, product)
+        assert scan.frame_indexes.tolist() == list(range(50))
+
     def test_a_circle_of_links_ends(self, pair, tmp_path):
         diffraction, product = pair()
         put(diffraction, "dp", h5py.ExternalLink("other.h5", "/dp"))
