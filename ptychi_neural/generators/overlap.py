@@ -22,6 +22,10 @@ LEAST_PRODUCT = 2.0**-34
 """By how much (sum w)^2 exceeds sum w^2 there: more than the terms of a single frame are rounded by
 (``exactly_added``)."""
 
+AT_ONCE = 2**15
+"""Pixels of patches whose terms a CPU computes at a time: its caches hold them, and no memory has
+to be asked for anew, which takes as long as the sums."""
+
 
 class OverlapSums(NamedTuple):
     """Sums over patches, exact in any order: the stitched object and how far patches differ."""
@@ -64,10 +68,15 @@ def overlap_sums(scan: ScanPhysics, members: Tensor, patches: Tensor) -> Overlap
     """Sums of (m, n_slices, h, w) patches at the positions of (m,) members."""
     stitching, positions = scan.model.stitching, scan.model.positions(members)
     weights = stitching.weights().double()
-    parts = torch.view_as_real(patches.to(torch.complex128))
-    squares = parts[..., 0].square().addcmul_(parts[..., 1], parts[..., 1])
-    squares = exactly_added(squares.sum(1, keepdim=True).mul_(weights))
-    weighted = exactly_added(torch.view_as_complex(parts * weights[..., None]))
+    weighted = torch.empty_like(patches, dtype=torch.complex128)
+    squares = torch.empty_like(patches[:, :1], dtype=torch.float64)
+    on_cpu = patches.device.type == "cpu"
+    size = max(1, AT_ONCE // patches.shape[1:].numel()) if on_cpu else max(1, len(patches))
+    for some, *sums in zip(*(of_all.split(size) for of_all in (patches, weighted, squares))):
+        parts = torch.view_as_real(some.to(torch.complex128))
+        square = parts[..., 0].square().addcmul_(parts[..., 1], parts[..., 1])
+        torch.view_as_real(sums[0]).copy_(exactly_added(parts * weights[..., None]))
+        sums[1].copy_(exactly_added(square.sum(1, keepdim=True).mul_(weights)))
     # Real and imaginary part take two sums of real numbers to the canvas at a time.
     of_each = exactly_added(torch.complex(weights, weights.square()))
     placed = stitching.place(of_each.expand(len(patches), 1, -1, -1), positions)[0]
