@@ -19,7 +19,7 @@ BRIGHT_COUNTS = 10.0
 """Counts from which a pixel beside a block is bright. A dead pixel has fewer beside it, and they
 must be brighter."""
 
-STRAY_LIGHT = 1e-3
+STRAY_LIGHT = 3e-3
 """Least part of the light beside a dark region of the pattern that each of its pixels shows."""
 
 STRAY_LIGHT_NARROW = 0.1
@@ -28,7 +28,7 @@ sides."""
 
 NARROW = 2
 
-STRAY_LIGHT_AT_RIM = 3e-3
+STRAY_LIGHT_AT_RIM = 9e-3
 """The same for those pixels of a region that lie beside the light."""
 
 STRAY_COUNTS = 10.0

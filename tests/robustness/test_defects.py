@@ -63,6 +63,12 @@ def weaker(photons, change):
     return spoil
 
 
+def stopped(photons):
+    """A scan of fewer photons with a beam stop."""
+    fewer = weaker(photons, lambda frame: frame)
+    return lambda sim: np.where(STOP, 0, fewer(sim))
+
+
 def behind(absorber, *numbers):
     """Frames behind an absorber that lets a part of the light through."""
 
@@ -140,6 +146,8 @@ TABLE = [
     ("infinite points", marked(np.inf, "f4", POINTS), POINTS, [], "Inf"),
     ("an unheard-of marker", marked(123456, "f4"), GAP, [], "saturated|stuck"),
     ("beam stop of zeros", marked(0, "u4", STOP), STOP, [], "without counts"),
+    *[(f"beam stop at {photons} photons", stopped(photons), STOP, [], "without counts")
+      for photons in (700, 1000)],
     ("dead pixel", marked(0, "u4", at((MIDDLE, MIDDLE))), at((MIDDLE, MIDDLE)), [], "dead"),
     ("hot pixels", marked(10**6, "u4", POINTS), POINTS, [], "hot"),
     ("stuck pixel", marked(3, "u4", at((MIDDLE, MIDDLE))), at((MIDDLE, MIDDLE)), [], "stuck"),
