@@ -127,6 +127,7 @@ class Iterations(Resumable):
                 update_probe=self.with_probe and probe.optimization_enabled(iteration),
                 part=iteration % 2 if iteration < self.n_of_halves else -1,
                 of_frames=self.of_frames,
+                update_object=self.stage != "probe",
             )
             self._stop_if_lost(before)
             if not math.isnan(self.loss):

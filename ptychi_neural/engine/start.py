@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ptychi_neural.engine.iterations import Iterations
+from ptychi_neural.engine.iterations import STUCK, Iterations
 from ptychi_neural.engine.judge import HeldOutJudge
 from ptychi_neural.physics.centring import moved
 from ptychi_neural.physics.ranks import left_on_failure, summed_numbers
@@ -189,7 +189,9 @@ class Start:
         noise after some iterations, or comes no further, and where positions or the beam's shape
         wait for the probe, the probe joins early and as long as that takes; elsewhere late. Where
         others waited, the defocus is looked for once they are nearly found. What moduli have
-        brought to the noise has its last differences from the likelihood, too.
+        brought to the noise has its last differences from the likelihood, too: the probe first,
+        then everything, which is taken only where held-out pixels are predicted far better: the
+        likelihood follows what is not noise of counts, as a background.
         """
         scan, projections = iterations.scan, iterations.projections
         is_open = scan.options.start.n_iterations is None
@@ -206,7 +208,12 @@ class Start:
                 iterations.sweep_where_it_helps()
                 iterations.go_on_while_it_helps()
             if iterations.errs_alone and is_open and not iterations.errs:
-                self._begin_last(iterations)
+                projections.join(of_modulus=False)
+                self._begin_last("probe", iterations, scan.options.start.noise_iteration)
+        if iterations.stage == "probe":
+            for _ in iterations.run():
+                pass
+            self._begin_last("last", iterations, scan.options.start.last_joint_iterations)
         if iterations.stage == "last":
             for _ in iterations.run():
                 iterations.go_on_while_it_helps()
@@ -215,7 +222,10 @@ class Start:
             assert alone is not None
             loss, _ = self._best_denoised(scan, joint.object)
             projections.go_back(alone)
-            if loss < self._best_denoised(scan, alone.object)[0]:
+            most, _ = self._best_denoised(scan, alone.object)
+            if iterations.stage == "last":
+                most -= (1 - STUCK) * self.judge.deviance(scan, most) / 2
+            if loss < most:
                 projections.go_back(joint)
 
     def _begin_joint(self, iterations: Iterations, is_open: bool) -> None:
@@ -234,14 +244,14 @@ class Start:
         iterations.begin("joint", until, most, with_probe=True)
 
     @staticmethod
-    def _begin_last(iterations: Iterations) -> None:
+    def _begin_last(stage: str, iterations: Iterations, n_iterations: int) -> None:
         """Begin to take the last differences from the likelihood."""
-        options, n_before = iterations.scan.options.start, iterations.n_done
+        n_before = iterations.n_done
         iterations.is_last, iterations.alone = True, iterations.projections.state()
-        iterations.projections.join(of_modulus=False)
         iterations.watched_from = n_before
-        iterations.bar.total = until = n_before + options.last_joint_iterations
-        iterations.begin("last", until, n_before + options.joint_iterations, with_probe=True)
+        iterations.bar.total = until = n_before + n_iterations
+        most = n_before + iterations.scan.options.start.joint_iterations
+        iterations.begin(stage, until, most, with_probe=True)
 
     def _find_defocus(self, scan: ScanPhysics) -> None:
         bar = self.observer.bar(1, "defocus")

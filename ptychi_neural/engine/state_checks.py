@@ -26,7 +26,7 @@ BATCHES = ("clusters_of_indices", "batches_of_indices")
 SCHEDULED = ("lr", "betas", "momentum")
 """Numbers of an optimiser that a scheduler may change."""
 
-ITERATED = ("all", "alone", "joint", "last")
+ITERATED = ("all", "alone", "joint", "probe", "last")
 """What the initial reconstruction calls its stages."""
 
 FLAGS = ("is_under_way", "normalization_pending", "object_is_assembled")

@@ -85,7 +85,8 @@ class StartOptions(Options):
     last_joint_iterations: int = PydanticField(default=40, ge=0)
     """The same where the object has come to the noise without, and for the likelihood's last ones
     where moduli have brought it there; of these up to ``joint_iterations`` while the same tells to
-    go on. Held-out pixels tell which of the two is taken."""
+    go on. Held-out pixels tell which of the two is taken. Before these last ones the probe has
+    ``noise_iteration`` alone."""
 
     most_joint_split_iterations: int = PydanticField(default=60, ge=0)
     """Largest number of iterations without a split of the pixels where the probe is refined: it is

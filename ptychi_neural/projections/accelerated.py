@@ -113,7 +113,11 @@ class AcceleratedProjections(Resumable):
 
     @torch.no_grad()
     def iterate(
-        self, update_probe: bool, part: int = -1, of_frames: FrameParameters | None = None
+        self,
+        update_probe: bool,
+        part: int = -1,
+        of_frames: FrameParameters | None = None,
+        update_object: bool = True,
     ) -> float:
         """Do one iteration.
 
@@ -125,6 +129,8 @@ class AcceleratedProjections(Resumable):
             0 or 1: over one of the halves; -1: over everything.
         of_frames : FrameParameters, optional
             What refines positions and OPR weights too.
+        update_object : bool
+            Whether the object is.
 
         Returns
         -------
@@ -185,7 +191,8 @@ class AcceleratedProjections(Resumable):
             turn = torch.polar(torch.ones_like(phase), phase)
             new, self._last_object = turn * new, turn * self._last_object
             self._losses = [math.inf] * len(self.frames)
-        self.object, self._last_object = self._ahead(new, self._last_object), new
+        if update_object:
+            self.object, self._last_object = self._ahead(new, self._last_object), new
         if update_probe:
             self._update_probe(length, summed(probe_change), summed(exposure))
         if of_frames is not None and refines_frames:
