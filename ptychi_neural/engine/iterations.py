@@ -77,7 +77,7 @@ class Iterations(Resumable):
         self.bar, self._iterated, self.split = bar, iterated, scan.split
         self.of_frames = FrameParameters(scan) if scan.split is None else None
         self.stage = ""
-        """What is iterated now, as whoever began it calls it."""
+        """What is iterated now, as whoever began it calls it; "probe" leaves the object."""
         self.n_done = self.until = self.most = 0
         """Numbers of iterations: done, to have done in the end, and that up to which more may be
         asked for."""
