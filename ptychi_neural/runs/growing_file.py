@@ -84,7 +84,7 @@ class GrowingFile(Source):
         blank = np.zeros((1, *self.stored_shape), data.dtype)
         check = self.begun(blank)
         pending: list[int] = []
-        read: set[int] = set()
+        read: dict[int, float] = {}  # Rows, and their counts as they are in the file.
         n_seen = 0
         last_growth = time.monotonic()
 
@@ -99,14 +99,15 @@ class GrowingFile(Source):
                     # Rows can be seen before their frames are written.
                     ready = patterns.any(axis=(1, 2)) & (batch < n_numbered)
                     is_other = patterns.shape[1:] != blank.shape[1:]
-                    if is_other or not read.isdisjoint(batch[~ready].tolist()):
+                    if is_other or not read.keys().isdisjoint(batch[~ready].tolist()):
                         raise ValueError(f"{path} has lost frames: {CUT_OFF}.")
                     numbers = batch[ready]
                     if self._indexes is not None and len(numbers):
                         numbers = frame_numbers(self._indexes, numbers)
                     block = self.prepared(check, patterns[ready], numbers, placed, near_field)
                 pending += batch[~ready].tolist()
-                read.update(batch[ready].tolist())
+                counts = np.nansum(patterns[ready], axis=(1, 2), dtype=np.float64)
+                read.update(zip(batch[ready].tolist(), counts.tolist()))
                 yield block
 
         while check.outdated or (not self.stop() and time.monotonic() - last_growth < timeout_s):
@@ -129,10 +130,11 @@ class GrowingFile(Source):
         known, is_renewed = check.light, False
         check.begin_again()
         while read and not self.stop():
-            pending = list(range(n_seen))
+            pending, before = list(range(n_seen)), dict(read)
             yield True, blocks()
             light = check.light
-            if not check.outdated and np.array_equal(light, known):
+            # What seemed to be a missing module may have been filled.
+            if not check.outdated and np.array_equal(light, known) and read == before:
                 break
             known = np.zeros(0) if check.outdated else light
             if check.outdated or is_renewed:
