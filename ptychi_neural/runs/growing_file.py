@@ -106,8 +106,8 @@ class GrowingFile(Source):
                         numbers = frame_numbers(self._indexes, numbers)
                     block = self.prepared(check, patterns[ready], numbers, placed, near_field)
                 pending += batch[~ready].tolist()
-                counts = np.nansum(patterns[ready], axis=(1, 2), dtype=np.float64)
-                read.update(zip(batch[ready].tolist(), counts.tolist()))
+                for row, pattern in zip(batch[ready].tolist(), patterns[ready]):
+                    read[row] = float(np.nansum(pattern, dtype=np.float64))
                 yield block
 
         while check.outdated or (not self.stop() and time.monotonic() - last_growth < timeout_s):
