@@ -8,6 +8,7 @@ import torch
 from tqdm import tqdm
 
 from ptychi_neural.comparison.target import Target
+from ptychi_neural.engine import start
 from ptychi_neural.engine.tasks import build_task
 from ptychi_neural.projections.accelerated import AcceleratedProjections
 from ptychi_neural.projections.defocus import (
@@ -215,16 +216,21 @@ def test_at_scarce_light_the_probe_does_not_follow_the_noise(seed):
     assert errors[0] < 0.8 * errors[1]
 
 
+def astigmatic(simulated, strength):
+    """The scan, with a probe of so much more astigmatism."""
+    ky, kx = np.fft.fftfreq(24)[:, None], np.fft.fftfreq(24)
+    turned = np.fft.fft2(simulated.scan.probe) * np.exp(1j * strength * (kx**2 - ky**2))
+    return replace(simulated.scan, probe=np.fft.ifft2(turned).astype(np.complex64))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("astigmatism", [0, 6, 40])
 def test_the_probe_joins_early_where_more_than_its_defocus_is_wrong(astigmatism, monkeypatch):
     """With a little of it, as soon as the object comes no further: joining last ends at .019."""
     simulated = scan_with(0.4)
-    ky, kx = np.fft.fftfreq(24)[:, None], np.fft.fftfreq(24)
-    turned = np.fft.fft2(simulated.scan.probe) * np.exp(1j * astigmatism * (kx**2 - ky**2))
-    scan = replace(simulated.scan, probe=np.fft.ifft2(turned).astype(np.complex64))
+    scan = astigmatic(simulated, astigmatism)
     options = options_for()
-    start = options.reconstructor_options.start
+    own = options.reconstructor_options.start
     task = make_task(options, scan)
     planned = task.reconstructor.n_projections()
     joined, join = [], AcceleratedProjections.join
@@ -240,16 +246,33 @@ def test_the_probe_joins_early_where_more_than_its_defocus_is_wrong(astigmatism,
     task.run()
     n_done, n_alone = n_projections(), joined[0]
     if astigmatism == 0:
-        assert start.noise_iteration + start.last_joint_iterations < n_done <= planned
+        assert own.noise_iteration + own.last_joint_iterations < n_done <= planned
     else:
-        assert n_done > n_alone + start.held_out_wait + start.noise_iteration
-        assert (n_alone == start.noise_iteration) == (astigmatism == 40)
-        assert n_alone % start.noise_iteration == 0
+        assert n_done > n_alone + own.held_out_wait + own.noise_iteration
+        assert (n_alone == own.noise_iteration) == (astigmatism == 40)
+        assert n_alone % own.noise_iteration == 0
         assert n_alone <= 100  # and then with the moduli, and with the likelihood
     target = Target(simulated.truth.object, "ground truth")
     error = target.error(object_of(task), scan, refined=True)
     assert error < (0.016 if astigmatism == 6 else 0.06)
     assert likeness(task.get_data_to_cpu("probe", as_numpy=True), simulated.truth.probe) > 0.99
+
+
+@pytest.mark.slow
+def test_the_object_does_not_follow_a_background_where_the_probe_can(monkeypatch):
+    """The median error of seven seeds, beside that of taking whatever is predicted better."""
+    errors = []
+    for least_gain in (1 - start.STUCK, 0.0):
+        monkeypatch.setattr(start, "STUCK", 1 - least_gain)
+        for seed in range(7):
+            simulated = scan_with(0.4, 3e4, seed)
+            scan = astigmatic(simulated, 40)
+            background = np.random.default_rng(seed).poisson(0.3, scan.patterns.shape)
+            task = make_task(options_for(), replace(scan, patterns=scan.patterns + background))
+            task.run()
+            target = Target(simulated.truth.object, "ground truth")
+            errors.append(target.error(object_of(task), scan, refined=True))
+    assert np.median(errors[:7]) < 0.9 * np.median(errors[7:])
 
 
 def test_without_held_out_pixels_all_of_them_tell_what_noise_is():
