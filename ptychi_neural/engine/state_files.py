@@ -67,9 +67,13 @@ def read_state(path: str | Path, kind: str) -> State:
 
 
 def with_tensors(values: State) -> State:
-    """Values whose arrays are tensors, as a state has them."""
+    """Values whose arrays, in dictionaries too, are tensors, as a state has them."""
     return {
-        key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        key: torch.from_numpy(value)
+        if isinstance(value, np.ndarray)
+        else with_tensors(value)
+        if isinstance(value, dict)
+        else value
         for key, value in values.items()
     }
 
@@ -77,7 +81,12 @@ def with_tensors(values: State) -> State:
 def with_arrays(state: State) -> State:
     """Values of a state whose tensors are arrays."""
     return {
-        key: value.numpy() if isinstance(value, Tensor) else value for key, value in state.items()
+        key: value.numpy()
+        if isinstance(value, Tensor)
+        else with_arrays(value)
+        if isinstance(value, dict)
+        else value
+        for key, value in state.items()
     }
 
 

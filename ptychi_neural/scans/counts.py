@@ -14,7 +14,6 @@ True light is not taken for a defect: speckle of a probe smaller than the field 
 than a pixel, so that neighbouring pixels and other frames tell what a pixel can count.
 """
 
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 from weakref import ref
 
@@ -28,22 +27,25 @@ from ptychi_neural.scans.defects import (
     dead,
     flashing,
     hot,
-    saturated,
     stuck,
     unit_of_counts,
 )
+from ptychi_neural.scans.earlier_frames import EarlierFrames, PixelHistory
 from ptychi_neural.scans.hdf5 import native
 from ptychi_neural.scans.hints import hints
 from ptychi_neural.scans.markers import broken_counts, marked_counts
 from ptychi_neural.scans.masks import telling
 from ptychi_neural.scans.odd_frames import (
     FEWEST_COUNTS_ALONE,
+    FLAT_FRACTION,
+    are_dark,
     evenly_lit,
     light_of_frames,
     sum_of_frames,
     too_bright,
     too_dark,
 )
+from ptychi_neural.scans.saturation import saturated
 
 BROKEN_FRACTION = 0.5
 """Part of its pixels from which a frame counts as broken, part of the frames from which a pixel
@@ -93,24 +95,11 @@ class Repaired(NamedTuple):
     """What was masked and dropped, counted and named, and what patterns look like if they do not
     look like counts with DC at the centre; empty if there is nothing to tell."""
 
+    known: EarlierFrames | None = None
+    """What is known of the scan after a block, for the next one."""
 
-@dataclass
-class EarlierFrames:
-    """What is known of a scan from the frames that came before a block."""
-
-    valid: NDArray[np.bool_]
-    """(h, w) True for pixels that are no known defect."""
-
-    counts: NDArray[np.float64]
-    """(h, w) sum of the counts of the frames that were kept."""
-
-    light: NDArray[np.float64]
-    """(n_frames,) counts of each of them."""
-
-    @property
-    def n_frames(self) -> int:
-        """Number of frames that were kept."""
-        return len(self.light)
+    odd_before: NDArray[np.bool_] | None = None
+    """(n_earlier,) True for earlier frames that turned out not to belong, after a block."""
 
 
 def as_counts(
@@ -239,7 +228,10 @@ def repair(
     if whole_scan:
         report += hints(search.patterns, valid)
         remember(kept)
-    return Repaired(kept, telling(valid), search.kept, report)
+        return Repaired(kept, telling(valid), search.kept, report)
+    return Repaired(
+        kept, telling(valid), search.kept, report, search.known(kept), search.odd_before
+    )
 
 
 def remember(patterns: NDArray[np.generic]) -> None:
@@ -275,6 +267,7 @@ class _Search:
         self.kept = np.ones(len(patterns), bool)
         self.pixels: dict[str, NDArray[np.bool_]] = {}
         self.frames: dict[str, NDArray[np.bool_]] = {}
+        self.odd_before = np.zeros(0 if earlier is None else earlier.n_frames, bool)
 
     def mask(self, what: str, bad: NDArray[np.bool_]) -> None:
         """Take detector pixels, (h, w), out of the scan."""
@@ -295,6 +288,21 @@ class _Search:
             sporadic = bad & ~(bad.sum(axis=0) > BROKEN_FRACTION * self.kept.sum())
         self.drop(frames, sporadic.mean(axis=(1, 2)) > BROKEN_FRACTION)
         self.mask(what, np.asarray(bad[self.kept].any(axis=0)))
+
+    @property
+    def history(self) -> PixelHistory | None:
+        """What the pixels have counted before."""
+        return None if self.earlier is None else self.earlier.pixels
+
+    def known(self, patterns: NDArray[np.generic]) -> EarlierFrames:
+        """What is known for the next block, with the (n, h, w) counts that were kept."""
+        earlier = self.earlier or EarlierFrames.none(self.valid)
+        light = light_of_frames(patterns, self.valid)
+        known = earlier.joined(patterns, light, self.valid, FLAT_FRACTION)
+        saturates = self.pixels["saturated pixels"]
+        if saturates.any():
+            known.cut_off = float(known.pixels.largest[saturates].max())
+        return known
 
     def is_inverted(self) -> bool:
         """Whether the minority of pixels that are called valid is stuck, and the others count."""
@@ -322,28 +330,40 @@ class _Search:
             self.clear(what, "frames full of gap markers", markers)
         if with_dead_and_hot:
             self.mask("hot pixels", hot(self.scan_counts(), unit))
-        kinds = {"flashing pixels": flashing, "saturated pixels": saturated}
+        of_scan, before = (self.patterns, self.kept), self.history
+        self.mask("flashing pixels", flashing(*of_scan, self.valid, unit, before))
+        self.mask("saturated pixels", saturated(*of_scan, self.valid, unit, self.earlier))
         if with_dead_and_hot:
-            kinds["stuck pixels"] = stuck
-        for what, find in kinds.items():
-            self.mask(what, find(self.patterns, self.kept, self.valid, unit))
+            self.mask("stuck pixels", stuck(*of_scan, self.valid, unit, before))
         if with_dead_and_hot:
             self.look_for_dead(unit)
 
     def look_for_odd_frames(self, patterns: NDArray[np.generic], unit: float) -> None:
         """Drop frames that are far too bright, have next to no light, or no pattern, by (n, h, w)
         counts without markers, which are no light."""
-        earlier = self.earlier
+        earlier = self.earlier or EarlierFrames.none(self.valid)
+        n_earlier, before = earlier.n_frames, np.where(self.valid, earlier.counts, 0)
         pixels = self.valid & ~self.defects_whatever_frames_are(patterns, unit)
         light = light_of_frames(patterns, pixels)
-        n_earlier = 0 if earlier is None else earlier.n_frames
-        every_light = light if earlier is None else np.concatenate([earlier.light, light])
         every_kept = np.concatenate([np.ones(n_earlier, bool), self.kept])
-        self.drop("frames far too bright", too_bright(every_light, every_kept)[n_earlier:])
-        before = None if earlier is None else (earlier.light, earlier.counts)
-        self.drop(TOO_DARK, too_dark(patterns, light, self.kept, pixels, unit, before))
-        before_even = None if earlier is None else (n_earlier, earlier.counts)
-        even = evenly_lit(patterns, light, self.kept, pixels, unit, before_even)
+        bright = too_bright(np.concatenate([earlier.light, light]), every_kept)
+        dark = np.zeros_like(bright)
+        if bright.any():
+            sums = [
+                sum_of_frames(patterns, self.kept & (bright[n_earlier:] == of), pixels) / unit
+                for of in (False, True)
+            ]
+            sums[int(bright[:n_earlier].any())] += np.where(pixels, before, 0) / unit
+            others_are_dark = are_dark(sums[0], int((every_kept & ~bright).sum()), sums[1], pixels)
+            if others_are_dark:
+                dark = every_kept & ~bright
+            if others_are_dark is not False:
+                bright = np.zeros_like(bright)
+        self.drop("frames far too bright", bright[n_earlier:])
+        dark |= too_dark(patterns, light, self.kept, pixels, unit, self.earlier)
+        self.drop(TOO_DARK, dark[n_earlier:])
+        self.odd_before = (bright | dark)[:n_earlier]
+        even = evenly_lit(patterns, light, self.kept, pixels, unit, self.earlier)
         self.drop("evenly lit frames", even)
 
     def defects_whatever_frames_are(
@@ -359,7 +379,8 @@ class _Search:
         of_darker = sum_of_frames(patterns, darker, self.valid)
         blocks = blocks_without_counts(every, self.valid, unit)
         bright = hot(every, unit) | hot(of_darker, unit)
-        return bright | flashing(patterns, self.kept, self.valid, unit) | blocks
+        flashes = flashing(patterns, self.kept, self.valid, unit, self.history)
+        return bright | flashes | blocks
 
     def scan_counts(self) -> NDArray[np.float64]:
         """(h, w) sum of the counts of all frames, 0 in masked pixels."""

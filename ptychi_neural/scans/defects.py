@@ -1,4 +1,4 @@
-"""Detector pixels that do not count light: dead, hot, saturated, and blocks without counts.
+"""Detector pixels that do not count light: dead, hot, flashing and stuck ones.
 
 Where neighbouring pixels count much in a scan, a pixel that counts nothing is dead, because the
 speckle of a probe smaller than the field of view is wider than a pixel. A dark region of the
@@ -12,6 +12,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from ptychi_neural.scans.earlier_frames import PixelHistory
 
 DEAD_PIXEL_COUNTS = 50.0
 """Pixels are dead if they count nothing in a scan where nearly all neighbours count more."""
@@ -47,33 +49,6 @@ FEWEST_FOR_STUCK = 16
 
 COUNTING = 0.5
 """Variance relative to that of photon noise from which the neighbours of a stuck pixel count."""
-
-FEWEST_LEVELS = 2
-"""Number of counts in the largest of all from which saturation is looked for: of ones and zeros
-nothing tells it."""
-
-NEAR_SATURATION = 0.05
-"""Part of the largest count within which other counts are compared with it."""
-
-MOST_COMPARED = 3
-"""Number of different counts below the largest, as far as they are near it, that are compared."""
-
-SATURATED_EXCESS = 1.5
-"""Counts that equal the largest are saturated if there are this many times more than of any other
-number near it. Of photon noise as many would be larger by one, with any intensities."""
-
-FEWEST_SATURATED = 10
-"""Number of equal largest counts from which they are taken for saturation."""
-
-BRIGHT_PARTS = (0.0, 0.25, 0.5)
-"""Parts of the largest count that the mean of pixels exceeds among which counts are compared: where
-most pixels are dim, only the bright ones tell that a low number cuts off counts."""
-
-STANDARD_DEVIATIONS = 3.0
-"""Standard deviations by which their number exceeds that of the others."""
-
-LEAST_NOISE = 0.3
-"""Noise relative to that of photons below which counts are rounded intensities."""
 
 LARGEST_COUNT = 2.0**32
 """Numbers above it are taken for multiples of a unit, whole or not."""
@@ -242,16 +217,19 @@ def flashing(
     kept: NDArray[np.bool_],
     valid: NDArray[np.bool_],
     unit: float = 1.0,
+    before: PixelHistory | None = None,
 ) -> NDArray[np.bool_]:
-    """(h, w) True for pixels that outshine everything around in some frames: a cosmic ray hit
-    them, or they flicker."""
+    """(h, w) True for pixels that outshine everything around in some frames, these or some
+    ``before``: a cosmic ray hit them, or they flicker."""
     found = np.zeros(valid.shape, bool)
-    if kept.sum() < FEWEST_FOR_FLASH:
+    before = before or PixelHistory.empty(valid.shape)
+    if kept.sum() + before.n_frames < FEWEST_FOR_FLASH:
         return found
     some = patterns if kept.all() else patterns[kept]
-    largest = np.where(valid, some.max(axis=0), 0).astype(np.float64)
+    largest = np.maximum(before.largest, some.max(axis=0, initial=0))
+    largest = np.where(valid, largest, 0)
     for y, x in np.argwhere(_outshining(largest, FLASH_FACTOR, unit)):
-        usual = float(np.median(patterns[kept, y, x]))
+        usual = float(np.median(np.append(before.sample[:, y, x], some[:, y, x])))
         found[y, x] = largest[y, x] > FLASH_FACTOR * max(usual, unit)
     return found
 
@@ -261,20 +239,23 @@ def stuck(
     kept: NDArray[np.bool_],
     valid: NDArray[np.bool_],
     unit: float = 1.0,
+    before: PixelHistory | None = None,
 ) -> NDArray[np.bool_]:
-    """(h, w) True for pixels that count the same in every frame, while those around them count."""
+    """(h, w) True for pixels that count the same in every frame, these and those ``before``, while
+    those around them count."""
     found = np.zeros(valid.shape, bool)
-    if kept.sum() < FEWEST_FOR_STUCK:
+    before = before or PixelHistory.empty(valid.shape)
+    if kept.sum() + before.n_frames < FEWEST_FOR_STUCK:
         return found
-    first = patterns[np.argmax(kept)]
-    same = valid & (first > 0)
+    first = before.first if before.n_frames else patterns[np.argmax(kept)]
+    same = valid & (first > 0) & before.same
     for frame in patterns[kept]:
         if not same.any():
             break
         same &= frame == first
     if not same.any():
         return found
-    some = patterns[_some(kept)].astype(np.float64)
+    some = np.concatenate([before.sample, patterns[some_rows(kept)]], dtype=np.float64)
     mean = some.mean(axis=0)
     noise = np.divide(some.var(axis=0), mean * unit, where=mean > 0, out=np.zeros_like(mean))
     others = valid & (mean > 0) & ~same
@@ -285,106 +266,7 @@ def stuck(
     return found
 
 
-def saturated(
-    patterns: NDArray[Any],
-    kept: NDArray[np.bool_],
-    valid: NDArray[np.bool_],
-    unit: float = 1.0,
-) -> NDArray[np.bool_]:
-    """Find pixels whose counts reach the level at which the detector cuts them off.
-
-    Let n(k) be how many counts equal k. Of photon noise with any intensities, n(k + 1) is expected
-    to be at least n(k)^2 k / (n(k - 1) (k + 1)), since the mean intensity where k was counted,
-    (k + 1) n(k + 1) / n(k), grows with k. So the largest of all counts is rarely found more often
-    than the number below it. Where counts are cut off, all that would be larger pile up there.
-
-    Parameters
-    ----------
-    patterns : ndarray
-        (n, h, w) counts.
-    kept : ndarray
-        (n,) False for frames that are not looked at.
-    valid : ndarray
-        (h, w) True for pixels that are no known defect.
-    unit : float
-        Value of one count.
-
-    Returns
-    -------
-    ndarray
-        (h, w) True for pixels that saturate in a frame.
-    """
-    none = np.zeros(valid.shape, bool)
-    if kept.sum() < 2:
-        return none
-    some = patterns if kept.all() else patterns[kept]
-    of_pixels = some.max(axis=0)
-    largest = of_pixels.max(initial=0, where=valid)
-    if largest < FEWEST_LEVELS * unit:
-        return none
-    reach = valid & (of_pixels == largest)
-    n_top = np.zeros(valid.shape, np.int64)
-    n_top[reach] = (some[:, reach] == largest).sum(axis=0)
-    if n_top.sum() < FEWEST_SATURATED:
-        return none
-    looked_at = kept[:, None, None] & valid
-    below = _just_below(patterns, looked_at, largest, unit)
-    mean = patterns.sum(axis=0, dtype=np.float64, where=looked_at) / kept.sum()
-    for part in BRIGHT_PARTS:
-        bright = mean >= part * float(largest)
-        n_bright = n_top[bright].sum()
-        n_compared = max(n[bright].sum() for n in below)
-        excess = n_bright - n_compared
-        if (
-            n_bright >= FEWEST_SATURATED
-            and n_bright > SATURATED_EXCESS * n_compared
-            and excess > STANDARD_DEVIATIONS * np.sqrt(n_bright + n_compared)
-        ):
-            break
-    else:
-        return none
-    varies = valid & (mean > 0) & (2 * n_top < kept.sum())
-    if (varies & (mean >= unit)).any():
-        varies &= mean >= unit
-    some = patterns[_some(kept)].astype(np.float64) / unit
-    is_noisy = _noise_in_time(some[:, varies]) > LEAST_NOISE
-    is_noisy &= _noise_in_space(some, float(largest) / unit, valid) > LEAST_NOISE
-    return np.asarray(n_top > 0) if is_noisy else none
-
-
-def _noise_in_time(counts: NDArray[np.float64]) -> float:
-    """Median of the variance of the counts of pixels over their mean: 1 of photon noise, or 0.45 of
-    two frames, and more where the sample changes the patterns."""
-    mean = counts.mean(axis=0)
-    variance = counts.var(axis=0, ddof=1)[mean > 0]
-    return float(np.median(variance / mean[mean > 0])) if variance.size else 0.0
-
-
-def _noise_in_space(counts: NDArray[np.float64], largest: float, valid: NDArray[np.bool_]) -> float:
-    """Mean of (a - b)^2 / (a + b), at most 1, of neighbouring pixels that count less than the
-    largest: about 0.5 or more of photon noise, and little where even light was rounded."""
-    a, b = counts[:, :, 1:], counts[:, :, :-1]
-    compared = valid[:, 1:] & valid[:, :-1] & (a + b > 0) & (np.maximum(a, b) < largest)
-    a, b = a[compared], b[compared]
-    return float(np.minimum((a - b) ** 2 / (a + b), 1).mean()) if a.size else 0.0
-
-
-def _just_below(
-    patterns: NDArray[Any], looked_at: NDArray[np.bool_], largest: np.generic, unit: float
-) -> list[NDArray[np.floating]]:
-    """(h, w) how often each pixel counts each of the different numbers next to the largest, and
-    the mean over all that are near it."""
-    near = looked_at & (patterns > (1 - NEAR_SATURATION) * float(largest)) & (patterns < largest)
-    n_near = NEAR_SATURATION * float(largest) / unit
-    found = [near.sum(axis=0) / max(n_near, 1.0)]
-    number = largest
-    for _ in range(int(np.clip(np.ceil(n_near), 1, MOST_COMPARED))):
-        number = patterns.max(initial=0, where=looked_at & (patterns < number))
-        found.append((looked_at & (patterns == number)).sum(axis=0).astype(np.float64))
-    return found
-
-
-def _some(kept: NDArray[np.bool_]) -> NDArray[np.integer]:
+def some_rows(kept: NDArray[np.bool_]) -> NDArray[np.integer]:
     """Numbers of frames from which the variance of counts is taken."""
     rows = np.flatnonzero(kept)
     return rows[:: max(len(rows) // FRAMES_FOR_VARIANCE, 1)]

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ptychi_neural.scans.earlier_frames import EarlierFrames
+
 FEWEST_FRAMES = 5
 """Frames below which none is called odd."""
 
@@ -23,6 +25,10 @@ and together they spread over the detector as no pattern does."""
 
 BRIGHT_FACTOR = 30.0
 """A frame that stands alone is too bright if it has this many times the median frame's light."""
+
+MOST_DARK_COUNTS = 1.0
+"""Dark counts of a pixel and frame up to which the shutter was closed where only a few frames of a
+scan have light: of more, those few may well be too bright."""
 
 GAP = 5.0
 """Frames stand alone if no other frame has a light within this factor of theirs."""
@@ -95,7 +101,7 @@ def too_dark(
     kept: NDArray[np.bool_],
     pixels: NDArray[np.bool_],
     unit: float,
-    earlier: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+    earlier: EarlierFrames | None = None,
 ) -> NDArray[np.bool_]:
     """Find frames with next to no light: some dark counts, but no pattern.
 
@@ -113,39 +119,81 @@ def too_dark(
         (h, w) True where a pixel can be trusted.
     unit : float
         Value of one count.
-    earlier : tuple, optional
-        Counts of each frame that came before these, and the (h, w) sum of them.
+    earlier : EarlierFrames, optional
+        What is known of the frames before these.
 
     Returns
     -------
     ndarray
-        (n,) True for frames that do not belong.
+        (n_earlier + n,) True for frames, the earlier ones first, that do not belong.
     """
-    light_of_earlier, sum_of_earlier = earlier or (np.zeros(0), np.zeros(pixels.shape))
-    n_earlier = len(light_of_earlier)
-    every = np.concatenate([light_of_earlier, light])
+    earlier = earlier or EarlierFrames.none(pixels)
+    n_earlier = earlier.n_frames
+    every = np.concatenate([earlier.light, light])
     looked_at = np.concatenate([np.ones(n_earlier, bool), kept])
-    brightest = every.max(initial=0, where=looked_at)
-    if looked_at.sum() < FEWEST_FRAMES or not (kept & (light < FLAT_FRACTION * brightest)).any():
-        return np.zeros(len(light), bool)
-    middle = np.median(every[looked_at])
+    seen, none = every[looked_at], np.zeros(len(every), bool)
+    if len(seen) < FEWEST_FRAMES or seen.min() >= FLAT_FRACTION * seen.max():
+        return none
+    middle = np.median(seen)
     dark = far_darker(every, looked_at)
     faint = looked_at & (every > 0) & ~dark
     oddness = 1 / np.where(every > 0, every, 1)
     weak = _alone(oddness, faint & (every < FLAT_FRACTION * middle), faint, FLAT_GAP)
-    dark, weak = dark[n_earlier:], weak[n_earlier:]
     if not (dark | weak).any():
-        return dark
+        return none
     others = kept & (light >= FLAT_FRACTION * middle)
-    mean = sum_of_frames(patterns, others, pixels) + np.where(pixels, sum_of_earlier, 0)
-    if not mean.any():
+    mean = sum_of_frames(patterns, others, pixels) + np.where(pixels, earlier.counts, 0)
+    groups = [some for some in earlier.faint if (dark | weak)[some.rows].all()]
+    for some in groups:
+        mean -= some.image(pixels)
+    if not (mean > 0).any():
         return dark
-    dark &= ~_have_pattern(patterns, light, dark, mean[pixels], pixels, unit)
-    if light[weak].sum() / unit < FEWEST_COUNTS:
+    dark[n_earlier:] &= ~_have_pattern(
+        patterns, light, dark[n_earlier:], mean[pixels], pixels, unit
+    )
+    for some in groups:
+        if dark[some.rows].all():
+            image, of_all = some.image(pixels)[None], np.ones(1, bool)
+            has_one = _have_pattern(image, image.sum((1, 2)), of_all, mean[pixels], pixels, unit)
+            dark[some.rows] &= ~has_one
+    # Nothing but their light is known of other earlier ones.
+    stored = [some for some in groups if weak[some.rows].all()]
+    known = np.isin(np.arange(n_earlier), np.concatenate([[], *(some.rows for some in stored)]))
+    weak[:n_earlier] &= known
+    counts = sum_of_frames(patterns, weak[n_earlier:], pixels)
+    for some in stored:
+        counts += some.image(pixels)
+    if counts.sum() / unit < FEWEST_COUNTS:
         return dark
-    counts = sum_of_frames(patterns, weak, pixels) / unit
-    flat = _is_flat(counts[None, pixels], mean / unit, pixels)[0]
+    flat = _is_flat(counts[None, pixels] / unit, mean / unit, pixels)[0]
     return dark | weak if flat else dark
+
+
+def are_dark(
+    counts: NDArray[np.float64], n_frames: int, mean: NDArray[np.float64], pixels: NDArray[np.bool_]
+) -> bool | None:
+    """Whether the counts of some frames together are dark counts beside the mean pattern of others;
+    None if too few tell.
+
+    Parameters
+    ----------
+    counts : ndarray
+        (h, w) sum of their counts.
+    n_frames : int
+        How many there are.
+    mean : ndarray
+        (h, w) sum of the counts of the others.
+    pixels : ndarray
+        (h, w) True where a pixel can be trusted.
+    """
+    if counts[pixels].sum() < FEWEST_COUNTS:
+        return None
+    pattern = _Likely.of(mean[pixels])
+    if counts[pixels].mean() > MOST_DARK_COUNTS * n_frames:
+        return False
+    if pattern.gain @ mean[pixels] < PEAKED * mean[pixels].sum():
+        return False
+    return bool(_is_flat(counts[None, pixels], mean, pixels)[0])
 
 
 def _have_pattern(
@@ -183,7 +231,7 @@ def evenly_lit(
     kept: NDArray[np.bool_],
     pixels: NDArray[np.bool_],
     unit: float,
-    earlier: tuple[int, NDArray[np.float64]] | None = None,
+    earlier: EarlierFrames | None = None,
 ) -> NDArray[np.bool_]:
     """Find frames whose light is spread evenly over the detector where the others have a pattern.
 
@@ -194,8 +242,8 @@ def evenly_lit(
     ----------
     patterns, light, kept, pixels, unit
         As ``too_dark`` takes them.
-    earlier : tuple, optional
-        Number of frames that came before these, and the (h, w) sum of their counts.
+    earlier : EarlierFrames, optional
+        What is known of the frames before these.
 
     Returns
     -------
@@ -204,12 +252,12 @@ def evenly_lit(
     """
     flat = np.zeros(len(light), bool)
     rows = np.flatnonzero(kept & (light >= FEWEST_COUNTS_ALONE * unit))
-    n_earlier, sum_of_earlier = earlier or (0, np.zeros(pixels.shape))
-    n_frames = n_earlier + int(kept.sum())
+    earlier = earlier or EarlierFrames.none(pixels)
+    n_frames = earlier.n_frames + int(kept.sum())
     if n_frames < FEWEST_FRAMES or not pixels.any():
         return flat
     mean = sum_of_frames(patterns, kept, pixels)
-    mean = (mean + np.where(pixels, sum_of_earlier, 0)) / unit
+    mean = (mean + np.where(pixels, earlier.counts, 0)) / unit
     background = np.quantile(mean[pixels], BACKGROUND)  # every frame has it
     mean = (mean - background).clip(min=0)
     if not mean.any():

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ptychi_neural.scans.counts import EarlierFrames, PixelNumbers, Repaired, as_counts, repair
-from ptychi_neural.scans.odd_frames import far_darker, light_of_frames, too_bright
+from ptychi_neural.scans.counts import PixelNumbers, Repaired, as_counts, repair
+from ptychi_neural.scans.earlier_frames import EarlierFrames
 
 
 class StreamedCounts:
@@ -32,7 +32,6 @@ class StreamedCounts:
         self._given, self._pixel_numbers = valid_pixel_mask, pixel_numbers
         self._earlier: EarlierFrames | None = None
         self._numbers: list[int] = []
-        self._known_as_dark = np.zeros(0, bool)
         self._odd_before = False
         self.dropped: set[int] = set()
         """Numbers of frames that do not belong to the scan."""
@@ -67,7 +66,7 @@ class StreamedCounts:
             If the patterns are no counts, or most of the detector is broken.
         """
         patterns = as_counts(patterns)
-        earlier = self._earlier or _nothing(patterns.shape[1:])
+        earlier = self._earlier or EarlierFrames.none(np.ones(patterns.shape[1:], bool))
         known = np.isin(numbers, list(self.dropped))
         if known.any():
             patterns, numbers = patterns[~known], numbers[~known]
@@ -80,24 +79,13 @@ class StreamedCounts:
             earlier=earlier,
         )
         self.dropped.update(numbers[~block.kept].tolist())
-        self._numbers += numbers[block.kept].tolist()
-        valid = block.valid_pixel_mask
-        if valid is None:
-            valid = np.ones(patterns.shape[1:], bool)
-        light = light_of_frames(block.patterns, valid)
-        self._earlier = EarlierFrames(
-            valid,
-            np.where(valid, earlier.counts + block.patterns.sum(axis=0, dtype=np.float64), 0),
-            np.concatenate([earlier.light, light]),
-        )
-        odd = too_bright(self._earlier.light, np.ones(self._earlier.n_frames, bool))
-        dark = far_darker(self._earlier.light, ~odd)
-        # Those of this block have the pattern's shape: else they had been dropped.
-        self._known_as_dark = np.concatenate([self._known_as_dark, dark[earlier.n_frames :]])
-        odd |= dark & ~self._known_as_dark
-        if odd.any():
+        odd = block.odd_before
+        if odd is not None and odd.any():
             self.dropped.update(np.array(self._numbers)[odd].tolist())
             self._odd_before = True
+        self._numbers += numbers[block.kept].tolist()
+        self._earlier = block.known or earlier
+        valid = self._earlier.valid
         masked_later = earlier.n_frames > 0 and bool((earlier.valid & ~valid).any())
         self.outdated = self.outdated or self._odd_before or masked_later
         kept = ~known
@@ -114,23 +102,19 @@ class StreamedCounts:
         Pixels that seemed to be bad beside a frame that does not belong are looked at anew.
         """
         if self._earlier is not None:
-            nothing = _nothing(self._earlier.valid.shape)
+            known = self._earlier
+            valid = np.ones_like(known.valid) if self._odd_before else known.valid
+            self._earlier = EarlierFrames.none(valid)
             if not self._odd_before:
-                nothing.valid = self._earlier.valid
-            self._earlier = nothing
+                self._earlier.cut_off = known.cut_off
         self._numbers, self.outdated, self._odd_before = [], False, False
-        self._known_as_dark = np.zeros(0, bool)
 
     def state_dict(self) -> dict[str, Any]:
         """What a file keeps: arrays, truth values and None."""
-        earlier = self._earlier
         return {
             "given": self._given,
-            "valid": None if earlier is None else earlier.valid,
-            "counts": None if earlier is None else earlier.counts,
-            "light": None if earlier is None else earlier.light,
+            "earlier": None if self._earlier is None else self._earlier.state_dict(),
             "numbers": np.array(self._numbers, np.int64),
-            "known_as_dark": self._known_as_dark,
             "dropped": np.array(sorted(self.dropped), np.int64),
             "odd_before": self._odd_before,
             "outdated": self.outdated,
@@ -138,14 +122,10 @@ class StreamedCounts:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what ``state_dict`` gave."""
-        self._given, self._earlier = state["given"], None
-        if state["valid"] is not None:
-            self._earlier = EarlierFrames(state["valid"], state["counts"], state["light"])
+        self._given, earlier = state["given"], state.get("earlier")
+        if "valid" in state and state["valid"] is not None:  # as earlier versions wrote it
+            earlier = state
+        self._earlier = None if earlier is None else EarlierFrames.of_state(earlier)
         self._numbers = state["numbers"].tolist()
-        self._known_as_dark = state.get("known_as_dark", np.zeros(len(self._numbers), bool))
         self.dropped = set(state["dropped"].tolist())
         self._odd_before, self.outdated = state["odd_before"], state["outdated"]
-
-
-def _nothing(frame_shape: tuple[int, ...]) -> EarlierFrames:
-    return EarlierFrames(np.ones(frame_shape, bool), np.zeros(frame_shape), np.zeros(0))

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptychi_neural.scans import as_counts, load_scan, repair
-from ptychi_neural.scans.defects import saturated, unit_of_counts
+from ptychi_neural.scans.defects import unit_of_counts
+from ptychi_neural.scans.saturation import saturated
 
 SIZE = 32
 
