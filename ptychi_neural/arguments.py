@@ -1,9 +1,11 @@
 """Arguments and options of the command line: those that commands share, and longer ones."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from ptychi_neural.counted import MOST
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN.toml", help="Run file.")]
 Changes = Annotated[
@@ -24,7 +26,14 @@ Data = Annotated[
         help="Data folder, before PTYCHI_NEURAL_DATA and the file's data.folder.",
     ),
 ]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on where a run was killed or interrupted.")
+]
 
+Inspected = Annotated[
+    Path,
+    typer.Argument(help="Diffraction file, product, run file, generator, or result's folder."),
+]
 Product = Annotated[
     Path | None,
     typer.Argument(
@@ -177,4 +186,37 @@ PtychiOptions = Annotated[
         help="Options of pty-chi: YAML, JSON or TOML, - for standard input (YAML). By default "
         "ptychi_options.yaml in INPUT.",
     ),
+]
+IndexFilter = Annotated[
+    Literal["all", "odd", "even"], typer.Option(help="Numbers of the frames to reconstruct.")
+]
+SyncEpochs = Annotated[
+    int,
+    typer.Option(
+        "--num-sync-epochs",
+        min=1,
+        max=MOST,
+        help="Epochs from one event, and one partial product, to the next.",
+    ),
+]
+MemoryMap = Annotated[
+    Path | None,
+    typer.Option("--mmap-file", help="Refused: the counts are reconstructed from memory."),
+]
+EventFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Where events go, in the place of stdout; it is replaced."),
+]
+LogLevel = Annotated[
+    int, typer.Option(help="Level of Python's logging on stderr, 30 for warnings and errors.")
+]
+
+EqualSeconds = Annotated[
+    float | None,
+    typer.Option(help="Equal wall time; by default that of the first engine's whole run."),
+]
+HeldOut = Annotated[float, typer.Option(help="Share of the detector's pixels that no engine sees.")]
+FiguresOnly = Annotated[
+    bool,
+    typer.Option("--figures-only", help="Run nothing: tables and figures from the records."),
 ]

@@ -13,8 +13,16 @@ from ptychi_neural.arguments import (
     Data,
     DataChanges,
     Engines,
+    EqualSeconds,
+    EventFile,
     Every,
+    FiguresOnly,
     Follow,
+    HeldOut,
+    IndexFilter,
+    Inspected,
+    LogLevel,
+    MemoryMap,
     OfPatterns,
     OfPositions,
     OnlyCells,
@@ -29,10 +37,12 @@ from ptychi_neural.arguments import (
     PtychodusFolder,
     RecipePath,
     ResultsFolder,
+    Resume,
     ResumeFollowing,
     RunPath,
     Settle,
     SuiteName,
+    SyncEpochs,
     Template,
     Timeout,
     TrainedGenerator,
@@ -85,9 +95,7 @@ def reconstruct(
     data: Data = None,
     changes: Changes = None,
     overwrite: Overwrite = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where a run was killed or interrupted.")
-    ] = False,
+    resume: Resume = False,
 ) -> None:
     """Reconstruct a scan.
 
@@ -115,19 +123,24 @@ def reconstruct_subprocess(
     output_directory: ResultsFolder,
     ptychi_options: PtychiOptions = None,
     overwrite: Overwrite = False,
+    index_filter: IndexFilter = "all",
+    num_sync_epochs: SyncEpochs = 1,
+    mmap_file: MemoryMap = None,
+    event_file: EventFile = None,
+    log_level: LogLevel = 30,
 ) -> None:
     """Reconstruct a folder of ptychodus for a program, as ptychodus-reconstruct-subprocess does.
 
-    Events go to stdout, one JSON object a line, and all else to stderr. SIGTERM finishes the batch
+    Events go to stdout, one JSON object a line, all else to stderr. SIGTERM finishes the batch
     and saves product.h5 as it is. The engine is that of the options.
     """
-    tell_events()
-    with _plain_errors():
-        from ptychi_neural.runs import reconstruct
-        from ptychi_neural.runs.ptychodus_folder import run_of_folder
+    tell_events(event_file)
+    with _plain_errors(log_level):
+        from ptychi_neural.runs.ptychodus_folder import reconstruct_folder
 
-        result = reconstruct(
-            run_of_folder(input_directory, ptychi_options), output_directory, overwrite
+        result = reconstruct_folder(
+            *(input_directory, output_directory, ptychi_options, overwrite),
+            *(index_filter, num_sync_epochs, mmap_file),
         )
     concluded(result.stopped, result.unsaved)
 
@@ -139,9 +152,7 @@ def train(
     data: Data = None,
     changes: Changes = None,
     overwrite: Overwrite = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where an earlier training was stopped.")
-    ] = False,
+    resume: Resume = False,
 ) -> None:
     """Train one generator on many scans.
 
@@ -283,13 +294,8 @@ def compare(
     run_file: RunPath,
     engines: Engines = None,
     output: Output = None,
-    seconds: Annotated[
-        float | None,
-        typer.Option(help="Equal wall time; by default that of the first engine's whole run."),
-    ] = None,
-    held_out: Annotated[
-        float, typer.Option(help="Share of the detector's pixels that no engine sees.")
-    ] = 0.03,
+    seconds: EqualSeconds = None,
+    held_out: HeldOut = 0.03,
     data: Data = None,
     changes: ChangesOfEngines = None,
     overwrite: Overwrite = False,
@@ -329,10 +335,7 @@ def benchmark(
     only: OnlyCells = None,
     output: Output = None,
     data: Data = None,
-    figures_only: Annotated[
-        bool,
-        typer.Option("--figures-only", help="Run nothing: tables and figures from the records."),
-    ] = False,
+    figures_only: FiguresOnly = False,
     overwrite: OverwriteCells = False,
 ) -> None:
     """Run the cells of a benchmark suite: engines on scans of all kinds, doses, overlaps.
@@ -418,10 +421,7 @@ def init(
 
 @app.command()
 def inspect(
-    path: Annotated[
-        Path,
-        typer.Argument(help="Diffraction file, product, run file, generator, or result's folder."),
-    ],
+    path: Inspected,
     product: Product = None,
     figure: Picture = None,
     orientations: Orientations = False,

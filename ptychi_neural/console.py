@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -90,7 +91,7 @@ class Commands(TyperGroup):
 
 def _take_note(ctx: Any, param: Any, value: Any) -> Any:
     if param.name == "log" and value is not None:
-        value = _opened_log(value)
+        value = _opened(value, "a", "--log")
     if param.name == "progress":
         if value not in ("auto", "json"):
             raise typer.BadParameter(f"{value!r} is neither auto nor json.")
@@ -100,9 +101,11 @@ def _take_note(ctx: Any, param: Any, value: Any) -> Any:
     return value
 
 
-def tell_events() -> None:
-    """Write events to stdout, and all else to stderr."""
-    if _settings.events is None:
+def tell_events(path: Path | None = None) -> None:
+    """Write events to a new file, or to stdout, and then all else to stderr."""
+    if path is not None:
+        _settings.events = _opened(path, "w", "--event-file")
+    elif _settings.events is None:
         _settings.events, sys.stdout = sys.stdout, sys.stderr
 
 
@@ -155,11 +158,11 @@ def _put_back(stdout: TextIO) -> Any:
     return put_back
 
 
-def _opened_log(path: str) -> TextIO:
+def _opened(path: str | Path, mode: str, option: str) -> TextIO:
     try:
-        return open(os.devnull if is_silent() else path, "a", encoding="utf-8", buffering=1)
+        return open(os.devnull if is_silent() else path, mode, encoding="utf-8", buffering=1)  # type: ignore[return-value]
     except OSError as error:
-        raise typer.BadParameter(f"--log: {path} cannot be written: {error.strerror}.") from None
+        raise typer.BadParameter(f"{option}: {path} cannot be written: {error.strerror}.") from None
 
 
 def told(message: str) -> None:
@@ -207,8 +210,13 @@ def _logged(message: str) -> None:
 
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
+def plain_errors(log_level: int = 30) -> Iterator[None]:
     """Run a command: tell errors in a sentence each, with an exit code, and warnings on a line.
+
+    Parameters
+    ----------
+    log_level : int
+        Level from which stderr has what Python's loggers tell.
 
     Raises
     ------
@@ -224,6 +232,9 @@ def plain_errors() -> Iterator[None]:
 
     assert logging.lastResort is not None  # It writes to what is sys.stderr then, above the bars.
     logging.basicConfig(format="%(levelname)s: %(message)s", handlers=[logging.lastResort])
+    if log_level != logging.WARNING:
+        logging.getLogger().setLevel(log_level)
+        logging.lastResort.setLevel(log_level)
     logging.getLogger("ptychi.reconstructors.ad_general").setLevel(logging.ERROR)  # release note
     to_log = None
     if _settings.log is not None:

@@ -52,6 +52,9 @@ class Progress:
     remarks: set[str] | None = None
     """What was remarked so far; None: nothing is to be."""
 
+    epochs_apart: int = 1
+    """Epochs from one event ``epoch`` to the next; the last epoch is told, too."""
+
     started: float = field(default_factory=time.monotonic)
     """When the command began, in seconds of the monotonic clock."""
 
@@ -100,9 +103,20 @@ def tell(event: str, **values: Any) -> None:
     told |= {name: _finite(value) for name, value in values.items()}
     if _present.tracker is not None:
         _track(event, told)
+    if event == "epoch" and _is_passed_over(**values):
+        return
     if event not in ("started", "cancelling", "error"):
         told["elapsed_s"] = round(time.monotonic() - _present.started, 3)
     _write(_present.events, json.dumps({"event": event, **told}, allow_nan=False, default=str))
+
+
+def _is_passed_over(epoch: int, num_epochs: int, **values: Any) -> bool:
+    return epoch % _present.epochs_apart > 0 and epoch != num_epochs
+
+
+def tell_epochs(apart: int) -> None:
+    """Tell one of so many epochs as an event, and the last."""
+    _present.epochs_apart = apart
 
 
 def track_settings(values: dict[str, Any]) -> None:

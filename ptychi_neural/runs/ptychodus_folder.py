@@ -9,7 +9,11 @@ from typing import Any
 
 from ptychi_neural.runs.configuration import STDIN, RunFileError, flattened, merged, read_keys
 from ptychi_neural.runs.option_groups import option_values
+from ptychi_neural.runs.progress import tell_epochs
+from ptychi_neural.runs.reconstruct import reconstruct
+from ptychi_neural.runs.result import ReconstructionResult
 from ptychi_neural.runs.run_file import ENGINES, RunFile, run_from
+from ptychi_neural.scans.frames import Frames
 
 OPTIONS = "ptychi_options.yaml"
 
@@ -28,6 +32,36 @@ OF_THE_PRODUCT = (
     "probe_options.pixel_size_aspect_ratio",
 )
 """Options that are those of the product, whatever the file of options says, as in ptychodus."""
+
+
+def reconstruct_folder(
+    folder: Path,
+    output: Path,
+    options: Path | None,
+    overwrite: bool,
+    index_filter: str,
+    num_sync_epochs: int,
+    mmap_file: Path | None,
+) -> ReconstructionResult:
+    """Reconstruct a folder of ptychodus with the arguments of its subprocess.
+
+    Raises
+    ------
+    ValueError
+        If there is a ``mmap_file``, or what ``reconstruct`` raises.
+    """
+    if mmap_file is not None:
+        raise ValueError(
+            f"--mmap-file {mmap_file}: the counts are reconstructed from memory, in the type of "
+            "the file; leave it out, or crop or bin the patterns if they do not fit."
+        )
+    run = run_of_folder(folder, options)
+    assert run.data is not None
+    if index_filter != "all":
+        run.data.frames = Frames.model_validate({"numbers": index_filter})
+    run.output.product_epochs = num_sync_epochs
+    tell_epochs(num_sync_epochs)
+    return reconstruct(run, output, overwrite)
 
 
 def run_of_folder(folder: Path, options: Path | None = None) -> RunFile:

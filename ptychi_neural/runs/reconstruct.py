@@ -4,8 +4,8 @@ import copy
 import os
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ from ptychi_neural.runs.launcher import is_silent
 from ptychi_neural.runs.live_figure import live_figure
 from ptychi_neural.runs.messages import noted_warnings
 from ptychi_neural.runs.output_formats import write_formats
+from ptychi_neural.runs.partial_products import partial_products
 from ptychi_neural.runs.progress import say, tell, track_settings
 from ptychi_neural.runs.provenance import beginning, write_json
 from ptychi_neural.runs.quality import in_register, object_metrics
@@ -142,7 +143,7 @@ def reconstruct(
         with interruptible("the batch") as stop:
             checkpoints = Checkpoints(results.temporary, 60 * run.output.checkpoint_minutes)
             workflow = NeuralWarmStartWorkflow(first, second, checkpoints)
-            result = _run_engines(run, workflow, scan, show_progress)
+            result = _run_engines(run, workflow, scan, show_progress, results.temporary)
             _save(result, run, scan, results.temporary, reference, stop)
             write_formats(result, run.output.formats, results.temporary, scan, notes)
             if result.stopped != "interrupted":
@@ -190,7 +191,11 @@ def _go_on(earlier: Path, task: PtychographyTask) -> None:
 
 
 def _run_engines(
-    run: RunFile, workflow: NeuralWarmStartWorkflow, scan: Scan, show_progress: bool
+    run: RunFile,
+    workflow: NeuralWarmStartWorkflow,
+    scan: Scan,
+    show_progress: bool,
+    folder: Path,
 ) -> ReconstructionResult:
     """Run the engine and that of ``[refine]``; a divergence is an error if nothing finite is left.
 
@@ -201,11 +206,11 @@ def _run_engines(
     """
     clock = time.perf_counter()
     try:
-        with _shown(run, workflow, scan):
+        with _shown(run, workflow, scan, folder):
             was_interrupted = workflow.run(show_progress)
         if run.refine is not None and len(workflow.tasks) == 1 and not was_interrupted:
             workflow = _handed_on(workflow, run.refine, scan)
-            with _shown(run, workflow, scan):
+            with _shown(run, workflow, scan, folder):
                 was_interrupted = workflow.run(show_progress)
         stopped = "interrupted" if was_interrupted else None
     except (FloatingPointError, RankLostError) as error:
@@ -242,15 +247,20 @@ def _run_engines(
     )
 
 
+@contextmanager
 def _shown(
-    run: RunFile, workflow: NeuralWarmStartWorkflow, scan: Scan
-) -> AbstractContextManager[None]:
+    run: RunFile, workflow: NeuralWarmStartWorkflow, scan: Scan, folder: Path
+) -> Iterator[None]:
     """Show a workflow while it runs, where the run file asks for it."""
-    every_s = run.output.live_figure_seconds
-    if every_s == 0:
-        return nullcontext()
-    path = run.output_folder.with_name(f"{run.output_folder.name}.live.png")
-    return live_figure(workflow.tasks, scan, path, every_s)
+    with ExitStack() as shown:
+        if run.output.product_epochs:
+            products = partial_products(workflow.tasks, scan, folder, run.output.product_epochs)
+            shown.enter_context(products)
+        if run.output.live_figure_seconds:
+            path = run.output_folder.with_name(f"{run.output_folder.name}.live.png")
+            every_s = run.output.live_figure_seconds
+            shown.enter_context(live_figure(workflow.tasks, scan, path, every_s))
+        yield
 
 
 def _handed_on(

@@ -158,6 +158,9 @@ class RunOutputSection(OutputSection):
     """Minutes between two checkpoints, from which ``reconstruct --resume`` goes on after the run
     was killed. 0: after every epoch and every iteration of an initial reconstruction."""
 
+    product_epochs: int = Field(default=0, ge=0)
+    """Epochs from one ``product.NNNNNN.h5`` of a reconstruction under way to the next. 0: none."""
+
 
 def data_folders(data_folder: str | Path | None) -> list[Path]:
     """The folder that takes the place of those in run files, if there is one."""

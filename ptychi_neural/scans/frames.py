@@ -1,6 +1,6 @@
 """Some frames of a scan, to try things on."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,15 @@ class Frames(BaseModel):
     every: int = Field(default=1, ge=1)
     """Of the remaining frames, one of so many is kept."""
 
-    def indexes(self, positions_px: NDArray[np.floating]) -> NDArray[np.int64]:
+    numbers: Literal["all", "odd", "even"] = "all"
+    """Of these, the ones whose numbers in the scan are odd or even, as halves to compare."""
+
+    def indexes(
+        self, positions_px: NDArray[np.floating], numbers: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
         """(n_kept,) indexes of the frames among (n, 2) positions (y, x) in object pixels.
+
+        Their (n,) numbers count from 0 where there are none.
 
         Raises
         ------
@@ -45,6 +52,8 @@ class Frames(BaseModel):
         >>> line = np.stack([np.zeros(9), np.arange(9)], axis=1)
         >>> Frames(start=1, every=3).indexes(line), Frames(window_px=2).indexes(line)
         (array([1, 4, 7]), array([3, 4, 5]))
+        >>> Frames(numbers="odd").indexes(line[:3], np.array([3, 4, 7]))
+        array([0, 2])
         """
         kept = np.arange(len(positions_px))[self.start : self.stop]
         if self.window_px is not None:
@@ -52,6 +61,9 @@ class Frames(BaseModel):
             distance = np.abs(among - middle(among)).max(axis=1, initial=0)
             kept = kept[distance <= self.window_px / 2]
         kept = kept[:: self.every]
+        if self.numbers != "all":
+            is_odd = (kept if numbers is None else numbers[kept]) % 2 == 1
+            kept = kept[is_odd == (self.numbers == "odd")]
         if not len(kept):
             stated = self.model_dump(exclude_defaults=True).items()
             keys = ", ".join(f"{key} = {value}" for key, value in stated)
@@ -61,4 +73,4 @@ class Frames(BaseModel):
 
     def of(self, scan: Scan) -> Scan:
         """The scan with these frames only."""
-        return select_frames(scan, self.indexes(scan.positions_px))
+        return select_frames(scan, self.indexes(scan.positions_px, scan.frame_indexes))

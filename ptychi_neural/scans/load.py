@@ -349,7 +349,8 @@ def chosen_frames(
             whole = _placed(product, preparation, select_frames(scan, finite), stored_shape, unit)
             positions_px[finite] = whole.positions_px
         try:
-            scan = select_frames(scan, preparation.frames.indexes(positions_px))
+            kept = preparation.frames.indexes(positions_px, scan.frame_indexes)
+            scan = select_frames(scan, kept)
         except ValueError as error:
             raise ValueError(f"{product}: {error}") from error
         if not scan.object.size and math.isfinite(scan.pixel_size_m):

@@ -86,6 +86,37 @@ def test_options_come_from_standard_input_and_errors_are_events(folder, tmp_path
     assert "options_class_name: choose from NeuralPtychographyOptions" in event["message"]
 
 
+def test_events_partial_products_and_half_of_the_frames_are_as_asked(folder, tmp_path, simulated):
+    options = TOML.replace("num_epochs = 2", "num_epochs = 3")
+    (tmp_path / "options.toml").write_text(
+        options.replace("start.n", "validation.held_out = 0\nstart.n")
+    )
+    arguments = "--num-sync-epochs 2 --index-filter odd --event-file events.jsonl --log-level 20"
+    process = start(
+        *(tmp_path, "--ptychi-options", "options.toml", *arguments.split()), stderr=subprocess.PIPE
+    )
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert '"event"' not in out
+    assert "INFO: " in err
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert events[0]["num_patterns"] == len(simulated.scan.patterns) // 2
+    assert [event["epoch"] for event in events if event["event"] == "epoch"] == [2, 3]
+    products = [event for event in events if event.get("path", "").endswith("product.000002.h5")]
+    assert [event["event"] for event in products] == ["checkpoint"]
+    partial = read_product(tmp_path / "out" / "product.000002.h5")
+    assert np.abs(partial.object - 1).max() > 0.1
+    np.testing.assert_array_equal(partial.frame_indexes % 2, 1)
+
+
+def test_a_memory_map_is_refused_with_the_reason(folder, tmp_path):
+    (tmp_path / "options.toml").write_text(TOML)
+    process = start(tmp_path, "--ptychi-options", "options.toml", "--mmap-file", "map")
+    (event,) = ended(process, 2)
+    assert "--mmap-file map: the counts are reconstructed from memory" in event["message"]
+    assert not (tmp_path / "map").exists()
+
+
 def test_the_geometry_is_that_of_the_product(folder):
     options = RPIEOptions()
     options.data_options.wavelength_m = 5e-9
