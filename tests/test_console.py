@@ -178,6 +178,6 @@ class Full(io.StringIO):
 
 
 def test_a_log_on_a_full_disk_does_not_end_a_command(monkeypatch, tmp_path):
-    monkeypatch.setattr(console, "_opened_log", lambda path: Full())
+    monkeypatch.setattr(console, "_opened", lambda *arguments: Full())
     result = CliRunner().invoke(app, ["init", str(tmp_path / "run.toml"), "--log", "x"])
     assert result.exit_code == 0

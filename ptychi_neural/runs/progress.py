@@ -110,7 +110,7 @@ def tell(event: str, **values: Any) -> None:
     _write(_present.events, json.dumps({"event": event, **told}, allow_nan=False, default=str))
 
 
-def _is_passed_over(epoch: int, num_epochs: int, **values: Any) -> bool:
+def _is_passed_over(epoch: int, num_epochs: int | None = None, **values: Any) -> bool:
     return epoch % _present.epochs_apart > 0 and epoch != num_epochs
 
 

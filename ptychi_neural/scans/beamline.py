@@ -1,6 +1,8 @@
 """Numbers of the beamline in HDF5 files: lengths with units, the wavelength, the detector."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -25,6 +27,15 @@ METRES = {
 }
 """Units of length, as files spell them, in metres."""
 
+
+DETECTOR_PIXEL_M = (1e-7, 1e-2)
+"""Bounds of the sides of detector pixels in metres, beyond which they have another unit."""
+
+FARTHEST_M = 500.0
+"""Largest distance of a detector in metres, beyond which it has another unit."""
+
+SOFTEST_EV = 20.0
+"""Numbers up to it, in files that tell no unit, may be an energy in kiloelectronvolts, too."""
 
 PHOTON_J = (e, 1e6 * e)
 """Least and largest energy of a photon of an experiment: that of a machine is larger."""
@@ -54,11 +65,34 @@ def instrument(
         Patterns of the names of wavelengths and photon energies, in the order of trust.
     """
     size_m = number(file, f"{detector}/x_pixel_size", f"{detector}/y_pixel_size")
+    if size_m and not DETECTOR_PIXEL_M[0] < size_m < DETECTOR_PIXEL_M[1]:
+        _doubt(file, "detector pixels", size_m, "detector_pixel_size_m", "pixel_size_m")
+    distance_m = number(file, f"{detector}/distance", f"{detector}/detector_distance")
+    if distance_m and abs(distance_m) > FARTHEST_M:
+        _doubt(file, "the detector's distance", distance_m, "detector_distance_m")
     return Instrument(
         number(file, *wavelengths) or _wavelength_of_energy(file, energies),
-        number(file, f"{detector}/distance", f"{detector}/detector_distance"),
+        abs(distance_m) if distance_m else None,  # NeXus counts it along the beam, others against.
         {"detector_pixel_size_m": size_m} if size_m else {},
     )
+
+
+def _doubt(file: h5py.File, what: str, length_m: float, *keys: str) -> None:
+    """Tell that a length without a unit is hardly in metres."""
+    warnings.warn(
+        f"{file.filename}: {what}: {length_m:.4g} m: the file has another unit and does not tell "
+        f"it; set {' or '.join(keys)} of [data].",
+        stacklevel=1,
+    )
+
+
+@contextmanager
+def settled(keys: Collection[str]) -> Iterator[None]:
+    """Do not doubt what a run file tells by these keys in place of the file."""
+    with warnings.catch_warnings():
+        for key in keys:
+            warnings.filterwarnings("ignore", rf".*; set (\w+ or )?{key}\b")
+        yield
 
 
 def length_in_metres(data: h5py.Dataset) -> float:
@@ -99,6 +133,12 @@ def _wavelength_of_energy(file: h5py.File, names: tuple[str, ...]) -> float | No
         units = {"ev": (e,), "kev": (1e3 * e,), "mev": (1e6 * e,), "j": (1.0,)}.get(unit, (1.0, e))
         for joules in (told * unit_J for unit_J in units):
             if PHOTON_J[0] < joules < PHOTON_J[1]:
+                if not unit and 1 < told < SOFTEST_EV:
+                    warnings.warn(
+                        f"{where(energy)} is taken for {told:.4g} eV, as it has no unit; set "
+                        f"photon_energy_eV = {1e3 * told:.6g} of [data] if it is in keV.",
+                        stacklevel=1,
+                    )
                 return h * c / joules
     return None
 

@@ -5,7 +5,7 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychi_neural.scans.scan import Scan, position_origin
+from ptychi_neural.scans.scan import UNKNOWN_PIXEL_M, Scan, position_origin
 
 SMALLEST_EXTENT_PX = 1e-2
 """Extent in pixels below which positions that differ are taken for metres."""
@@ -26,6 +26,9 @@ measured to predicted counts of 1e-16 to 1e20, leave what single precision holds
 
 LENGTHS_M = (1e-15, 1e9)
 """Bounds in metres of pixel sizes, wavelengths and distances."""
+
+LARGEST_M = {"pixel_size_m": 1e-2, "wavelength_m": 1e-2}
+"""Bounds of lengths that are small, in metres; a pixel of ``UNKNOWN_PIXEL_M`` is none."""
 
 LENGTH_UNITS = {"millimetres": 1e3, "micrometres": 1e6, "nanometres": 1e9}
 """Units that are taken for metres by mistake, and how many of each make a metre."""
@@ -108,11 +111,13 @@ def check_lengths(**lengths_m: float | None) -> None:
     >>> check_lengths(pixel_size_m=1e-8, wavelength_m=None)
     >>> check_lengths(pixel_size_m=1e308)
     Traceback (most recent call last):
-    ValueError: pixel_size_m = 1e+308: give metres, from 1e-15 to 1e+09.
+    ValueError: pixel_size_m = 1e+308: give metres, from 1e-15 to 1e-02.
     """
-    least, most = LENGTHS_M
+    least, most_of_all = LENGTHS_M
     for name, length in lengths_m.items():
-        if length is not None and not least <= length <= most:
+        is_unknown = length is None or (name == "pixel_size_m" and length == UNKNOWN_PIXEL_M)
+        most = LARGEST_M.get(name, most_of_all)
+        if length is not None and not is_unknown and not least <= length <= most:
             raise ValueError(f"{name} = {length:.4g}: give metres, from {least} to {most:.0e}.")
 
 
@@ -241,6 +246,19 @@ def check_start(
         raise ValueError(
             f"{names[1]} carries no light: it is zero in all modes of the first OPR mode; write a "
             "probe guess into it."
+        )
+
+
+def check_extent(scan: Scan, most_px: int) -> None:
+    """Refuse positions that no object of so many pixels has room for, where a file has none."""
+    finite = scan.positions_px[np.isfinite(scan.positions_px).all(axis=1)]
+    extent = float(np.ptp(finite, axis=0).max()) if len(finite) else 0.0
+    if extent > most_px:
+        size = "" if scan.known_pixel_size_m is None else f" of {scan.pixel_size_m:.3g} m"
+        raise ValueError(
+            f"the positions spread over {extent:.3g} pixels{size}: set position_units of [data], "
+            'such as "um", or what the size of a pixel follows from: photon_energy_eV, '
+            "detector_distance_m, detector_pixel_size_m, or pixel_size_m itself."
         )
 
 

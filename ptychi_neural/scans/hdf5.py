@@ -139,7 +139,7 @@ def names_like(file: h5py.File, pattern: str) -> list[str]:
     of a CXI or NeXus file stands the one that is read (``entries``).
     """
     found = [""]
-    for part in in_entry(file, pattern).split("/"):
+    for part in in_entry(file, pattern.strip("/")).split("/"):
         if not any(wildcard in part for wildcard in "*?["):
             found = [f"{name}/{part}" for name in found]
             continue

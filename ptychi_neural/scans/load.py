@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptychi_neural.counted import counted
+from ptychi_neural.scans.beamline import settled
 from ptychi_neural.scans.checks import (
+    check_extent,
     check_lengths,
     check_positions,
     check_start,
@@ -29,7 +31,7 @@ from ptychi_neural.scans.preparation import Named, Preparation, Unit
 from ptychi_neural.scans.prepared_frames import cut, finished, pixel_numbers
 from ptychi_neural.scans.prepared_positions import placed
 from ptychi_neural.scans.scan import Scan, recentred, scan_of_positions, select_frames
-from ptychi_neural.scans.scan_names import named
+from ptychi_neural.scans.scan_names import as_it_is_named, named
 from ptychi_neural.scans.starts import empty_object, mean_pattern_probe
 
 MOST_OBJECT_PIXELS = 2**15
@@ -276,7 +278,8 @@ def product_of(diffraction: StrPath) -> StrPath:
     """The file of positions that belongs to a diffraction file."""
     path = Path(diffraction)
     beside = (reader.product_beside(path) for reader in READERS.values())
-    return next((other for other in beside if other is not None and other.is_file()), path)
+    found = (as_it_is_named(other) for other in beside if other is not None)
+    return next((other for other in found if other is not None), path)
 
 
 def read_positions(product: StrPath, preparation: Preparation) -> tuple[Scan, Unit]:
@@ -339,9 +342,10 @@ def chosen_frames(
     FileNotFoundError, ValueError
         If a file cannot be read, or no frame is left.
     """
-    scan, unit = read_positions(product, preparation)
-    if diffraction is not None and math.isnan(scan.pixel_size_m):
-        scan = _with_instrument(scan, diffraction)
+    with settled(preparation.settled_keys):
+        scan, unit = read_positions(product, preparation)
+        if diffraction is not None and math.isnan(scan.pixel_size_m):
+            scan = _with_instrument(scan, diffraction)
     if preparation.frames is not None:
         positions_px = np.full_like(scan.positions_px, np.nan)
         finite = np.asarray(np.isfinite(scan.positions_px).all(axis=1))
@@ -424,6 +428,8 @@ def _check(scan: Scan, product: StrPath) -> None:
             wavelength_m=scan.wavelength_m,
             detector_distance_m=scan.detector_distance_m,
         )
+        if not scan.object.size:
+            check_extent(scan, MOST_OBJECT_PIXELS)
         check_positions(scan.positions_px, probe_shape, size, scan.pixel_size_m)
     except ValueError as error:
         raise ValueError(f"{product}: {error}") from error

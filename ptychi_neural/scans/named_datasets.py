@@ -1,6 +1,7 @@
 """Positions and probe from datasets that a run file names, in HDF5 files and NPZ archives."""
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from ptychi_neural.scans.formats.ptychodus import expanded
 from ptychi_neural.scans.hdf5 import StrPath, dataset, opened, read, reals
 from ptychi_neural.scans.numpy_files import npz_header, npz_names, read_npz
 from ptychi_neural.scans.scan import Scan, scan_of_positions
+
+COLUMN = re.compile(r"(?P<name>.+)\[(?P<rows>:, ?)?(?P<index>\d+)\]$")
+"""A column of positions, or a row, by its number from 0."""
 
 
 def named_positions(path: StrPath, datasets: Mapping[str, str], scan: Scan | None) -> Scan:
@@ -48,7 +52,8 @@ def named_positions(path: StrPath, datasets: Mapping[str, str], scan: Scan | Non
         if is_pair or y.squeeze().shape != x.squeeze().shape:  # a raster's may have two axes
             raise ValueError(
                 f"{path}: {datasets['y']!r} and {datasets['x']!r} have shapes {y.shape} and "
-                f"{x.shape}; name datasets of one number for each frame."
+                f"{x.shape}; name datasets of one number for each frame, or "
+                f'columns of one: y = "{datasets["y"]}[:, 0]", x = "{datasets["x"]}[:, 1]".'
             )
         positions = reals(np.stack([y.ravel(), x.ravel()], axis=1), f"{path}: 'y', 'x'")
         scan = scan_of_positions(positions)
@@ -109,7 +114,16 @@ def stack_shape(path: StrPath, datasets: Mapping[Any, str]) -> tuple[int, ...]:
 
 
 def named_array(path: StrPath, name: str, lengths: bool = False) -> NDArray[Any]:
-    """An array of an HDF5 file or NPZ archive; lengths with units become metres."""
+    """An array of an HDF5 file or NPZ archive, or a column of it (``"scan/xyz[:, 1]"``).
+
+    Lengths with units become metres.
+    """
+    if lengths and (told := COLUMN.match(name)):
+        array = named_array(path, told["name"], lengths)
+        axis, index = (-1 if told["rows"] else 0), int(told["index"])
+        if array.ndim < 2 or index >= array.shape[axis]:
+            raise ValueError(f"{path}: {name!r} is none of an array of shape {array.shape}.")
+        return array.take(index, axis=axis)
     if npz_names(Path(path)):
         return read_npz(path, name)
     with opened(path) as file:

@@ -208,6 +208,15 @@ class Preparation(BaseModel):
         return None
 
     @property
+    def settled_keys(self) -> set[str]:
+        """Keys of beam and detector that do not matter in files any more."""
+        keys = ("pixel_size_m", "detector_pixel_size_m", "detector_distance_m")
+        found = {key for key in keys if getattr(self, key) is not None}
+        if "wavelength_m" in self.replaced_lengths:
+            found.add("photon_energy_eV")
+        return found | {*keys} if self.pixel_size_m is not None else found
+
+    @property
     def replaced_lengths(self) -> set[str]:
         """Names of lengths of a scan for which these keys take the place of the file's.
 

@@ -40,3 +40,18 @@ def named(scan: Scan, path: StrPath) -> Scan:
 
 def _tells(name: str) -> bool:
     return name != "" and name.lower() not in OF_EVERY_SCAN
+
+
+HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
+
+
+def as_it_is_named(path: Path) -> Path | None:
+    """A file of this name, perhaps in other capitals or with another suffix of HDF5."""
+    if path.is_file() or not path.parent.is_dir():
+        return path if path.is_file() else None
+    alike = [
+        other
+        for other in path.parent.iterdir()
+        if other.stem.lower() == path.stem.lower() and other.suffix.lower() in HDF5_SUFFIXES
+    ]
+    return alike[0] if len(alike) == 1 and alike[0].is_file() else None

@@ -70,7 +70,12 @@ def test_a_reconstruction_is_of_these_frames_and_its_run_file_says_so(run_file, 
     np.testing.assert_array_equal(product.frame_indexes, TAKEN)
     np.testing.assert_allclose(product.positions_px, simulated.scan.positions_px[TAKEN], atol=1e-6)
     with open("results/run/run.toml", "rb") as file:
-        assert tomllib.load(file)["data"]["frames"] == {"start": 0, "stop": 40, "every": 2}
+        assert tomllib.load(file)["data"]["frames"] == {
+            "start": 0,
+            "stop": 40,
+            "every": 2,
+            "numbers": "all",
+        }
 
 
 def test_a_comparison_is_of_these_frames(run_file, loaded):

@@ -109,7 +109,7 @@ class Cxi(Reader):
             if translation is None:
                 raise ValueError(
                     f"{path} has no positions ('entry_1/sample_1/geometry_1/translation'); give a "
-                    "product that belongs to it as well."
+                    "product that belongs to it, or name datasets = { y = ..., x = ... } of [data]."
                 )
             probe = _image(file, PROBE, ndim=4)
             object_ = _image(file, OBJECT, ndim=3)
@@ -221,6 +221,8 @@ def _positions(
     """(n, 2) positions of the beam on the sample, in metres along rows and columns."""
     moves = reals(read(translation), where(translation)) * length_in_metres(translation)
     moves = moves.reshape(-1, moves.shape[-1]) if moves.ndim > 2 else moves  # of a raster
+    if moves.ndim == 2 and moves.shape[0] == 3 < moves.shape[1]:
+        moves = moves.T
     if moves.ndim != 2 or moves.shape[1] < 2 or len(moves) == 0:
         raise ValueError(
             f"{where(translation)} has shape {moves.shape}; write (n, 3) translations (x, y, z)."

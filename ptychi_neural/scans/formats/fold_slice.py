@@ -61,5 +61,5 @@ class FoldSlice(Reader):
             )
 
     def product_beside(self, path: Path) -> Path | None:
-        stem = path.stem.removesuffix("_dp")
-        return path.with_name(f"{stem}_para{path.suffix}") if stem != path.stem else None
+        is_dp = path.stem.lower().endswith("_dp")
+        return path.with_name(f"{path.stem[:-3]}_para{path.suffix}") if is_dp else None

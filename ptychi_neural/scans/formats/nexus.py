@@ -21,6 +21,8 @@ PATTERNS = (
 
 BEAMS = ("entry*/instrument*/beam*", "entry*/sample*/beam*", "entry*/instrument*/monochromator*")
 
+EIGER_ENERGY = "entry*/instrument*/detector*/detectorSpecific/photon_energy"
+
 
 @register_reader("nexus")
 class Nexus(Reader):
@@ -38,8 +40,6 @@ class Nexus(Reader):
 
     def read_instrument(self, path: StrPath) -> Instrument:
         wavelengths = (f"{beam}/*wavelength" for beam in BEAMS)
-        energies = (f"{beam}/*energy" for beam in BEAMS)
+        energies = (*(f"{beam}/*energy" for beam in BEAMS), EIGER_ENERGY)
         with opened(path) as file:
-            return instrument(
-                file, "entry*/instrument*/detector*", tuple(wavelengths), tuple(energies)
-            )
+            return instrument(file, "entry*/instrument*/detector*", tuple(wavelengths), energies)

@@ -37,12 +37,16 @@ class NumpyStack(Reader):
 
     def read_product(self, path: StrPath) -> Scan:
         positions = read_npy(path)
+        if positions.ndim == 3 and positions.shape[2] == 2:  # rows and columns of a scan
+            positions = positions.reshape(-1, 2)
         if positions.ndim > 2:
             return super().read_product(path)
+        if positions.ndim == 2 and positions.shape[0] == 2 < positions.shape[1]:
+            positions = positions.T
         if positions.ndim != 2 or positions.shape[1] != 2 or positions.dtype.kind not in "uif":
             raise ValueError(
                 f"{path} holds {positions.dtype} of shape {positions.shape}; write positions as "
-                "(n, 2) real numbers: y and x of each frame."
+                "(n, 2) real numbers: y and x of each frame, such as positions[:, [1, 0]] of x, y."
             )
         return scan_of_positions(positions)
 

@@ -71,11 +71,18 @@ class Ptychodus(Reader):
             return product_in(file)
 
     def product_beside(self, path: Path) -> Path | None:
-        return path.with_name(f"product{path.suffix}") if path.stem == "diffraction" else None
+        return (
+            path.with_name(f"product{path.suffix}") if path.stem.lower() == "diffraction" else None
+        )
 
 
 def product_in(file: h5py.File) -> Scan:
     """All of a scan but its patterns, in a product that is open."""
+    if "probe" not in file and find(file, *PATTERNS) is not None:
+        raise ValueError(
+            f"{file.filename} holds patterns but no positions; give a product that belongs to it, "
+            "or name datasets = { y = ..., x = ... } of [data] in it."
+        )
     probe_data, object_data = dataset(file, "probe"), dataset(file, "object")
     pixel_size_m = _pixel_size(object_data)
     if "pixel_width_m" in probe_data.attrs and not np.isclose(

@@ -14,6 +14,7 @@ from ptychi_neural.scans.beamline import Instrument
 from ptychi_neural.scans.diffraction import Diffraction, read_stack, stack_shape
 from ptychi_neural.scans.hdf5 import StrPath, damage_told, opened
 from ptychi_neural.scans.links import contents
+from ptychi_neural.scans.numpy_files import npz_names
 from ptychi_neural.scans.preparation import Unit
 from ptychi_neural.scans.scan import Scan
 
@@ -211,10 +212,13 @@ def reader_of(path: StrPath) -> Reader:
 
 def unknown(path: StrPath) -> str:
     """The message for a file that no reader recognises."""
-    if h5py.is_hdf5(path) and (held := _held(path)):
+    archive = () if h5py.is_hdf5(path) else npz_names(Path(path))
+    held = _held(path) if h5py.is_hdf5(path) else [repr(name) for name in sorted(archive)]
+    if held:
         return (
             f"{path} has patterns under no usual name, and no product. It holds "
-            f"{', '.join(held)}. Name them: data.datasets = {{ patterns = ..., y = ..., x = ... }}."
+            f"{', '.join(held[:MOST_TOLD])}. Name them: "
+            "data.datasets = { patterns = ..., y = ..., x = ... }."
         )
     if Path(path).is_dir():
         return (
