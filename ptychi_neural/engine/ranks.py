@@ -7,6 +7,7 @@ sums by gloo on CPUs, and by NCCL on GPUs.
 import dataclasses
 import os
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -147,7 +148,7 @@ def _check_same(positions: torch.Tensor) -> None:
 def check_run(
     options: NeuralReconstructorOptions, n_epochs: int, dataset: PtychographyDataset
 ) -> None:
-    """Refuse a run that cannot be had in several processes, or in those that are left.
+    """Refuse a run of no number of epochs, or that the processes that are left cannot have.
 
     Raises
     ------
@@ -156,6 +157,8 @@ def check_run(
     RankLostError
         If other processes had patterns of this task, and have ended.
     """
+    if not isinstance(n_epochs, Integral) or n_epochs < 0:
+        raise ValueError(f"n_epochs is {n_epochs!r}; give a whole number of epochs, 0 or more.")
     if isinstance(dataset, SharedDataset) and n_ranks() == 1:
         raise RankLostError(
             "Other processes had patterns of this task and have ended: build a new task."

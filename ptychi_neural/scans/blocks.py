@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ptychi_neural.scans.defects import (
+    LARGEST_DEAD_GROUP,
     around,
     groups,
     nearly_all_bright,
@@ -117,8 +118,8 @@ def _modules_at_edge(
         n_dark = np.logical_and.accumulate(dark | ~usable, axis=1).sum(axis=1)
         for row in np.flatnonzero(n_dark[1:] == dark.shape[1]) + 1:  # in the midst, it is a gap
             n_dark[row] = n_dark[row - 1]
-        before, after = n_dark[:-2], n_dark[2:]  # a dead pixel beside a module is none of it
-        n_dark[1:-1] = np.where(before == after, np.minimum(n_dark[1:-1], before), n_dark[1:-1])
+        # Dead pixels beside a module are none of it.
+        n_dark = ndimage.grey_opening(n_dark, LARGEST_DEAD_GROUP + 1, mode="nearest")
         rows = np.arange(len(light))
         beside, further, beyond = (light[rows, n_dark + k] for k in range(3))
         bright = (n_dark > 0) & dark[rows, n_dark - 1] & (beside > BRIGHT_COUNTS)

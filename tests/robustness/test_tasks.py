@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from small_tasks import error_of, make_task, neural_options
+from small_tasks import error_of, make_task, neural_options, object_of
 
 N, SIZE = 36, 16
 FORWARD = "reconstructor_options.forward_model_options"
@@ -102,6 +102,15 @@ def test_options_that_no_scan_has_are_refused_by_name(six_by_six, group, name, v
     setattr(holder, name, value)
     with pytest.raises(ValueError, match=told):
         make_task(options, six_by_six.scan)
+
+
+@pytest.mark.parametrize("n_epochs", [-2, 1.5, "two", np.nan])
+def test_numbers_of_epochs_that_are_none_are_refused_and_the_task_goes_on(six_by_six, n_epochs):
+    task = make_task(neural_options(), six_by_six.scan)
+    with pytest.raises(ValueError, match=r"n_epochs is .*; give a whole number of epochs"):
+        task.run(n_epochs)
+    task.run(np.int64(1))
+    assert np.isfinite(object_of(task)).all()
 
 
 def arrays_of(scan):
