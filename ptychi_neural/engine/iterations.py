@@ -62,7 +62,7 @@ class Iterations(Resumable):
     KEPT = (
         *("split", "stage", "n_done", "until", "most", "with_probe", "n_of_halves"),
         *("watched_from", "n_settled", "went_back", "errs_alone", "is_last", "loss"),
-        *("_lowest", "_deviance_alone", "_last_deviance", "_may_be_trapped", "_coarse"),
+        *("refined", "_lowest", "_deviance_alone", "_last_deviance", "_may_be_trapped", "_coarse"),
     )
 
     def __init__(
@@ -83,6 +83,9 @@ class Iterations(Resumable):
         asked for."""
         self.with_probe = False
         """Whether the probe is refined, where its plan has it."""
+        self.refined: list[str] = []
+        """Names of what was refined beside the object, as ``NeuralParameterGroup.of_task`` has
+        them."""
         self.n_of_halves = 0
         """Number of iterations that see one half of the frames, in turn with the other."""
         self.watched_from = 0
@@ -123,8 +126,10 @@ class Iterations(Resumable):
             iteration, before = self.n_done, projections.state()
             if self.of_frames is not None:
                 self.of_frames.begin(iteration, projections.object)
+            update_probe = self.with_probe and probe.optimization_enabled(iteration)
+            self._take_note(update_probe)
             self.loss = projections.iterate(
-                update_probe=self.with_probe and probe.optimization_enabled(iteration),
+                update_probe=update_probe,
                 part=iteration % 2 if iteration < self.n_of_halves else -1,
                 of_frames=self.of_frames,
                 update_object=self.stage != "probe",
@@ -150,6 +155,11 @@ class Iterations(Resumable):
             self._iterated(scan.split, projections.object)
         if self.n_done > self.watched_from + 1 and self._is_above_lowest:
             self._go_back()
+
+    def _take_note(self, update_probe: bool) -> None:
+        """Note what an iteration refines beside the object."""
+        due = set() if self.of_frames is None else self.of_frames.names_due
+        self.refined = sorted({*self.refined, *due, *(["probe"] if update_probe else [])})
 
     def _stop_if_lost(self, before: State) -> None:
         """Go back to what the iterations had found, and end, where they have lost it."""
@@ -258,7 +268,7 @@ class Iterations(Resumable):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
+        super().load_state_dict({"refined": [], **state})
         (n_done, best), alone = state["best"], state["alone"]
         self._best, self.alone = (n_done, State(*best)), None if alone is None else State(*alone)
         self.projections.load_state_dict(state["projections"])

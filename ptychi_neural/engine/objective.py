@@ -56,11 +56,12 @@ def objective(
     penalty : callable
         Gives the penalty of an object.
     """
-    mask = scan.to_predict(scan.frames, y_true)
+    chosen = scan.to_predict(scan.frames, y_true).flatten().nonzero()[:, 0]
     stop_if_lost(scan, fit_loss.epoch)
-    measured, total = y_true[mask], torch.zeros(())
+    measured, total = y_true.flatten()[chosen], torch.zeros(())
     for weight, object_ in generator.objects_to_fit(scan):
-        predicted = scan.predict(object_)[mask]
+        # Its gradient takes a fourth of the time of that of indexing with a mask.
+        predicted = scan.predict(object_).flatten().index_select(0, chosen)
         loss = fit_loss(predicted, measured, object_, scan)
         total = total + weight * loss
     of_object = penalty(object_)

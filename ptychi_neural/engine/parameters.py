@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -86,6 +86,17 @@ class NeuralParameterGroup(PlanarPtychographyParameterGroup):
             parameters["slice_spacings"] = self.object.slice_spacings
         return parameters
 
+    def require_gradients(self, epoch: int, settled: Collection[str]) -> None:
+        """Ask for gradients of what an epoch refines and is not settled, of all else for none.
+
+        pty-chi sets an attribute of their tensors, to which complex ones do not listen.
+        """
+        for name, parameter in self.fitted().items():
+            is_due = name not in settled and parameter.optimization_enabled(epoch)
+            parameter.tensor.requires_grad_(is_due)
+        self.object.tensor.requires_grad_(False)
+        self.generator.set_network_requires_grad(self.generator.optimization_enabled(epoch))
+
     def sum_gradients(self) -> None:
         """Sum the gradients of all ranks, each of which has differentiated its part of a loss."""
         parameters = self.get_all_parameters()
@@ -103,15 +114,19 @@ class NeuralParameterGroup(PlanarPtychographyParameterGroup):
             gradient[:, 1:] = 0
 
     @contextmanager
-    def known_parts_kept(self) -> Iterator[None]:
-        """Keep pty-chi's constraints after an epoch from OPR modes and weights that are known, and
-        from the common factor of object and probe, which is removed when a run ends."""
+    def known_parts_kept(self, settled: Collection[str]) -> Iterator[None]:
+        """Keep pty-chi's constraints after an epoch from modes and weights that are known or
+        settled, and from the common factor of object and probe, which is removed when a run ends.
+        """
         unwanted: list[Any] = [
             self.object.options.remove_object_probe_ambiguity,
             self.probe.options.center_constraint,  # The engine has moved the object along by then.
         ]
-        if not self.probe.optimizable:
+        refines_probe = self.probe.optimizable and "probe" not in settled
+        refines_weights = self.opr_mode_weights.optimizable and "opr_mode_weights" not in settled
+        if not refines_probe:
             unwanted.append(self.probe.options.orthogonalize_opr_modes)
+            unwanted.append(self.probe.options.orthogonalize_incoherent_modes)
         asked = [option.enabled for option in unwanted]
         weights = self.opr_mode_weights.data.detach()
         for option in unwanted:
@@ -121,7 +136,7 @@ class NeuralParameterGroup(PlanarPtychographyParameterGroup):
         finally:
             for option, enabled in zip(unwanted, asked):
                 option.enabled = enabled
-        if not (self.opr_mode_weights.optimizable or self.probe.optimizable):
+        if not (refines_weights or refines_probe):
             with torch.no_grad():  # pty-chi cuts off what it takes for outliers.
                 self.opr_mode_weights.set_data(weights)
 

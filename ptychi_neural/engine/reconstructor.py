@@ -37,6 +37,7 @@ from ptychi_neural.physics.losses import FitLoss, LossOfAllRanks, build_loss_fun
 from ptychi_neural.physics.pixel_splits import deal_pixels
 from ptychi_neural.physics.ranks import StoppedTogether, deal_batches, has_left, left_on_failure
 from ptychi_neural.physics.scan_physics import ScanPhysics
+from ptychi_neural.physics.start_updates import StartUpdates
 from ptychi_neural.physics.stitching import LatestPatches
 
 logger = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         self.has_stepped = False
         """Whether the generator has been fitted since the task was built."""
         self.latest: LatestPatches | None = None
+        self.start_updates = StartUpdates()
         held_out, seed = options.validation.held_out, options.random_seed or 0
         self.pixels = deal_pixels(dataset, self.generator.n_splits, held_out, seed)
 
@@ -138,12 +140,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         )
 
     def update_requires_grad(self) -> None:
-        super().update_requires_grad()
-        group = self.parameter_group
-        group.object.tensor.requires_grad_(False)
-        group.generator.set_network_requires_grad(
-            group.generator.optimization_enabled(self.current_epoch)
-        )
+        self.parameter_group.require_gradients(self.current_epoch, self.start.settled)
 
     # --- what there is -----------------------------------------------------------------------
 
@@ -161,7 +158,8 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
     def scan(self) -> ScanPhysics:
         """The whole scan as it is now: all frames, all pixels but the held-out ones."""
         everything = self.model.everything
-        return ScanPhysics(self.model, self.options, everything, self.start.objects, self.pixels)
+        starts, updates = self.start.objects, self.start_updates
+        return ScanPhysics(self.model, self.options, everything, starts, self.pixels, updates)
 
     @property
     def is_trained(self) -> bool:
@@ -397,7 +395,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
         if probe.options.center_constraint.is_enabled_on_this_epoch(self.current_epoch):
             self.start.move_by(centre(probe))
             self.object_is_assembled = False
-        with self.parameter_group.known_parts_kept():
+        with self.parameter_group.known_parts_kept(self.start.settled):
             super().run_post_epoch_hooks()
         if (self.current_epoch + 1) % self.options.consistency.canvas_update_stride == 0:
             self.assemble_object()

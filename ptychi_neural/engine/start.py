@@ -72,6 +72,9 @@ class Start:
         """Number of splits without which there was a reconstruction."""
         self.n_iterated: int | None = None
         """Number of iterations after which held-out pixels ended them; None if they did not."""
+        self.settled: list[str] = []
+        """Names of what the iterations of everything have found beside the object, and epochs leave
+        as it is."""
         self._transfer: ContrastTransfer | None = None
         self.under_way: Iterations | None = None
         """The iterations of the reconstruction that is made now."""
@@ -122,6 +125,7 @@ class Start:
             self.under_way = None
             bar.close()
             if split is None:
+                self._settle(scan, iterations.refined)
                 if self.unprojected is not None and projections.displacement.any():
                     self.unprojected = moved(self.unprojected, projections.displacement)
                 if self.total_variation is None:
@@ -131,6 +135,16 @@ class Start:
             else:
                 self.objects[split] = self.denoised(projections.object)
                 self.n_splits_done = split + 1
+
+    @torch.no_grad()
+    def _settle(self, scan: ScanPhysics, refined: list[str]) -> None:
+        """Leave what was refined beside the object to no epoch; its modes are orthogonal then."""
+        if scan.options.start.refine_in_epochs:
+            return
+        self.settled = ["intensity_scale", *refined]
+        probe = scan.model.probe
+        if "probe" in refined and probe.options.orthogonalize_incoherent_modes.enabled:
+            probe.constrain_incoherent_modes_orthogonality()
 
     def _begun(self, scan: ScanPhysics) -> Iterations:
         """The iterations of a scan, begun or as a file left them."""
@@ -360,6 +374,7 @@ class Start:
             "unprojected": self.unprojected,
             "n_splits_done": self.n_splits_done,
             "n_iterated": self.n_iterated,
+            "settled": self.settled,
             "total_variation": self.total_variation,
             "under_way": None if self.under_way is None else self.under_way.state_dict(),
         }

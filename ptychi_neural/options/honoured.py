@@ -13,6 +13,13 @@ OF_THE_ENGINE = (
 )
 """Groups of ``reconstructor_options`` that are the engine's own (docs/options.md)."""
 
+IN_EPOCHS = "in epochs that refine it"
+
+IN_BOTH = (
+    "in the initial reconstruction, and in epochs where that has not refined it or "
+    "start.refine_in_epochs is set"
+)
+
 HONOURED = {
     "data_options": "as in pty-chi",
     "reconstructor_options.num_epochs": "largest number of epochs of the generator",
@@ -47,16 +54,18 @@ HONOURED = {
     "object_options.build_preconditioner_with_all_modes": "as in pty-chi",
     "object_options.determine_position_origin_coords_by": "as in pty-chi",
     "object_options.position_origin_coords": "as in pty-chi",
-    "probe_options.optimizable": "in the initial reconstruction and in the generator's epochs",
+    "probe_options.optimizable": IN_BOTH,
     "probe_options.optimization_plan": (
         "in the initial reconstruction, counted in its iterations, and in the epochs"
     ),
-    "probe_options.optimizer": "in the generator's epochs",
-    "probe_options.step_size": "in the generator's epochs, relative to the probe's peak",
-    "probe_options.optimizer_params": "in the generator's epochs",
+    "probe_options.optimizer": IN_EPOCHS,
+    "probe_options.step_size": "in epochs that refine it, relative to the probe's peak",
+    "probe_options.optimizer_params": IN_EPOCHS,
     "probe_options.initial_guess": "as in pty-chi (deprecated there)",
-    "probe_options.orthogonalize_incoherent_modes": "in the generator's epochs",
-    "probe_options.orthogonalize_opr_modes": "in the generator's epochs",
+    "probe_options.orthogonalize_incoherent_modes": (
+        "after the initial reconstruction, and in epochs that refine it"
+    ),
+    "probe_options.orthogonalize_opr_modes": IN_EPOCHS,
     "probe_options.support_constraint": (
         "in the initial reconstruction, counted in its iterations, and in the epochs"
     ),
@@ -64,15 +73,15 @@ HONOURED = {
         "in the initial reconstruction, counted in its iterations, and in the epochs"
     ),
     "probe_position_options.optimizable": (
-        "in the initial reconstruction (one slice, a detector of the probe's size, no blur) and "
-        "in the generator's epochs"
+        "in the initial reconstruction (a detector of the probe's size, no blur), and in epochs "
+        "where that has not refined them or start.refine_in_epochs is set"
     ),
     "probe_position_options.optimization_plan": (
         "in the initial reconstruction, counted in its iterations, and in the epochs"
     ),
-    "probe_position_options.optimizer": "in the generator's epochs",
-    "probe_position_options.step_size": "in the generator's epochs, in pixels",
-    "probe_position_options.optimizer_params": "in the generator's epochs",
+    "probe_position_options.optimizer": IN_EPOCHS,
+    "probe_position_options.step_size": "in epochs that refine them, in pixels",
+    "probe_position_options.optimizer_params": IN_EPOCHS,
     "probe_position_options.position_x_px": "as in pty-chi (deprecated there)",
     "probe_position_options.position_y_px": "as in pty-chi (deprecated there)",
     "probe_position_options.constrain_position_mean": (
@@ -82,15 +91,15 @@ HONOURED = {
     "probe_position_options.correction_options.update_magnitude_limit": "as in pty-chi",
     "probe_position_options.affine_transform_constraint": "in the generator's epochs",
     "opr_mode_weight_options.optimizable": (
-        "in the initial reconstruction (one slice, a detector of the probe's size, no blur) and "
-        "in the generator's epochs"
+        "in the initial reconstruction (a detector of the probe's size, no blur), and in epochs "
+        "where that has not refined them or start.refine_in_epochs is set"
     ),
     "opr_mode_weight_options.optimization_plan": (
         "in the initial reconstruction, counted in its iterations, and in the epochs"
     ),
-    "opr_mode_weight_options.optimizer": "in the generator's epochs",
-    "opr_mode_weight_options.step_size": "in the generator's epochs",
-    "opr_mode_weight_options.optimizer_params": "in the generator's epochs",
+    "opr_mode_weight_options.optimizer": IN_EPOCHS,
+    "opr_mode_weight_options.step_size": IN_EPOCHS,
+    "opr_mode_weight_options.optimizer_params": IN_EPOCHS,
     "opr_mode_weight_options.initial_weights": "as in pty-chi (deprecated there)",
     "opr_mode_weight_options.optimize_eigenmode_weights": (
         "in the initial reconstruction and in the generator's epochs"

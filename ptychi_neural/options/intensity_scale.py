@@ -11,7 +11,8 @@ class IntensityScaleOptions(ParameterOptions):
     """The scale between predicted and measured intensities."""
 
     optimizable: bool = True
-    """Whether the scale is learned along with the generator."""
+    """Whether the scale is learned along with the generator, where there was no initial
+    reconstruction or ``start.refine_in_epochs`` is set."""
 
     optimizer: pty_enums.Optimizers = pty_enums.Optimizers.ADAM
 

@@ -93,6 +93,11 @@ class StartOptions(Options):
     found by then, and with 120 the error is the same. With 30 the epochs gain nothing on some
     scans."""
 
+    refine_in_epochs: bool = False
+    """Whether the generator's epochs go on refining what the initial reconstruction has refined:
+    probe, positions, OPR weights. By then these hardly move but to follow noise, and held-out
+    pixels that the network could gain on are lost to it."""
+
     held_out_rise: float = PydanticField(default=0.02, gt=0)
     """Nats per held-out pixel above the lowest likelihood loss at which iterations whose number is
     open end and go back, and above which they go back in the end. It is watched from

@@ -24,6 +24,7 @@ from ptychi_neural.physics.fixed_detector import FixedDetectorForwardModel
 from ptychi_neural.physics.intensity_scale import IntensityScale
 from ptychi_neural.physics.ranks import Share
 from ptychi_neural.physics.shifted_probes import FourierShifts, ShiftedProbes
+from ptychi_neural.physics.squared_modulus import squared_modulus
 from ptychi_neural.physics.stitching import Stitching, in_double
 
 
@@ -166,7 +167,7 @@ class ScanForwardModel(FixedDetectorForwardModel):
 
     def _predicted(self, frames: Tensor, patches: Tensor) -> Tensor:
         far_field = self.forward_far_field(self.forward_real_space(frames, patches))
-        intensities = self.conform_to_detector_size((torch.abs(far_field) ** 2).sum(1))
+        intensities = self.conform_to_detector_size(squared_modulus(far_field).sum(1))
         return cast(Tensor, self.blur_diffraction_patterns(intensities))
 
     def incident_probes(self, frames: Tensor) -> Tensor:
@@ -212,12 +213,19 @@ class ScanForwardModel(FixedDetectorForwardModel):
         if not first_mode_only:
             shifted: Tensor = super().shift_unique_probes(indices, unique_probes)
             return shifted
+        return self._shifted_probes.get(
+            self._places(indices),
+            self.sources_of_probes,
+            lambda: self._shift(indices, unique_probes),
+        )
+
+    @property
+    def sources_of_probes(self) -> list[Tensor]:
+        """What the frames' probes are made from."""
         sources = [cast(Tensor, self.probe.tensor.data), cast(Tensor, self.probe_positions.tensor)]
         if self.opr_mode_weights is not None:
             sources.append(cast(Tensor, self.opr_mode_weights.tensor))
-        return self._shifted_probes.get(
-            self._places(indices), sources, lambda: self._shift(indices, unique_probes)
-        )
+        return sources
 
     def _shift(self, frames: Tensor, waves: Tensor, back: bool = False) -> Tensor:
         if not self._shifts_by_factors:

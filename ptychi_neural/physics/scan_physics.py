@@ -24,6 +24,7 @@ from ptychi_neural.physics.exit_waves import (
 )
 from ptychi_neural.physics.forward_model import ScanForwardModel
 from ptychi_neural.physics.pixel_splits import PixelSplits
+from ptychi_neural.physics.start_updates import StartUpdates
 from ptychi_neural.physics.stitching import Canvas, LatestPatches, coverage, in_double
 
 CACHED_NUMBERS = 2**19
@@ -54,6 +55,10 @@ class ScanPhysics:
     pixels: PixelSplits | None = None
     """Splits of the detector pixels; None where nothing is hidden."""
 
+    start_updates: StartUpdates | None = None
+    """Where the updates of the starts by all frames are kept, and taken for those by the frames in
+    view; None: nowhere."""
+
     split: int | None = None
     """The split of the pixels that is not seen, and that is to be predicted."""
 
@@ -72,7 +77,7 @@ class ScanPhysics:
 
     def starting_from(self, object_: Tensor) -> "ScanPhysics":
         """The same scan with a (n_slices, H, W) object to start from."""
-        return dataclasses.replace(self, starts={None: object_})
+        return dataclasses.replace(self, starts={None: object_}, start_updates=None)
 
     def stitched_along(self, latest: LatestPatches) -> "ScanPhysics":
         """The same scan, with the latest patches of all other positions in every stitch."""
@@ -246,8 +251,21 @@ class ScanPhysics:
         update = object_update(canvas.of_all_ranks(), self.options.start.regularization)
         return update.to(self.start.dtype)
 
+    @property
+    def _sources(self) -> list[Tensor]:
+        """What an object's update is made from, beside it and the counts."""
+        sources = [*self.model.sources_of_probes, self.model.intensity_scale.tensor]
+        if self.model.object.is_multislice:
+            sources.append(cast(Tensor, self.model.object.slice_spacings.tensor))
+        return sources
+
     def update(self, object_: Tensor) -> Tensor:
         """(n_slices, H, W) step of the object to the counts, back-projected through the probe."""
+        if self.start_updates is not None and object_ is self.start:
+            whole = dataclasses.replace(self, frames=self.model.everything, start_updates=None)
+            known = self.start_updates.get(self.split, whole.start, self._sources, whole.update)
+            if known is not None:
+                return known
         if object_.requires_grad:
             return self.object_update(self.accumulated_update(object_))
         with torch.no_grad():  # A given object's update is an input of the generator.

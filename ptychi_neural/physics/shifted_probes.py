@@ -3,7 +3,7 @@
 Shifting takes a Fourier transform for each pattern, and two where frames have probes of their own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -60,6 +60,22 @@ class FourierShifts(NamedTuple):
         return of_all
 
 
+class Sources:
+    """Tells whether what something was made from is still as it was."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[Tensor, int]] = []
+
+    def have_changed(self, sources: Sequence[Tensor]) -> bool:
+        """Whether these are other tensors than in the last call, or changed in place since."""
+        versions, known = [(source, source._version) for source in sources], self._known
+        self._known = versions
+        return len(versions) != len(known) or any(
+            tensor is not before or version != of_before
+            for (tensor, version), (before, of_before) in zip(versions, known)
+        )
+
+
 class ShiftedProbes:
     """A memory of the shifted probes of a scan.
 
@@ -71,7 +87,7 @@ class ShiftedProbes:
 
     def __init__(self, n_positions: int) -> None:
         self.n_positions = n_positions
-        self._made_from: list[tuple[Tensor, int]] = []
+        self._sources = Sources()
         self._probes: Tensor | None = None
         self._known = torch.zeros(n_positions, dtype=torch.bool)
 
@@ -90,12 +106,8 @@ class ShiftedProbes:
         """
         if torch.is_grad_enabled() and any(source.requires_grad for source in sources):
             return compute()
-        versions = [(source, source._version) for source in sources]
-        if len(versions) != len(self._made_from) or any(
-            tensor is not known or version != of_known
-            for (tensor, version), (known, of_known) in zip(versions, self._made_from)
-        ):
-            self._probes, self._made_from = None, versions
+        if self._sources.have_changed(sources):
+            self._probes = None
             self._known = torch.zeros(self.n_positions, dtype=torch.bool, device=indices.device)
         if self._probes is not None and self._known[indices].all():
             return self._probes[indices]

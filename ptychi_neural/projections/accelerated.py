@@ -24,14 +24,11 @@ from ptychi.api.enums import LossFunctions
 from torch import Tensor
 
 from ptychi_neural.physics.centring import centre, moved
-from ptychi_neural.physics.exit_waves import (
-    ExitWaveCorrection,
-    object_update,
-    squared_modulus,
-)
+from ptychi_neural.physics.exit_waves import ExitWaveCorrection, object_update
 from ptychi_neural.physics.losses import MeanLoss, build_loss_function, losses_of_pixels
 from ptychi_neural.physics.ranks import summed
 from ptychi_neural.physics.scan_physics import ScanPhysics
+from ptychi_neural.physics.squared_modulus import squared_modulus
 from ptychi_neural.physics.stitching import Canvas, in_double
 from ptychi_neural.projections.contrast_transfer import ContrastTransfer, first_divided_iteration
 from ptychi_neural.projections.first_moments import FirstMoments

@@ -19,8 +19,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ptychi_neural.physics.exit_waves import INTENSITY_FLOOR, squared_modulus
+from ptychi_neural.physics.exit_waves import INTENSITY_FLOOR
 from ptychi_neural.physics.scan_physics import ScanPhysics
+from ptychi_neural.physics.squared_modulus import squared_modulus
 from ptychi_neural.physics.stitching import coverage
 from ptychi_neural.projections.resumable import Resumable
 

@@ -21,10 +21,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ptychi_neural.physics.exit_waves import ExitWaveCorrection, squared_modulus
+from ptychi_neural.physics.exit_waves import ExitWaveCorrection
 from ptychi_neural.physics.forward_model import ScanForwardModel
 from ptychi_neural.physics.ranks import summed
 from ptychi_neural.physics.scan_physics import ScanPhysics
+from ptychi_neural.physics.squared_modulus import squared_modulus
 from ptychi_neural.projections.opr_weights import WeightRefinement
 from ptychi_neural.projections.positions import PositionRefinement
 from ptychi_neural.projections.resumable import Resumable
@@ -41,6 +42,9 @@ WaveChange = list[Tensor]
 
 class Refinement(Protocol):
     """Steps of something that each frame has of its own."""
+
+    name: str
+    """What is refined, as ``NeuralParameterGroup.of_task`` names it."""
 
     n_unknowns: int
 
@@ -110,6 +114,11 @@ class FrameParameters(Resumable):
     def are_due(self) -> bool:
         """Whether this iteration changes anything of the frames."""
         return self._asked.numel() > 0
+
+    @property
+    def names_due(self) -> set[str]:
+        """What this iteration refines."""
+        return {each.name for each in self._due}
 
     def accumulate(self, correction: ExitWaveCorrection, patches: Tensor, frames: Tensor) -> None:
         """Take in some frames with their (n, n_slices, h, w) patches."""

@@ -21,6 +21,8 @@ class WeightRefinement(Resumable):
         The scan whose weights are refined.
     """
 
+    name = "opr_mode_weights"
+
     def __init__(self, scan: ScanPhysics) -> None:
         self.model = scan.model
         self.options = scan.options.start

@@ -30,6 +30,7 @@ class PositionRefinement(Resumable):
     """
 
     KEPT = ("_nominal", "_velocity")
+    name = "positions"
     n_unknowns = 2
 
     def __init__(self, scan: ScanPhysics) -> None:

@@ -1,5 +1,7 @@
 """Runs of the engine in pty-chi's own task: the public contract."""
 
+import dataclasses
+
 import numpy as np
 import ptychi.api as api
 import pytest
@@ -112,6 +114,58 @@ def test_probe_and_positions_are_refined_from_the_epoch_that_their_plans_say(sim
     assert changed == [(False, False), (False, True), (True, True)]
 
 
+@pytest.mark.parametrize("refine_in_epochs", [False, True])
+def test_epochs_leave_what_the_initial_reconstruction_has_refined(simulated, refine_in_epochs):
+    options = neural_options(architecture="unrolled")
+    reconstructor = options.reconstructor_options
+    reconstructor.start.n_iterations = 6
+    reconstructor.start.first_position_iteration = 0
+    reconstructor.start.first_divided_iteration = 0
+    reconstructor.start.refine_in_epochs = refine_in_epochs
+    options.probe_options.optimizable = options.probe_position_options.optimizable = True
+    task = make_task(options, simulated.scan)
+    task.run(0)
+    names = ("probe", "probe_positions")
+    found = [task.get_data_to_cpu(name, as_numpy=True) for name in names]
+    task.run(3)
+    now = [task.get_data_to_cpu(name, as_numpy=True) for name in names]
+    is_left = [
+        np.allclose(a / np.abs(a).max(), b / np.abs(b).max(), atol=1e-6) for a, b in zip(found, now)
+    ]
+    assert is_left == [not refine_in_epochs] * 2
+    assert not np.allclose(now[1], simulated.scan.positions_px, atol=1e-3)
+
+
+def test_a_plan_that_begins_after_the_iterations_refines_in_epochs(simulated):
+    options = neural_options(architecture="unrolled")
+    options.reconstructor_options.start.n_iterations = 2
+    options.probe_options.optimizable = True
+    options.probe_options.optimization_plan.start = 2
+    task = make_task(options, simulated.scan)
+    shapes = []
+    for n_epochs in (0, 2, 1):
+        task.run(n_epochs)
+        probe = task.get_data_to_cpu("probe")
+        shapes.append(probe / probe.abs().max())
+    assert torch.allclose(shapes[0], shapes[1], atol=1e-6)
+    assert not torch.allclose(shapes[1], shapes[2], atol=1e-6)
+
+
+def test_batches_see_the_update_of_the_start_by_all_frames(simulated):
+    options = neural_options(architecture="unrolled")
+    options.reconstructor_options.start.n_iterations = 2
+    task = make_task(options, simulated.scan)
+    task.run(1)
+    scan = task.reconstructor.scan
+    some = scan.of(torch.arange(5))
+    alone = dataclasses.replace(some, start_updates=None)
+    assert torch.equal(some.update(scan.start), scan.update(scan.start))
+    assert not torch.allclose(alone.update(scan.start), scan.update(scan.start))
+    torch.testing.assert_close(
+        dataclasses.replace(scan, start_updates=None).update(scan.start), scan.update(scan.start)
+    )
+
+
 @pytest.mark.slow
 def test_refining_positions_finds_them():
     """Nominal positions are off by 1 px on average; three seeds came to 0.39 to 0.46."""
@@ -120,6 +174,7 @@ def test_refining_positions_finds_them():
     options = neural_options(architecture="unrolled", width=8)
     options.reconstructor_options.batch_size = 25
     options.reconstructor_options.start.n_iterations = 40
+    options.reconstructor_options.start.refine_in_epochs = True
     options.probe_position_options.optimizable = True
     options.probe_position_options.step_size = 3e-2
     task = make_task(options, simulated.scan)
