@@ -1,7 +1,7 @@
 """Convolutional bricks: scaled convolutions, changes of resolution, padding to a divisible grid."""
 
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,18 +16,41 @@ def convolution(
     kernel_size: int,
     stride: int = 1,
     nonlinearity: Literal["relu", "linear"] = "relu",
+    kind: Callable[..., nn.Conv2d] = nn.Conv2d,
 ) -> nn.Conv2d:
     """A convolution that keeps the size (over the stride) and the power of its input.
 
     Weights follow He et al., ICCV 2015, Eq. 10, so that deep stacks neither fade nor blow up:
     doubled power for a rectifying activation, as it halves it, or not ("linear").
     """
-    layer = nn.Conv2d(
-        in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2
-    )
+    layer = kind(in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2)
     nn.init.kaiming_normal_(layer.weight, nonlinearity=nonlinearity)
     nn.init.zeros_(cast(Tensor, layer.bias))
     return layer
+
+
+class DilatedConvolution(nn.Conv2d):
+    """A 3x3 convolution of pixels that are ``dilation`` apart, with fast gradients on a CPU.
+
+    Such pixels are neighbours in one of dilation^2 images of every so many rows and columns, which
+    a dense convolution maps. PyTorch's gradient of a dilated one takes four times as long.
+    """
+
+    def __init__(self, *args: Any, dilation: int, **kwargs: Any) -> None:
+        kwargs |= {"dilation": dilation, "padding": dilation}
+        super().__init__(*args, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C_out, H, W)."""
+        if x.device.type != "cpu" or not torch.is_grad_enabled():
+            return super().forward(x)
+        (step, _), (height, width) = self.dilation, x.shape[-2:]
+        padded = F.pad(x, (0, -width % step, 0, -height % step))
+        apart = padded.unflatten(-1, (-1, step)).unflatten(-3, (-1, step))
+        images = apart.permute(0, 3, 5, 1, 2, 4)
+        mapped = F.conv2d(images.flatten(0, 2), self.weight, self.bias, padding=1)
+        together = mapped.unflatten(0, images.shape[:3]).permute(0, 3, 4, 1, 5, 2)
+        return together.flatten(-2).flatten(-3, -2)[..., :height, :width]
 
 
 def convolution_pair(in_channels: int, out_channels: int) -> nn.Sequential:

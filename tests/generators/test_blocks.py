@@ -1,6 +1,7 @@
 """Spectral layers, convolutional networks and heads: what the architectures are made of."""
 
 import copy
+import functools
 import math
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 from ptychi_neural.generators import build_generator
 from ptychi_neural.generators.architectures.hybrid_uno import HybridUNO, HybridUNOOptions
 from ptychi_neural.generators.blocks import BLOCKS, ComplexBlock, PtychoBlock, modes_per_level
+from ptychi_neural.generators.convolution import DilatedConvolution, convolution
 from ptychi_neural.generators.heads import AmplitudePhaseHead, RealImaginaryHead, build_head
 from ptychi_neural.generators.operators import UNO
 from ptychi_neural.generators.spectral import (
@@ -28,6 +30,34 @@ from ptychi_neural.options.choices import (
     Upsamplings,
 )
 from small_generators import SMALL, options_for
+
+
+class TestDilatedConvolution:
+    @pytest.mark.parametrize("dilation", [1, 2, 3, 8])
+    @pytest.mark.parametrize("shape", [(2, 3, 16, 16), (1, 3, 13, 5), (1, 3, 2, 21)])
+    def test_it_maps_and_differentiates_as_pytorch_does(self, dilation, shape):
+        layer = DilatedConvolution(3, 4, 3, dilation=dilation).double()
+        x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        theirs = nn.functional.conv2d(
+            x, layer.weight, layer.bias, padding=dilation, dilation=dilation
+        )
+        weights = torch.randn_like(theirs)
+        wanted = [x, layer.weight, layer.bias]
+        torch.testing.assert_close(layer(x), theirs)
+        torch.testing.assert_close(
+            torch.autograd.grad((weights * layer(x)).sum(), wanted),
+            torch.autograd.grad((weights * theirs).sum(), wanted),
+        )
+        with torch.no_grad():
+            torch.testing.assert_close(layer(x), theirs)
+
+    def test_it_begins_with_the_weights_of_a_dense_one(self):
+        layers = []
+        for kind in (nn.Conv2d, functools.partial(DilatedConvolution, dilation=4)):
+            torch.manual_seed(0)
+            layers.append(convolution(3, 4, 3, kind=kind))
+        assert torch.equal(layers[0].weight, layers[1].weight)
+        assert [name for name, _ in layers[1].named_parameters()] == ["weight", "bias"]
 
 
 class TestSpectralLayer:

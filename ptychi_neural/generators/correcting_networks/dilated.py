@@ -1,9 +1,11 @@
 """Flat dilated convolutions: few parameters that see far."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from ptychi_neural.generators.convolution import convolution
+from ptychi_neural.generators.convolution import DilatedConvolution, convolution
 from ptychi_neural.generators.correcting_networks.network import (
     register_correcting_network,
     unrolled_options,
@@ -26,8 +28,7 @@ class DilatedBlock(nn.Module):
     def __init__(self, width: int, dilation: int, gain: float) -> None:
         super().__init__()
         self.reach = dilation + 1
-        dilated = convolution(width, width, 3)
-        dilated.dilation = dilated.padding = (dilation, dilation)
+        dilated = convolution(width, width, 3, kind=partial(DilatedConvolution, dilation=dilation))
         last = convolution(width, width, 3)
         with torch.no_grad():
             last.weight *= gain
