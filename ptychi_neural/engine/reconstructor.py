@@ -291,7 +291,7 @@ class NeuralReconstructor(AutodiffPtychographyReconstructor):
             last = best = best or self.judge.last_finite or last
         if best is not None:
             best.restore(group)
-        self.units.leave(self.update_preconditioners)
+        self.units.leave()
         self.continuation = Continuation.of(last, group)
 
     def fit_normalization(self) -> None:

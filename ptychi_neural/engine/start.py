@@ -138,8 +138,11 @@ class Start:
 
     @torch.no_grad()
     def _settle(self, scan: ScanPhysics, refined: list[str]) -> None:
-        """Leave what was refined beside the object to no epoch; its modes are orthogonal then."""
-        if scan.options.start.refine_in_epochs:
+        """Leave what was refined beside the object to no epoch; its modes are orthogonal then.
+
+        The scale is left where nothing was refined, too: the object has taken it up.
+        """
+        if refined and scan.options.start.refine_in_epochs:
             return
         self.settled = ["intensity_scale", *refined]
         probe = scan.model.probe

@@ -1,7 +1,6 @@
 """The units of a run: a probe of peak amplitude 1, and a scale that carries its power."""
 
 import logging
-from collections.abc import Callable
 from typing import Any, cast
 
 import ptychi.maths as pmath
@@ -76,30 +75,26 @@ class WorkingUnits:
         scale.set_data(scale.data + torch.tensor(measured / predicted).log())
 
     @torch.no_grad()
-    def leave(self, update_preconditioners: Callable[[], None] = lambda: None) -> None:
-        """Fold the scale into the probe, and remove the ambiguity of object and probe.
-
-        Parameters
-        ----------
-        update_preconditioners : callable
-            pty-chi's, which tells where the object is illuminated; needed to remove the ambiguity.
-        """
+    def leave(self) -> None:
+        """Fold the scale into the probe, and remove the ambiguity of object and probe."""
         group = self.group
         scale = group.intensity_scale
         group.probe.set_data(group.probe.data * (scale.value * scale.count_unit).sqrt())
         scale.reset()
         if group.object.options.remove_object_probe_ambiguity.enabled:
-            self._remove_ambiguity(update_preconditioners)
+            self._remove_ambiguity()
         if group.probe.has_multiple_opr_modes:
             normalize_eigenmodes(group)
 
-    def _remove_ambiguity(self, update_preconditioners: Callable[[], None]) -> None:
-        object_, probe = self.group.object, self.group.probe
+    def _remove_ambiguity(self) -> None:
+        object_, probe, positions = self.group.object, self.group.probe, self.group.probe_positions
         before = object_.data.clone(), probe.data.clone()
-        object_.preconditioner = None  # Else it tells where earlier runs ended.
-        update_preconditioners()
-        # Squares of the weight are summed; to divide it by a power of two changes no bit.
-        weight = cast(Tensor, object_.preconditioner)
+        # pty-chi's weight is its preconditioner, whose unit is that of all counts, broken pixels'
+        # too. It is the light that fell.
+        use_all_modes = object_.options.build_preconditioner_with_all_modes
+        light = object_.calculate_illumination_map(probe, positions, use_all_modes=use_all_modes)
+        # Squares of it are summed; to divide it by a power of two changes no bit.
+        weight = cast(Tensor, light)
         object_.preconditioner = torch.ldexp(weight, -torch.frexp(weight.max()).exponent)
         object_.remove_object_probe_ambiguity(probe)
         if not (object_.data.isfinite().all() and probe.data.isfinite().all()):

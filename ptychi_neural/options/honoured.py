@@ -13,12 +13,7 @@ OF_THE_ENGINE = (
 )
 """Groups of ``reconstructor_options`` that are the engine's own (docs/options.md)."""
 
-IN_EPOCHS = "in epochs that refine it"
-
-IN_BOTH = (
-    "in the initial reconstruction, and in epochs where that has not refined it or "
-    "start.refine_in_epochs is set"
-)
+IN_EPOCHS = "in epochs that refine it (start.refine_in_epochs)"
 
 HONOURED = {
     "data_options": "as in pty-chi",
@@ -54,7 +49,7 @@ HONOURED = {
     "object_options.build_preconditioner_with_all_modes": "as in pty-chi",
     "object_options.determine_position_origin_coords_by": "as in pty-chi",
     "object_options.position_origin_coords": "as in pty-chi",
-    "probe_options.optimizable": IN_BOTH,
+    "probe_options.optimizable": "in the initial reconstruction and in the generator's epochs",
     "probe_options.optimization_plan": (
         "in the initial reconstruction, counted in its iterations, and in the epochs"
     ),
@@ -73,8 +68,8 @@ HONOURED = {
         "in the initial reconstruction, counted in its iterations, and in the epochs"
     ),
     "probe_position_options.optimizable": (
-        "in the initial reconstruction (a detector of the probe's size, no blur), and in epochs "
-        "where that has not refined them or start.refine_in_epochs is set"
+        "in the initial reconstruction (a detector of the probe's size, no blur) and in the "
+        "generator's epochs"
     ),
     "probe_position_options.optimization_plan": (
         "in the initial reconstruction, counted in its iterations, and in the epochs"
@@ -91,8 +86,8 @@ HONOURED = {
     "probe_position_options.correction_options.update_magnitude_limit": "as in pty-chi",
     "probe_position_options.affine_transform_constraint": "in the generator's epochs",
     "opr_mode_weight_options.optimizable": (
-        "in the initial reconstruction (a detector of the probe's size, no blur), and in epochs "
-        "where that has not refined them or start.refine_in_epochs is set"
+        "in the initial reconstruction (a detector of the probe's size, no blur) and in the "
+        "generator's epochs"
     ),
     "opr_mode_weight_options.optimization_plan": (
         "in the initial reconstruction, counted in its iterations, and in the epochs"

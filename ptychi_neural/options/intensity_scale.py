@@ -11,8 +11,8 @@ class IntensityScaleOptions(ParameterOptions):
     """The scale between predicted and measured intensities."""
 
     optimizable: bool = True
-    """Whether the scale is learned along with the generator, where there was no initial
-    reconstruction or ``start.refine_in_epochs`` is set."""
+    """Whether the scale is learned along with the generator. It is not after an initial
+    reconstruction of the object alone, which has taken it up."""
 
     optimizer: pty_enums.Optimizers = pty_enums.Optimizers.ADAM
 

@@ -93,10 +93,11 @@ class StartOptions(Options):
     found by then, and with 120 the error is the same. With 30 the epochs gain nothing on some
     scans."""
 
-    refine_in_epochs: bool = False
+    refine_in_epochs: bool = True
     """Whether the generator's epochs go on refining what the initial reconstruction has refined:
-    probe, positions, OPR weights. By then these hardly move but to follow noise, and held-out
-    pixels that the network could gain on are lost to it."""
+    probe, positions, OPR weights. On simulated scans, where all else is known, three modes at 1e4
+    photons err 4 to 9 % less without. On the measured Siemens star, where the probe takes up what
+    the model lacks, the network gains nothing without."""
 
     held_out_rise: float = PydanticField(default=0.02, gt=0)
     """Nats per held-out pixel above the lowest likelihood loss at which iterations whose number is
