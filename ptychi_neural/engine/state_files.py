@@ -1,6 +1,6 @@
 """States as files: safetensors with a JSON description inside, no pickle."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,26 +68,22 @@ def read_state(path: str | Path, kind: str) -> State:
 
 def with_tensors(values: State) -> State:
     """Values whose arrays, in dictionaries too, are tensors, as a state has them."""
-    return {
-        key: torch.from_numpy(value)
-        if isinstance(value, np.ndarray)
-        else with_tensors(value)
-        if isinstance(value, dict)
-        else value
-        for key, value in values.items()
-    }
+    return _converted(values, np.ndarray, torch.from_numpy)
 
 
 def with_arrays(state: State) -> State:
     """Values of a state whose tensors are arrays."""
-    return {
-        key: value.numpy()
-        if isinstance(value, Tensor)
-        else with_arrays(value)
-        if isinstance(value, dict)
-        else value
-        for key, value in state.items()
-    }
+    return _converted(state, Tensor, Tensor.numpy)
+
+
+def _converted(values: State, kind: type, convert: Callable[[Any], Any]) -> State:
+    converted = dict(values)
+    for key, value in values.items():
+        if isinstance(value, dict):
+            converted[key] = _converted(value, kind, convert)
+        elif isinstance(value, kind):
+            converted[key] = convert(value)
+    return converted
 
 
 @contextmanager

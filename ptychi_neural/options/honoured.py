@@ -58,7 +58,7 @@ HONOURED = {
     "probe_options.optimizer_params": IN_EPOCHS,
     "probe_options.initial_guess": "as in pty-chi (deprecated there)",
     "probe_options.orthogonalize_incoherent_modes": (
-        "after the initial reconstruction, and in epochs that refine it"
+        "in epochs that refine it, or once before epochs that leave it (start.refine_in_epochs)"
     ),
     "probe_options.orthogonalize_opr_modes": IN_EPOCHS,
     "probe_options.support_constraint": (

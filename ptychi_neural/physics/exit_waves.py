@@ -15,16 +15,11 @@ from ptychi.propagate import WavefieldPropagator
 from torch import Tensor
 
 from ptychi_neural.physics.forward_model import ScanForwardModel
-from ptychi_neural.physics.squared_modulus import squared_modulus
+from ptychi_neural.physics.squared_modulus import squared_modulus, summed_over_modes
 from ptychi_neural.physics.stitching import Canvas, in_double
 
 INTENSITY_FLOOR = 1e-9
 """Added to predicted intensities before they are divided by, relative to their mean."""
-
-
-def summed_over_modes(of_modes: Tensor) -> Tensor:
-    """(n, h, w) sum over the modes of (n, n_modes, h, w), without a copy of a single one."""
-    return of_modes[:, 0] if of_modes.shape[1] == 1 else of_modes.sum(1)
 
 
 class Correction(Protocol):
@@ -133,7 +128,7 @@ def incident_waves(model: ScanForwardModel, frames: Tensor, patches: Tensor) -> 
 
 def intensity_of(waves: list[Tensor]) -> Tensor:
     """(n, n_slices, h, w) intensities, summed over modes."""
-    return torch.stack([squared_modulus(wave).sum(1) for wave in waves], 1)
+    return torch.stack([summed_over_modes(squared_modulus(wave)) for wave in waves], 1)
 
 
 def correct_exit_waves(

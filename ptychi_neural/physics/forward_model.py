@@ -24,7 +24,7 @@ from ptychi_neural.physics.fixed_detector import FixedDetectorForwardModel
 from ptychi_neural.physics.intensity_scale import IntensityScale
 from ptychi_neural.physics.ranks import Share
 from ptychi_neural.physics.shifted_probes import FourierShifts, ShiftedProbes
-from ptychi_neural.physics.squared_modulus import squared_modulus
+from ptychi_neural.physics.squared_modulus import squared_modulus, summed_over_modes
 from ptychi_neural.physics.stitching import Stitching, in_double
 
 
@@ -167,7 +167,7 @@ class ScanForwardModel(FixedDetectorForwardModel):
 
     def _predicted(self, frames: Tensor, patches: Tensor) -> Tensor:
         far_field = self.forward_far_field(self.forward_real_space(frames, patches))
-        intensities = self.conform_to_detector_size(squared_modulus(far_field).sum(1))
+        intensities = self.conform_to_detector_size(summed_over_modes(squared_modulus(far_field)))
         return cast(Tensor, self.blur_diffraction_patterns(intensities))
 
     def incident_probes(self, frames: Tensor) -> Tensor:

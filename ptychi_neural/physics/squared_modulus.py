@@ -24,3 +24,8 @@ class _SquaredModulus(torch.autograd.Function):
 def squared_modulus(wave: Tensor) -> Tensor:
     """|Psi|^2 of complex waves of any shape, without the root that ``abs`` takes."""
     return cast(Tensor, _SquaredModulus.apply(wave))
+
+
+def summed_over_modes(of_modes: Tensor) -> Tensor:
+    """(n, h, w) sum over the modes of (n, n_modes, h, w), without a copy of a single one."""
+    return of_modes[:, 0] if of_modes.shape[1] == 1 else of_modes.sum(1)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ptychi_neural.physics.exit_waves import INTENSITY_FLOOR
 from ptychi_neural.physics.scan_physics import ScanPhysics
-from ptychi_neural.physics.squared_modulus import squared_modulus
+from ptychi_neural.physics.squared_modulus import squared_modulus, summed_over_modes
 from ptychi_neural.physics.stitching import coverage
 from ptychi_neural.projections.resumable import Resumable
 
@@ -115,7 +115,7 @@ def responses(scan: ScanPhysics, frequencies: Tensor) -> Tensor:
     y, x = (torch.arange(n) - n // 2 for n in probe.shape[-2:])
     directions = math.pi * (torch.arange(N_DIRECTIONS) + 0.5) / N_DIRECTIONS
     flat = model.forward_far_field(probe[None])
-    intensity = squared_modulus(flat).sum(1)
+    intensity = summed_over_modes(squared_modulus(flat))
     weight = scan.valid / (intensity + INTENSITY_FLOOR * intensity.mean())
     of_each = []
     for some in frequencies.split(N_FREQUENCIES):

@@ -25,7 +25,7 @@ from ptychi_neural.physics.exit_waves import ExitWaveCorrection
 from ptychi_neural.physics.forward_model import ScanForwardModel
 from ptychi_neural.physics.ranks import summed
 from ptychi_neural.physics.scan_physics import ScanPhysics
-from ptychi_neural.physics.squared_modulus import squared_modulus
+from ptychi_neural.physics.squared_modulus import squared_modulus, summed_over_modes
 from ptychi_neural.projections.opr_weights import WeightRefinement
 from ptychi_neural.projections.positions import PositionRefinement
 from ptychi_neural.projections.resumable import Resumable
@@ -206,7 +206,7 @@ def modulus_changes(
     patches : Tensor
         (n, n_slices, h, w) patches, through which changes of the first slices go on.
     """
-    modulus = squared_modulus(far).sum(1).sqrt()
+    modulus = summed_over_modes(squared_modulus(far)).sqrt()
     modulus = modulus + 1e-6 * modulus.mean(dim=(-2, -1), keepdim=True)
     along = []
     for first, *others in changes:
